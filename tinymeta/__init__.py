@@ -1,0 +1,9 @@
+"""tinymeta: a small autodiff engine in NumPy, and learned optimizers, MAML and EWC written by hand on it."""
+
+from . import ops
+from .engine import trees
+from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, stop_gradient, value_and_grad, vjp
+
+__all__ = [
+    "grad", "hessian", "hvp", "jacobian", "jvp", "linearize", "ops", "stop_gradient", "trees", "value_and_grad", "vjp",
+]  # fmt: skip

@@ -1,0 +1,111 @@
+"""The boundary of a derivative: plain arrays come in as leaves, and only what an enclosing derivative needs leaves as a Tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import trees
+from .structural import astype
+from .sweeps import Graph, pullback, pushforward
+from .tensor import IDENTITY, THREAD, Tensor, bind, describe, lock, unlock
+
+
+class Traced:
+    """One run of f on fresh leaves: its outputs, its graph, and whether an enclosing derivative is recording."""
+
+    def __init__(self, f: Callable, args: Sequence, argnums: Sequence[int], kwargs: dict, name: str) -> None:
+        picked = [as_leaves(args[i], f"argument {i}", name) for i in argnums]
+        call_args = list(args)
+        for i, tree in zip(argnums, picked, strict=True):
+            call_args[i] = tree
+        self.trees = picked
+        self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
+        THREAD.depth += 1
+        try:
+            for leaf in self.leaves:
+                if type(leaf.data) is np.ndarray:
+                    lock(leaf.data)
+            self.output = f(*call_args, **kwargs)
+        finally:
+            THREAD.depth -= 1
+            self.nested = THREAD.depth > 0
+            if not self.nested:
+                unlock()
+
+    def graph(self, outputs: Sequence) -> Graph:
+        return Graph(self.leaves, outputs)
+
+    def pull(self, graph: Graph, cotangents: Sequence) -> list:
+        """One cotangent per leaf, as tensors if an enclosing derivative depends on them and plain arrays otherwise."""
+        return release(pullback(graph, cotangents, self.nested and graph.outer), keep=cotangents)
+
+    def push(self, graph: Graph, tangents: Sequence) -> list:
+        return release(pushforward(graph, tangents, self.nested and graph.outer), keep=tangents)
+
+    def escape(self, tree: Any) -> Any:
+        """The values of a tree: Tensors stay Tensors only if an enclosing derivative's variables reach them."""
+
+        def value(x: Any) -> Any:
+            if type(x) is not Tensor or (self.nested and self.graph([x]).outer):
+                return x
+            return x.data
+
+        return trees.unflatten(tree, release([value(x) for x in trees.leaves(tree)], keep=[w.data for w in self.leaves]))
+
+
+def as_leaves(tree: Any, name: str, caller: str) -> Any:
+    """The tree with every array as a fresh leaf of the value graph; refuses what has no derivative."""
+    return trees.unflatten(tree, [_as_leaf(x, f"{name}{path}", caller) for path, x in trees.items(tree)])
+
+
+def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
+    if type(x) is Tensor:
+        return Tensor(x.data, IDENTITY, (x,))
+    if isinstance(x, (float, np.floating)):
+        x = np.asarray(x)
+    kind = getattr(getattr(x, "dtype", None), "kind", None)
+    if kind != "f":
+        raise TypeError(
+            f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass x.astype(np.float64), "
+            "or leave it out of argnums"
+        )
+    return Tensor(x)
+
+
+def as_tangent(v: Any, x: Any, name: str) -> Any:
+    """A tangent or cotangent for x: of its shape, in its dtype."""
+    v = v if hasattr(v, "dtype") else np.asarray(v)
+    if v.shape != x.shape:
+        raise ValueError(f"{name} is {describe(v)}, but it belongs to a value {describe(x)}: the shapes must be equal")
+    if v.dtype.kind not in "fiub":
+        raise TypeError(f"{name} is {describe(v)}: expected real numbers like those of {describe(x)}")
+    return astype(v, x.dtype) if v.dtype.kind == "f" else v.astype(x.dtype)
+
+
+def release(values: list, keep: Sequence) -> list:
+    """Plain arrays that the caller may write to: no views, nothing shared with another result or with what is in `keep`."""
+    taken = {id(x) for x in keep}
+    result = []
+    for x in values:
+        if type(x) is np.ndarray and (id(x) in taken or not (x.flags.owndata and x.flags.writeable)):
+            x = x.copy()
+        taken.add(id(x))
+        result.append(x)
+    return result
+
+
+def constant(x: Any) -> Any:
+    """The value of x with no gradient, safe from being changed in place."""
+    if type(x) is not Tensor:
+        return x
+    if type(x.data) is not np.ndarray:
+        return x.data if isinstance(x.data, np.generic) else x.data.copy()
+    view = x.data.view()
+    view.flags.writeable = False
+    return view
+
+
+__all__ = ["Traced", "as_leaves", "as_tangent", "bind", "constant", "release"]

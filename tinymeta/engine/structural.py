@@ -1,0 +1,43 @@
+"""The few ops that the sweeps themselves need: summing back what was broadcast, its adjoint, and a change of dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .tensor import Prim, bind, value
+
+
+def _sum_to(x: Any, shape: tuple[int, ...]) -> Any:
+    lead = x.ndim - len(shape)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, x.shape[lead:], strict=True)):
+        raise ValueError(f"shape {list(x.shape)} is not a broadcast of {list(shape)}")
+    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    return np.reshape(np.sum(x, axis=axes, keepdims=True), shape) if axes else x
+
+
+_sum_to_prim = Prim("sum_to", _sum_to, (lambda g, out, x, shape: broadcast_to(g, x.shape),), kind="linear")
+_broadcast = Prim(
+    "broadcast_to", lambda x, shape: np.broadcast_to(x, shape), (lambda g, out, x, shape: sum_to(g, x.shape),), kind="linear"
+)
+_astype = Prim("astype", lambda x, dtype: x.astype(dtype), (lambda g, out, x, dtype: astype(g, x.dtype),), kind="linear")
+
+
+def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """Sum x over the axes along which `shape` was broadcast; the adjoint of broadcast_to."""
+    return x if x.shape == shape else bind(_sum_to_prim, x, shape=shape)
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """x repeated to `shape` by NumPy's broadcasting rules."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    return x if getattr(x, "shape", None) == shape else bind(_broadcast, x, shape=shape)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """x in another float dtype; the cotangent comes back in x's own. A conversion to a non-float dtype ends the gradient."""
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        return value(x).astype(dtype)
+    return x if x.dtype == dtype else bind(_astype, x, dtype=dtype)

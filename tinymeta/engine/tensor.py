@@ -1,0 +1,181 @@
+"""The value graph: a Tensor remembers which primitive made it and from what; nothing else is stored.
+
+Rules are looked up on the primitive, never closed over, so that the reverse sweep, the forward sweep and the drawings are
+small interpreters over one list of (prim, inputs, params). Inputs that are not Tensors are constants of the graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops"})
+_next_seq = itertools.count().__next__
+_new = object.__new__
+_getframe = sys._getframe
+_ndarray = np.ndarray
+
+
+class Thread(threading.local):
+    """Per thread: how many derivatives are running, which arrays they locked, and the line a recorded rule belongs to."""
+
+    depth = 0
+    site: tuple[Any, int] | None = None
+
+    def __init__(self) -> None:
+        self.locked: list[np.ndarray] = []
+
+
+THREAD = Thread()
+
+
+class Prim:
+    """A primitive: `forward(*arrays, **params)` and how it is differentiated.
+
+    Rules are written with the public ops, so they take arrays or Tensors alike and can be differentiated again:
+    - `vjps[i](g, out, *inputs, **params)` is the cotangent of input i; None where there is no derivative;
+    - `vjp(g, out, *inputs, **params)` instead gives all cotangents at once (shared work, or any number of inputs);
+    - kind "elementwise": vjps[i] is g times ∂out/∂input_i, so that it serves the forward sweep too;
+    - kind "linear": linear in each input alone; "joint": linear in all inputs together; "general": neither;
+    - `jvp(tangents, out, *inputs, **params)` overrides the JVP that a general op gets by transposing its VJP;
+    - `broadcasts`: the engine sums cotangents back to the inputs' shapes; otherwise shapes must match exactly.
+    `expr` is the scalar formula of an elementwise op, for printing and for generated code.
+    """
+
+    __slots__ = ("broadcasts", "differentiable", "expr", "forward", "jvp", "kind", "name", "vjp", "vjps")
+
+    def __init__(
+        self,
+        name: str,
+        forward: Callable,
+        vjps: Sequence[Callable | None] = (),
+        *,
+        vjp: Callable | None = None,
+        jvp: Callable | None = None,
+        kind: str = "general",
+        broadcasts: bool = False,
+        expr: str | None = None,
+    ) -> None:
+        self.name, self.forward, self.vjps, self.vjp, self.jvp = name, forward, tuple(vjps), vjp, jvp
+        self.kind, self.broadcasts, self.expr = kind, broadcasts or kind == "elementwise", expr
+        self.differentiable = bool(self.vjps) or vjp is not None
+
+    def __call__(self, *inputs: Any, **params: Any) -> Any:
+        return bind(self, *inputs, **params)
+
+    def __repr__(self) -> str:
+        return f"<prim {self.name}>"
+
+
+class Tensor:
+    """A value inside a function that is being differentiated: an array, the primitive that made it, and its inputs."""
+
+    __slots__ = ("code", "data", "inputs", "lasti", "params", "prim", "seq")
+    __hash__ = object.__hash__
+
+    def __init__(self, data: Any, prim: Prim | None = None, inputs: tuple = (), params: dict | None = None) -> None:
+        self.data, self.prim, self.inputs, self.params = data, prim, inputs, params or {}
+        self.seq = _next_seq()
+        self.code: Any = None
+        self.lasti = 0
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    def __repr__(self) -> str:
+        made_by = self.prim.name if self.prim else "leaf"
+        return f"Tensor({np.array2string(self.data, prefix='Tensor(')}, {describe(self)}, {made_by})"
+
+
+def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
+    """Apply a primitive. Plain arrays in, plain array out; with a Tensor among the inputs the result is recorded."""
+    arrays, tracked = [], False
+    for x in inputs:
+        if type(x) is Tensor:
+            tracked = True
+            x = x.data
+        arrays.append(x)
+    try:
+        data = prim.forward(*arrays, **params)
+    except Exception as error:
+        raise explain(error, prim.name, arrays) from error
+    if not tracked or not prim.differentiable:
+        return data
+    for x in inputs:
+        if type(x) is _ndarray:
+            lock(x)
+    return _record(data, prim, inputs, params)
+
+
+def _record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
+    node = _new(Tensor)
+    node.data, node.prim, node.inputs, node.params, node.seq = data, prim, inputs, params, _next_seq()
+    site = THREAD.site
+    if site is None:
+        frame: Any = _getframe(3)  # 0 here, 1 bind, 2 the op: the first that can be the user's is 3
+        while frame.f_globals.get("__package__") in _HOUSE and frame.f_back is not None:
+            frame = frame.f_back
+        node.code, node.lasti = frame.f_code, frame.f_lasti
+    else:
+        node.code, node.lasti = site
+    return node if type(data) is not tuple else parts(node)
+
+
+def parts(node: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of a primitive that returns a tuple, each as a Tensor of its own."""
+    return tuple(_record(d, PICK, (node,), {"index": k}) for k, d in enumerate(node.data))
+
+
+def value(x: Any) -> Any:
+    """The array in a Tensor; anything else as it is."""
+    return x.data if type(x) is Tensor else x
+
+
+PICK = Prim("pick", lambda xs, index: xs[index], vjp=lambda g, out, xs, index: (g,))
+IDENTITY = Prim("identity", lambda x: x, (lambda g, out, x: g,), kind="linear")
+
+
+def lock(array: np.ndarray) -> None:
+    """Make a captured array read-only until the outermost derivative is done: changing it would falsify the gradient."""
+    for a in (array, array.base):
+        if type(a) is np.ndarray and a.flags.writeable:
+            a.flags.writeable = False
+            THREAD.locked.append(a)
+
+
+def unlock() -> None:
+    for array in reversed(THREAD.locked):  # a base before its views: a view may not be writeable when its base is not
+        array.flags.writeable = True
+    THREAD.locked.clear()
+
+
+def describe(x: Any) -> str:
+    """`float64[3,4]` for an array or Tensor, the type's name for anything else."""
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    return type(x).__name__
+
+
+def where_made(node: Tensor) -> str:
+    """`file.py:12` of the user's line that made this node; worked out only when it is asked for."""
+    if node.code is None:
+        return "an input"
+    line = next((at for start, end, at in node.code.co_lines() if start <= node.lasti < end), None)
+    return f"{node.code.co_filename}:{line or node.code.co_firstlineno}"
+
+
+def explain(error: Exception, op: str, inputs: Sequence, node: Tensor | None = None) -> Exception:
+    """The same error, saying which op failed, on what, and on which line of the user's."""
+    line = f", called at {where_made(node)}" if node is not None else ""
+    message = f"{op}({', '.join(map(describe, inputs))}){line}: {error}"
+    try:
+        return type(error)(message)
+    except Exception:
+        return RuntimeError(message)

@@ -1,0 +1,179 @@
+"""The derivatives a user calls: grad, value_and_grad, vjp, jvp, linearize, hvp, jacobian, hessian, stop_gradient.
+
+Each runs its function once on fresh leaves and sweeps the graph. They nest to any order and mix, because a sweep whose result an
+enclosing derivative depends on is itself recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import trees
+from .scope import Traced, as_tangent, constant
+from .tensor import Tensor, describe
+
+
+def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
+    """(value, gradient) of a scalar function of trees of arrays.
+
+    The gradient has the tree, shapes and dtypes of argument `argnums` (a tuple of gradients for a tuple of argnums). With
+    `has_aux`, f returns (value, aux) and so does the first result. TypeError for integer inputs, ValueError for a non-scalar f.
+    """
+    several = not isinstance(argnums, int)
+    indices = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
+
+    @functools.wraps(f)
+    def value_and_grad_of(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        at = [_argnum(i, args, f) for i in indices]
+        traced = Traced(f, args, at, kwargs, "grad")
+        y = _value_of(traced.output, has_aux)
+        gradients = traced.pull(traced.graph([y]), [_one(y)])
+        result = _regroup(traced.trees, gradients)
+        return traced.escape(traced.output), tuple(result) if several else result[0]
+
+    return value_and_grad_of
+
+
+def grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
+    """The gradient of a scalar function; with `has_aux`, (gradient, aux). See value_and_grad."""
+    both = value_and_grad(f, argnums, has_aux)
+
+    @functools.wraps(f)
+    def grad_of(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return grad_of
+
+
+def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
+    """(f(*xs), pull), where pull(cotangent of the output) is the tuple of cotangents of xs. Any number of pulls."""
+    traced = Traced(f, xs, range(len(xs)), {}, "vjp")
+    outputs = trees.leaves(traced.output)
+    graph = traced.graph(outputs)
+    value = traced.escape(traced.output)
+    names = [f"vjp: cotangent{path}" for path, _ in trees.items(traced.output)]
+
+    def pull(cotangent: Any) -> tuple:
+        given = _match(traced.output, cotangent)
+        cotangents = [
+            as_tangent(g, y, name) if g is not None and type(y) is Tensor else None
+            for g, y, name in zip(given, outputs, names, strict=True)
+        ]
+        return tuple(_regroup(traced.trees, traced.pull(graph, cotangents)))
+
+    return value, pull
+
+
+def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
+    """(f(*xs), push), where push(*tangents) is the tangent of the output; f runs once for any number of tangents."""
+    traced = Traced(f, xs, range(len(xs)), {}, "linearize")
+    graph = traced.graph(trees.leaves(traced.output))
+
+    def push(*tangents: Any) -> Any:
+        given = [v for tree, t in zip(traced.trees, tangents, strict=True) for v in _match(tree, t)]
+        vs = [as_tangent(v, w, f"jvp: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))]
+        return trees.unflatten(traced.output, traced.push(graph, vs))
+
+    return traced.escape(traced.output), push
+
+
+def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:
+    """(f(*xs), its directional derivative along dxs)."""
+    y, push = linearize(f, *xs)
+    return y, push(*dxs)
+
+
+def hvp(f: Callable, x: Any, v: Any, mode: str = "forward-over-reverse") -> Any:
+    """Hessian of a scalar function at x times v, both trees of one structure. `mode` is "forward-over-reverse" or
+    "reverse-over-reverse": the same numbers by two roads."""
+    if mode == "forward-over-reverse":
+        return jvp(grad(f), (x,), (v,))[1]
+    if mode == "reverse-over-reverse":
+        return grad(lambda z: _inner(grad(f)(z), v))(x)
+    raise ValueError(f"hvp: mode {mode!r}, expected 'forward-over-reverse' or 'reverse-over-reverse'")
+
+
+def jacobian(f: Callable, argnums: int = 0) -> Callable:
+    """∂f_i/∂x_j of shape f's output + x's, one pullback per output element; a tree of trees when f or x is a tree."""
+
+    @functools.wraps(f)
+    def jacobian_of(*args: Any, **kwargs: Any) -> Any:
+        at = _argnum(argnums, args, f)
+        y, pull = vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), args[at])
+        outputs = trees.leaves(y)
+        blocks = [_rows(pull, y, outputs, k, args[at]) for k in range(len(outputs))]
+        return trees.unflatten(y, blocks)
+
+    return jacobian_of
+
+
+def hessian(f: Callable, argnums: int = 0) -> Callable:
+    """The matrix of second derivatives of a scalar function, of shape x.shape + x.shape (a tree of trees for a tree)."""
+    return jacobian(grad(f, argnums), argnums)
+
+
+def stop_gradient(x: Any) -> Any:
+    """x as a constant: the same values (a tree of arrays, read-only), through which no gradient flows."""
+    return trees.map(constant, x)
+
+
+def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
+    from ..ops import reshape, stack
+
+    shape = outputs[k].shape
+    rows = []
+    for i in range(int(np.prod(shape))):
+        seed = np.zeros_like(outputs[k]).reshape(-1)
+        seed[i] = 1
+        rows.append(pull(trees.unflatten(y, [seed.reshape(shape) if j == k else None for j in range(len(outputs))]))[0])
+    columns = zip(*(trees.leaves(row) for row in rows), strict=True) if rows else [[] for _ in trees.leaves(x)]
+    entries = [
+        reshape(stack(list(column)), shape + w.shape) if rows else np.zeros(shape + np.shape(w))
+        for column, w in zip(columns, trees.leaves(x), strict=True)
+    ]
+    return trees.unflatten(x, entries)
+
+
+def _argnum(i: int, args: tuple, f: Callable) -> int:
+    if not -len(args) <= i < len(args):
+        raise ValueError(f"grad: argnums {i}, but {getattr(f, '__name__', f)!r} was called with {len(args)} positional argument(s)")
+    return i % len(args)
+
+
+def _value_of(output: Any, has_aux: bool) -> Any:
+    if has_aux and not (isinstance(output, tuple) and len(output) == 2):
+        raise TypeError("grad: with has_aux the function must return a pair (value, aux)")
+    y = output[0] if has_aux else output
+    if isinstance(y, (int, float)):
+        return y
+    if getattr(y, "shape", None) != ():
+        hint = "sum it, or use tm.jacobian" if hasattr(y, "shape") else "return (value, aux) with has_aux=True"
+        raise ValueError(f"grad: the function returned {describe(y)}, expected a scalar: {hint}")
+    return y
+
+
+def _one(y: Any) -> Any:
+    return np.ones_like(y.data) if type(y) is Tensor else None
+
+
+def _regroup(like: list, flat: list) -> list:
+    supply = iter(flat)
+    return [trees.unflatten(tree, [next(supply) for _ in trees.leaves(tree)]) for tree in like]
+
+
+def _match(like: Any, tree: Any) -> list:
+    found: list = []
+    trees.map(lambda _, x: found.append(x), like, tree)
+    return found
+
+
+def _inner(a: Any, b: Any) -> Any:
+    total: Any = 0.0
+    for u, v in zip(trees.leaves(a), _match(a, b), strict=True):
+        total = total + (u * as_tangent(v, u, "hvp: v")).sum()
+    return total

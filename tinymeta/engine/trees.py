@@ -1,0 +1,74 @@
+"""Trees of arrays: dict, list, tuple, NamedTuple, dataclass and None; everything else is a leaf."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
+    """(keys, subtrees, rebuild) of a node; None for a leaf."""
+    kind = type(tree)
+    if tree is None:
+        return (), (), lambda _: None
+    if isinstance(tree, dict):
+        return tuple(tree), tuple(tree.values()), lambda values: kind(zip(tree, values, strict=True))
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return tree._fields, tuple(tree), lambda values: kind(*values)
+    if isinstance(tree, (list, tuple)):
+        return tuple(range(len(tree))), tuple(tree), kind
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = tuple(field.name for field in dataclasses.fields(tree))
+        values = tuple(getattr(tree, name) for name in names)
+        return names, values, lambda new: dataclasses.replace(tree, **dict(zip(names, new, strict=True)))
+    return None
+
+
+def items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of every leaf, in order; a path reads like Python: `['w'][0]`."""
+    node = _children(tree)
+    if node is None:
+        yield path, tree
+    else:
+        for key, child in zip(node[0], node[1], strict=True):
+            yield from items(child, f"{path}[{key!r}]")
+
+
+def leaves(tree: Any) -> list:
+    """The leaves, in order."""
+    return [leaf for _, leaf in items(tree)]
+
+
+def map(f: Callable, tree: Any, *rest: Any, path: str = "") -> Any:
+    """f(leaf, *matching leaves) over trees of one structure; ValueError names the first place where they differ."""
+    node = _children(tree)
+    if node is None:
+        return f(tree, *rest)
+    keys, values, rebuild = node
+    others = [_matching(keys, other, path) for other in rest]
+    columns = zip(keys, values, *others, strict=True)
+    return rebuild([map(f, value, *more, path=f"{path}[{key!r}]") for key, value, *more in columns])
+
+
+def _matching(keys: tuple, other: Any, path: str) -> tuple:
+    node = _children(other)
+    if node is None or set(node[0]) != set(keys):
+        found = "a leaf" if node is None else f"keys {list(node[0])}"
+        raise ValueError(f"trees differ at {path or 'the root'}: expected keys {list(keys)}, got {found}")
+    if node[0] == keys:
+        return node[1]
+    by_key = dict(zip(node[0], node[1], strict=True))
+    return tuple(by_key[key] for key in keys)
+
+
+def unflatten(like: Any, new_leaves: Any) -> Any:
+    """A tree of the structure of `like` with the given leaves; ValueError if their number differs."""
+    supply = iter(new_leaves)
+    try:
+        tree = map(lambda _: next(supply), like)
+    except StopIteration:
+        raise ValueError(f"unflatten needs {len(leaves(like))} leaves, got fewer") from None
+    if next(supply, supply) is not supply:
+        raise ValueError(f"unflatten needs {len(leaves(like))} leaves, got more")
+    return tree

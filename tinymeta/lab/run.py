@@ -1,0 +1,110 @@
+"""A run folder at work: stages that can be killed at any instant and resumed bit for bit, and their metrics."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tinymeta.lab import checkpoint
+from tinymeta.lab.checkpoint import Tree, settle
+from tinymeta.lab.errors import UserError
+from tinymeta.lab.files import file_errors, open_locked, to_json
+from tinymeta.lab.interrupt import held_interrupt
+from tinymeta.lab.progress import progress
+
+SAVE_SECONDS = 10.0  # between two checkpoints
+LOGGED_STEPS = 500  # of each stage, unless log_every is given
+
+Step = Callable[[Tree, int], tuple[Tree, dict[str, float]]]
+
+
+class Run:
+    """One run in `folder`, begun or resumed by what its checkpoint.npz says; used as a context manager.
+
+    UserError, with every file left as it was, if the checkpoint is damaged or of another experiment or configuration.
+    """
+
+    def __init__(self, folder: Path, experiment: str, config_hash: str):
+        self.folder = folder
+        self.experiment = experiment
+        self._owner = {"experiment": experiment, "configuration": config_hash}
+        self._metrics = open_locked(folder / "metrics.jsonl")
+        try:
+            self._stages = self._resume()
+        except BaseException:
+            self._metrics.close()
+            raise
+        self._begun: set[str] = set()
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._metrics.close()
+
+    def stage(
+        self,
+        name: str,
+        steps: int,
+        init: Callable[[], Tree],
+        step: Step,
+        log_every: int | None = None,
+    ) -> Tree:
+        """Carry `state = init()` through `state, metrics = step(state, i)` for i in range(steps); the last state.
+
+        `step` must depend on (state, i) alone: draw by `lab.stream(seed, name, i)`. The state is a tree that
+        `lab.checkpoint` can hold. Every `log_every`-th step and the last one go to metrics.jsonl. A finished stage is
+        not run again on resume. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved.
+        """
+        if name in self._begun:
+            raise ValueError(f"a run has one stage named {name!r}; give the second one another name")
+        self._begun.add(name)
+        kept = self._stages.get(name) or {"steps": steps, "done": 0, "state": settle(init())}
+        if kept["steps"] != steps:
+            raise UserError(
+                f"{self.folder / 'checkpoint.npz'} has {kept['steps']} steps of {name!r}, expected {steps}; "
+                "the experiment has changed since, so start a new run"
+            )
+        every = log_every or max(1, steps // LOGGED_STEPS)
+        with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, kept["done"]) as report:
+            while kept["done"] < steps:
+                i = kept["done"]
+                state, metrics = step(kept["state"], i)
+                kept = {"steps": steps, "done": i + 1, "state": settle(state)}
+                if i % every == 0 or i + 1 == steps:
+                    self._log({"stage": name, "step": i, **metrics})
+                report(i + 1, metrics)
+                self._stages[name] = kept
+                if i + 1 == steps or interrupted() or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+                    self._save()
+                if interrupted():
+                    raise KeyboardInterrupt
+        self._stages[name] = kept
+        return kept["state"]
+
+    def _log(self, line: dict[str, object]) -> None:
+        with file_errors("write", Path(self._metrics.name)):
+            self._metrics.write(to_json(line).encode() + b"\n")
+
+    def _save(self) -> None:
+        """Metrics reach the disk first: a checkpoint never knows of lines that are not there."""
+        with file_errors("write", Path(self._metrics.name)):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        content = {"metrics_bytes": self._metrics.tell(), "stages": self._stages}
+        checkpoint.save(self.folder / "checkpoint.npz", content, self._owner)
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> dict[str, dict[str, Tree]]:
+        """The stages of the checkpoint; metrics written after it, half lines too, are cut off."""
+        path = self.folder / "checkpoint.npz"
+        found = checkpoint.load(path, self._owner) if path.exists() else {"metrics_bytes": 0, "stages": {}}
+        metrics = Path(self._metrics.name)
+        if metrics.stat().st_size < found["metrics_bytes"]:
+            raise UserError(f"{metrics} is shorter than {path} says it was; put back the whole file or start a new run")
+        with file_errors("write", metrics):
+            os.truncate(metrics, found["metrics_bytes"])
+        return found["stages"]

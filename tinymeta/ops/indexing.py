@@ -1,0 +1,82 @@
+"""Indexing as a linear op: reading (`getitem`, take) and its adjoint, adding into zeros (`scatter_add`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.tensor import Prim, Tensor, bind, lock, value
+from . import elementwise as ew
+from .shape import reshape
+
+_getitem = Prim("getitem", lambda x, index: x[index], (lambda g, y, x, index: _put(g, index=index, shape=x.shape),), kind="linear")
+_put = Prim(
+    "put", lambda g, index, shape: _add_at(np.zeros_like(g, shape=shape), index, g), (lambda g, y, x, index, shape: g[index],), kind="linear"
+)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """x[index], basic or advanced, as NumPy."""
+    return bind(_getitem, x, index=_plain_index(index))
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """The elements of x at integer `indices` along `axis` (of the flattened array for None)."""
+    if axis is None:
+        return getitem(reshape(x, -1), indices)
+    return getitem(x, (slice(None),) * (axis % np.ndim(x)) + (indices,))
+
+
+def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+    """The elements of x at `indices` along `axis`, the other axes matched (broadcast) one to one."""
+    axis %= np.ndim(x)
+    return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(np.ndim(x))))
+
+
+def scatter_add(x: Any, index: Any, values: Any) -> Any:
+    """x with `values` added at `index`; an element that is indexed twice receives both. x itself is unchanged."""
+    index = _plain_index(index)
+    shape = np.shape(value(x)[index])
+    return x + bind(_put, values + np.zeros_like(value(x), shape=shape), index=index, shape=x.shape)
+
+
+def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+    """Integer labels (...) as rows (..., classes) of zeros with a single one. ValueError for a label out of range."""
+    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: labels are {labels.dtype}, expected integers")
+    if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
+        raise ValueError(f"one_hot: labels lie in [{np.min(labels)}, {np.max(labels)}], expected 0 to {classes - 1}")
+    return ew.equal(labels[..., None], np.arange(classes, like=labels)).astype(dtype)
+
+
+def _add_at(zeros: Any, index: Any, g: Any) -> Any:
+    if _is_basic(index):
+        zeros[index] += g
+    else:
+        np.add.at(zeros, index, g)
+    return zeros
+
+
+def _is_basic(index: Any) -> bool:
+    items = index if isinstance(index, tuple) else (index,)
+    return all(i is None or i is Ellipsis or isinstance(i, (int, np.integer, slice)) for i in items)
+
+
+def _plain_index(index: Any) -> Any:
+    return tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
+
+
+def _plain(index: Any) -> Any:
+    if type(index) is Tensor:
+        raise TypeError(f"getitem: an index is a Tensor of {index.dtype}, expected integers or booleans")
+    if type(index) is np.ndarray:
+        lock(index)
+    return index
+
+
+def _grid(x: Any, axis: int, indices: Any) -> Any:
+    shape = [1] * np.ndim(x)
+    shape[axis] = x.shape[axis]
+    return np.arange(x.shape[axis], like=indices).reshape(shape)

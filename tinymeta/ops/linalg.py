@@ -1,0 +1,107 @@
+"""Products of matrices: matmul and what reduces to it (dot, outer, tensordot), einsum, norm, solve and cholesky."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..engine.tensor import Prim, bind, describe
+from . import elementwise as ew
+from .reduce import Axis, sum
+from .shape import expand_dims, reshape, swapaxes, transpose
+
+_matmul = Prim(
+    "matmul",
+    np.matmul,
+    (lambda g, y, a, b: matmul(g, swapaxes(b, -1, -2)), lambda g, y, a, b: matmul(swapaxes(a, -1, -2), g)),
+    kind="linear",
+    broadcasts=True,
+)
+_solve = Prim(
+    "solve",
+    np.linalg.solve,
+    (lambda g, x, a, b: -matmul(_adjoint_solve(a, g), swapaxes(x, -1, -2)), lambda g, x, a, b: _adjoint_solve(a, g)),
+    broadcasts=True,
+)
+_cholesky = Prim("cholesky", np.linalg.cholesky, (lambda g, l, a: _cholesky_vjp(g, l),))
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column as in NumPy."""
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        raise ValueError(f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling")
+    if np.ndim(a) == 1:
+        return _squeeze(matmul(expand_dims(a, 0), b), -1 if np.ndim(b) == 1 else -2)
+    if np.ndim(b) == 1:
+        return _squeeze(matmul(a, expand_dims(b, 1)), -1)
+    if np.ndim(a) > 2 and np.ndim(b) == 2:  # one large product instead of many small ones
+        return reshape(bind(_matmul, reshape(a, (-1, a.shape[-1])), b), (*a.shape[:-1], b.shape[-1]))
+    return bind(_matmul, a, b)
+
+
+def dot(a: Any, b: Any) -> Any:
+    """NumPy's dot: a product with a scalar, else a sum over the last axis of a and the second-to-last (or only) axis of b."""
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        return ew.multiply(a, b)
+    return tensordot(a, b, ([np.ndim(a) - 1], [max(np.ndim(b) - 2, 0)]))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """a_i b_j of the flattened a and b."""
+    return reshape(a, (-1, 1)) * reshape(b, (1, -1))
+
+
+def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
+    """Sum of products over `axes`: the last n of a with the first n of b, or a pair of axis lists."""
+    na, nb = np.ndim(a), np.ndim(b)
+    pair = (range(na - axes, na), range(axes)) if isinstance(axes, int) else axes
+    ia, ib = ([i % n for i in ([ax] if isinstance(ax, int) else ax)] for ax, n in zip(pair, (na, nb), strict=True))
+    if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
+        raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes {ia} and {ib} differ in length")
+    free_a, free_b = ([i for i in range(n) if i not in used] for n, used in ((na, ia), (nb, ib)))
+    summed = int(np.prod([a.shape[i] for i in ia]))
+    left = reshape(transpose(a, free_a + ia), (int(np.prod([a.shape[i] for i in free_a])), summed))
+    right = reshape(transpose(b, ib + free_b), (summed, int(np.prod([b.shape[i] for i in free_b]))))
+    return reshape(matmul(left, right), [a.shape[i] for i in free_a] + [b.shape[i] for i in free_b])
+
+
+def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Euclidean (Frobenius) norm over `axis`; its gradient at 0 is 0."""
+    return ew.sqrt(sum(ew.square(x), axis, keepdims))
+
+
+def solve(a: Any, b: Any) -> Any:
+    """x with a x = b: a (..., n, n), b (..., n, k) or (n,). LinAlgError if a is singular."""
+    if np.ndim(b) == 1:
+        return _squeeze(bind(_solve, a, expand_dims(b, 1)), -1)
+    return bind(_solve, a, b)
+
+
+def cholesky(a: Any) -> Any:
+    """Lower triangular l with l lᵀ = a, for a symmetric positive definite (..., n, n); only the symmetric part of the
+    gradient is defined, and that is what is returned. LinAlgError if a is not positive definite."""
+    return bind(_cholesky, a)
+
+
+def _adjoint_solve(a: Any, g: Any) -> Any:
+    return solve(swapaxes(a, -1, -2), g)
+
+
+def _cholesky_vjp(g: Any, l: Any) -> Any:
+    """l⁻ᵀ Φ(lᵀ g) l⁻¹, symmetrised; Φ keeps the lower triangle and halves the diagonal (Murray 2016, eq. 10)."""
+    n = l.shape[-1]
+    phi = np.tri(n, dtype=l.dtype) - 0.5 * np.eye(n, dtype=l.dtype)
+    inner = matmul(swapaxes(l, -1, -2), g) * phi
+    s = swapaxes(_adjoint_solve(l, swapaxes(_adjoint_solve(l, inner), -1, -2)), -1, -2)
+    return 0.5 * (s + swapaxes(s, -1, -2))
+
+
+def _squeeze(x: Any, axis: int) -> Any:
+    shape = list(x.shape)
+    del shape[axis]
+    return reshape(x, shape)
+
+
+__all__: Sequence[str] = ["cholesky", "dot", "matmul", "norm", "outer", "solve", "tensordot"]

@@ -1,0 +1,101 @@
+"""Reductions: sum, mean, max, min, var, std, prod, cumsum, logsumexp; `axis` is None, an int or a tuple."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.structural import broadcast_to
+from ..engine.tensor import Prim, bind, value
+from . import elementwise as ew
+from .shape import concatenate, flip, moveaxis, reshape
+
+Axis = int | tuple[int, ...] | None
+
+
+def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+    """The shape that keepdims would give."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    reduced = {a % len(shape) for a in axes} if shape else set()
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+def _back(g: Any, x: Any, axis: Axis) -> Any:
+    return broadcast_to(reshape(g, _kept(x.shape, axis)), x.shape)
+
+
+def _count(x: Any, axis: Axis) -> int:
+    return int(x.size // max(np.prod(_kept(x.shape, axis), dtype=int), 1)) if x.size else 0
+
+
+def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:
+    """g shared equally among the elements that attain the extreme."""
+    hit = ew.equal(value(x), np.reshape(value(y), _kept(x.shape, axis)))
+    share = reshape(g, _kept(x.shape, axis)) / np.sum(hit, axis=axis, keepdims=True, dtype=g.dtype)
+    return ew.where(hit, share, 0)
+
+
+_sum = Prim("sum", np.sum, (lambda g, y, x, axis, keepdims: _back(g, x, axis),), kind="linear")
+_mean = Prim("mean", np.mean, (lambda g, y, x, axis, keepdims: _back(g / _count(x, axis), x, axis),), kind="linear")
+_max = Prim("max", np.max, (lambda g, y, x, axis, keepdims: _ties(g, y, x, axis),))
+_min = Prim("min", np.min, (lambda g, y, x, axis, keepdims: _ties(g, y, x, axis),))
+_cumsum = Prim("cumsum", np.cumsum, (lambda g, y, x, axis: flip(cumsum(flip(g, axis), axis), axis),), kind="linear")
+
+
+def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Sum over `axis`."""
+    return bind(_sum, x, axis=axis, keepdims=keepdims)
+
+
+def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Arithmetic mean over `axis`."""
+    return bind(_mean, x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Maximum over `axis`; equal maxima share the gradient equally."""
+    return bind(_max, x, axis=axis, keepdims=keepdims)
+
+
+def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Minimum over `axis`; equal minima share the gradient equally."""
+    return bind(_min, x, axis=axis, keepdims=keepdims)
+
+
+def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """Variance over `axis`: the sum of squared deviations divided by (count - ddof)."""
+    deviation = x - mean(x, axis, keepdims=True)
+    total = sum(ew.square(deviation), axis, keepdims)
+    return total / (_count(x, axis) - ddof)
+
+
+def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """Standard deviation over `axis`; its gradient is 0 where the deviation is 0."""
+    return ew.sqrt(var(x, axis, ddof, keepdims))
+
+
+def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Product over `axis`, by halves: right at zeros, at every order."""
+    shape = x.shape
+    rows = reshape(x, (-1,)) if axis is None else moveaxis(x, axis, 0)
+    while rows.shape[0] > 1:
+        half = rows.shape[0] // 2
+        rows = concatenate([rows[:half] * rows[half : 2 * half], rows[2 * half :]])
+    result = rows[0] if rows.shape[0] else np.ones_like(value(rows), shape=rows.shape[1:])
+    return reshape(result, _kept(shape, axis)) if keepdims else result
+
+
+def cumsum(x: Any, axis: int | None = None) -> Any:
+    """Cumulative sum along `axis` (of the flattened array for None)."""
+    if axis is None:
+        x, axis = reshape(x, (-1,)), 0
+    return bind(_cumsum, x, axis=axis)
+
+
+def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """log Σ exp(x) over `axis`, without overflow."""
+    top = np.max(value(x), axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)
+    total = ew.log(sum(ew.exp(x - top), axis, keepdims))
+    return total + (top if keepdims else np.reshape(top, total.shape))

@@ -1,0 +1,141 @@
+"""Ops that move numbers without changing them, all linear: each rule is the op's adjoint."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..engine.structural import astype, broadcast_to, sum_to
+from ..engine.tensor import Prim, bind
+
+_reshape = Prim("reshape", lambda x, shape: np.reshape(x, shape), (lambda g, y, x, shape: reshape(g, x.shape),), kind="linear")
+_transpose = Prim(
+    "transpose",
+    lambda x, axes: np.transpose(x, axes),
+    (lambda g, y, x, axes: transpose(g, [axes.index(i) for i in range(len(axes))]),),
+    kind="linear",
+)
+_flip = Prim("flip", lambda x, axis: np.flip(x, axis), (lambda g, y, x, axis: flip(g, axis),), kind="linear")
+_roll = Prim("roll", np.roll, (lambda g, y, x, shift, axis: roll(g, _negated(shift), axis),), kind="linear")
+_pad = Prim("pad", lambda x, width: np.pad(x, width), (lambda g, y, x, width: g[_inside(width, x.shape)],), kind="linear")
+_concatenate = Prim("concatenate", lambda *xs, axis: np.concatenate(xs, axis), vjp=lambda g, y, *xs, axis: _cut(g, xs, axis), kind="joint")
+_stack = Prim(
+    "stack",
+    lambda *xs, axis: np.stack(xs, axis),
+    vjp=lambda g, y, *xs, axis: [g[(builtins.slice(None),) * (axis % g.ndim) + (i,)] for i in range(len(xs))],
+    kind="joint",
+)
+
+
+def reshape(x: Any, shape: int | Sequence[int]) -> Any:
+    """x with the same elements in another shape (one -1 is inferred), in C order."""
+    return bind(_reshape, x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+
+
+def ravel(x: Any) -> Any:
+    """x flattened to one axis."""
+    return reshape(x, (-1,))
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """x with its axes permuted; reversed for None."""
+    ndim = np.ndim(x)
+    return bind(_transpose, x, axes=tuple(reversed(range(ndim))) if axes is None else tuple(a % ndim for a in axes))
+
+
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
+    """x with the axes `source` at the places `destination`."""
+    ndim = np.ndim(x)
+    sources = [a % ndim for a in ([source] if isinstance(source, int) else source)]
+    places = [a % ndim for a in ([destination] if isinstance(destination, int) else destination)]
+    order = [a for a in range(ndim) if a not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        order.insert(place, axis)
+    return transpose(x, order)
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """x with two axes exchanged."""
+    order = list(range(np.ndim(x)))
+    order[axis1], order[axis2] = order[axis2], order[axis1]
+    return transpose(x, order)
+
+
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
+    """x with axes of length 1 inserted at `axis` of the result."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    ndim = np.ndim(x) + len(axes)
+    inserted, rest = {a % ndim for a in axes}, iter(x.shape)
+    return reshape(x, [1 if i in inserted else next(rest) for i in range(ndim)])
+
+
+def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
+    """x without its axes of length 1 (only those in `axis`, if given)."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    dropped = {a % x.ndim for a in axes if axis is not None or x.shape[a] == 1}
+    if any(x.shape[a] != 1 for a in dropped):
+        raise ValueError(f"squeeze: axes {sorted(dropped)} of shape {list(x.shape)} are not all of length 1")
+    return reshape(x, [n for i, n in enumerate(x.shape) if i not in dropped])
+
+
+def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
+    """The arrays joined along an existing axis."""
+    return bind(_concatenate, *xs, axis=axis)
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Any:
+    """The arrays joined along a new axis."""
+    return bind(_stack, *xs, axis=axis)
+
+
+def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list:
+    """x cut along `axis` into equal sections, or before each of the given indices."""
+    n = x.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if n % indices_or_sections:
+            raise ValueError(f"split: axis {axis} of length {n} does not divide into {indices_or_sections} equal sections")
+        size = n // indices_or_sections
+        indices: Sequence[int] = range(size, n, size)
+    else:
+        indices = indices_or_sections
+    before = (builtins.slice(None),) * (axis % x.ndim)
+    return [x[before + (builtins.slice(a, b),)] for a, b in zip([0, *indices], [*indices, n], strict=True)]
+
+
+def pad(x: Any, pad_width: int | Sequence, mode: str = "constant") -> Any:
+    """x with zeros around it; pad_width as NumPy's: n, (before, after), or one pair per axis."""
+    if mode != "constant":
+        raise ValueError(f"pad: mode {mode!r} has no derivative rule, expected 'constant'")
+    return bind(_pad, x, width=tuple(map(tuple, np.broadcast_to(pad_width, (np.ndim(x), 2)).tolist())))
+
+
+def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
+    """x reversed along `axis` (all axes for None)."""
+    return bind(_flip, x, axis=tuple(axis) if isinstance(axis, Sequence) else axis)
+
+
+def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Any:
+    """x rotated along `axis`; what leaves at one end enters at the other."""
+    return bind(_roll, x, shift=shift, axis=axis)
+
+
+def _negated(shift: int | Sequence[int]) -> Any:
+    return -shift if isinstance(shift, int) else tuple(-s for s in shift)
+
+
+def _inside(width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(before, before + n) for (before, _), n in zip(width, shape, strict=True))
+
+
+def _cut(g: Any, xs: Sequence[Any], axis: int) -> list:
+    ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
+    return split(g, ends[:-1], axis)
+
+
+__all__ = [
+    "astype", "broadcast_to", "concatenate", "expand_dims", "flip", "moveaxis", "pad", "ravel", "reshape", "roll", "split",
+    "squeeze", "stack", "sum_to", "swapaxes", "transpose",
+]  # fmt: skip
