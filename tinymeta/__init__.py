@@ -2,8 +2,12 @@
 
 from . import ops
 from .engine import trees
+from .engine.backend import use as backend
+from .engine.checkpoint import checkpoint
+from .engine.show import show
 from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, stop_gradient, value_and_grad, vjp
 
 __all__ = [
-    "grad", "hessian", "hvp", "jacobian", "jvp", "linearize", "ops", "stop_gradient", "trees", "value_and_grad", "vjp",
+    "backend", "checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "linearize", "ops", "show", "stop_gradient", "trees",
+    "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,40 +12,59 @@ import numpy as np
 from . import trees
 from .structural import astype
 from .sweeps import Graph, pullback, pushforward
-from .tensor import IDENTITY, THREAD, Tensor, bind, describe, lock, unlock
+from .tensor import IDENTITY, THREAD, Tensor, describe, lock, unlock
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """While a function of a derivative runs: derivatives inside it may be recorded, and captured arrays are read-only."""
+    THREAD.depth += 1
+    try:
+        yield
+    finally:
+        THREAD.depth -= 1
+        if THREAD.depth == 0:
+            unlock()
 
 
 class Traced:
     """One run of f on fresh leaves: its outputs, its graph, and whether an enclosing derivative is recording."""
 
-    def __init__(self, f: Callable, args: Sequence, argnums: Sequence[int], kwargs: dict, name: str) -> None:
+    def __init__(
+        self, f: Callable, args: Sequence, argnums: Sequence[int], kwargs: dict, name: str, seal: bool = False
+    ) -> None:
         picked = [as_leaves(args[i], f"argument {i}", name) for i in argnums]
         call_args = list(args)
         for i, tree in zip(argnums, picked, strict=True):
             call_args[i] = tree
         self.trees = picked
         self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
-        THREAD.depth += 1
-        try:
+        self.nested = THREAD.depth > 0
+        with running():
             for leaf in self.leaves:
                 if type(leaf.data) is np.ndarray:
                     lock(leaf.data)
             self.output = f(*call_args, **kwargs)
-        finally:
-            THREAD.depth -= 1
-            self.nested = THREAD.depth > 0
-            if not self.nested:
-                unlock()
+            self.seals = [(a, _fingerprint(a)) for a in THREAD.locked] if seal and not self.nested else []
 
     def graph(self, outputs: Sequence) -> Graph:
         return Graph(self.leaves, outputs)
 
     def pull(self, graph: Graph, cotangents: Sequence) -> list:
-        """One cotangent per leaf, as tensors if an enclosing derivative depends on them and plain arrays otherwise."""
+        """One cotangent per leaf, as Tensors if an enclosing derivative depends on them and plain arrays otherwise."""
+        self._check_seals()
         return release(pullback(graph, cotangents, self.nested and graph.outer), keep=cotangents)
 
     def push(self, graph: Graph, tangents: Sequence) -> list:
+        self._check_seals()
         return release(pushforward(graph, tangents, self.nested and graph.outer), keep=tangents)
+
+    def _check_seals(self) -> None:
+        for array, fingerprint in self.seals:
+            if _fingerprint(array) != fingerprint:
+                raise ValueError(
+                    f"an array {describe(array)} was changed in place after vjp or linearize had captured it: call them again"
+                )
 
     def escape(self, tree: Any) -> Any:
         """The values of a tree: Tensors stay Tensors only if an enclosing derivative's variables reach them."""
@@ -53,7 +74,13 @@ class Traced:
                 return x
             return x.data
 
-        return trees.unflatten(tree, release([value(x) for x in trees.leaves(tree)], keep=[w.data for w in self.leaves]))
+        return trees.unflatten(
+            tree, release([value(x) for x in trees.leaves(tree)], keep=[w.data for w in self.leaves])
+        )
+
+
+def _fingerprint(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def as_leaves(tree: Any, name: str, caller: str) -> Any:
@@ -106,6 +133,3 @@ def constant(x: Any) -> Any:
     view = x.data.view()
     view.flags.writeable = False
     return view
-
-
-__all__ = ["Traced", "as_leaves", "as_tangent", "bind", "constant", "release"]

@@ -19,9 +19,14 @@ def _sum_to(x: Any, shape: tuple[int, ...]) -> Any:
 
 _sum_to_prim = Prim("sum_to", _sum_to, (lambda g, out, x, shape: broadcast_to(g, x.shape),), kind="linear")
 _broadcast = Prim(
-    "broadcast_to", lambda x, shape: np.broadcast_to(x, shape), (lambda g, out, x, shape: sum_to(g, x.shape),), kind="linear"
+    "broadcast_to",
+    lambda x, shape: np.broadcast_to(x, shape),
+    (lambda g, out, x, shape: sum_to(g, x.shape),),
+    kind="linear",
 )
-_astype = Prim("astype", lambda x, dtype: x.astype(dtype), (lambda g, out, x, dtype: astype(g, x.dtype),), kind="linear")
+_astype = Prim(
+    "astype", lambda x, dtype: x.astype(dtype), (lambda g, out, x, dtype: astype(g, x.dtype),), kind="linear"
+)
 
 
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:

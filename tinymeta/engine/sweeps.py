@@ -103,9 +103,10 @@ def _pull_one(node: Tensor, g: Any, live: set[Tensor], totals: dict[Tensor, Any]
         elif prim is PICK:
             _accumulate_part(totals, node.inputs[0], node.params["index"], g)
         else:
-            for i, (x, gx) in enumerate(zip(node.inputs, prim.vjp(g, out, *args, **node.params), strict=True)):
+            for x, gx in zip(node.inputs, prim.vjp(g, out, *args, **node.params), strict=True):
                 if type(x) is Tensor and x in live and gx is not None:
                     _accumulate(totals, x, _fit(gx, x, prim.broadcasts))
+                i += 1
     except Exception as error:
         raise explain(error, f"VJP of {prim.name}, argument {i}, ", node.inputs, node) from error
 
@@ -133,8 +134,8 @@ def _fit(gx: Any, x: Tensor, broadcasts: bool) -> Any:
 
 
 def pushforward(graph: Graph, tangents: Sequence[Any], record: bool) -> list[Any]:
-    """Tangents of graph.outputs from those of graph.leaves, zeros where there is no path."""
-    totals: dict[Tensor, Any] = dict(zip(graph.leaves, tangents, strict=True))
+    """Tangents of graph.outputs from those of graph.leaves (None: no tangent), zeros where there is no path."""
+    totals: dict[Tensor, Any] = {w: v for w, v in zip(graph.leaves, tangents, strict=True) if v is not None}
     site = THREAD.site
     try:
         for node in graph.nodes:
@@ -163,7 +164,9 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
     if dot is None or type(node.data) is tuple:
         return dot
     if dot.shape != node.shape and not prim.broadcasts:
-        raise ValueError(f"JVP of {prim.name} at {where_made(node)}: got {describe(dot)} for an output {describe(node)}")
+        raise ValueError(
+            f"JVP of {prim.name} at {where_made(node)}: got {describe(dot)} for an output {describe(node)}"
+        )
     return astype(broadcast_to(dot, node.shape), node.dtype)
 
 
@@ -195,7 +198,9 @@ def _transpose_of_vjp(node: Tensor, dots: list, given: list[int], args: Sequence
         pulled = [node.prim.vjps[i](g, out, *args, **node.params) for i in given if node.prim.vjps[i] is not None]
         given = [i for i in given if node.prim.vjps[i] is not None]
     linear = [(p, dots[i]) for p, i in zip(pulled, given, strict=True) if type(p) is Tensor]
-    fitted = [_fit(p, node.inputs[i], node.prim.broadcasts) for p, i in zip(pulled, given, strict=True) if type(p) is Tensor]
+    fitted = [
+        _fit(p, node.inputs[i], node.prim.broadcasts) for p, i in zip(pulled, given, strict=True) if type(p) is Tensor
+    ]
     result = pullback(Graph(gs, fitted), [d for _, d in linear], record)
     return tuple(result) if many else result[0]
 

@@ -111,10 +111,11 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     for x in inputs:
         if type(x) is _ndarray:
             lock(x)
-    return _record(data, prim, inputs, params)
+    return record(data, prim, inputs, params)
 
 
-def _record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
+def record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
+    """A new node of the graph, with the line of the user's that made it; a tuple of nodes for a tuple of arrays."""
     node = _new(Tensor)
     node.data, node.prim, node.inputs, node.params, node.seq = data, prim, inputs, params, _next_seq()
     site = THREAD.site
@@ -130,7 +131,7 @@ def _record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
 
 def parts(node: Tensor) -> tuple[Tensor, ...]:
     """The outputs of a primitive that returns a tuple, each as a Tensor of its own."""
-    return tuple(_record(d, PICK, (node,), {"index": k}) for k, d in enumerate(node.data))
+    return tuple(record(d, PICK, (node,), {"index": k}) for k, d in enumerate(node.data))
 
 
 def value(x: Any) -> Any:

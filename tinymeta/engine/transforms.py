@@ -52,7 +52,11 @@ def grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -
 
 def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), pull), where pull(cotangent of the output) is the tuple of cotangents of xs. Any number of pulls."""
-    traced = Traced(f, xs, range(len(xs)), {}, "vjp")
+    return _vjp(f, xs, seal=True)
+
+
+def _vjp(f: Callable, xs: tuple, seal: bool) -> tuple[Any, Callable]:
+    traced = Traced(f, xs, range(len(xs)), {}, "vjp", seal)
     outputs = trees.leaves(traced.output)
     graph = traced.graph(outputs)
     value = traced.escape(traced.output)
@@ -71,7 +75,7 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
 
 def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), push), where push(*tangents) is the tangent of the output; f runs once for any number of tangents."""
-    traced = Traced(f, xs, range(len(xs)), {}, "linearize")
+    traced = Traced(f, xs, range(len(xs)), {}, "linearize", seal=True)
     graph = traced.graph(trees.leaves(traced.output))
 
     def push(*tangents: Any) -> Any:
@@ -104,7 +108,7 @@ def jacobian(f: Callable, argnums: int = 0) -> Callable:
     @functools.wraps(f)
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
         at = _argnum(argnums, args, f)
-        y, pull = vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), args[at])
+        y, pull = _vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), (args[at],), seal=False)
         outputs = trees.leaves(y)
         blocks = [_rows(pull, y, outputs, k, args[at]) for k in range(len(outputs))]
         return trees.unflatten(y, blocks)
@@ -141,7 +145,9 @@ def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
 
 def _argnum(i: int, args: tuple, f: Callable) -> int:
     if not -len(args) <= i < len(args):
-        raise ValueError(f"grad: argnums {i}, but {getattr(f, '__name__', f)!r} was called with {len(args)} positional argument(s)")
+        raise ValueError(
+            f"grad: argnums {i}, but {getattr(f, '__name__', f)!r} was called with {len(args)} positional argument(s)"
+        )
     return i % len(args)
 
 

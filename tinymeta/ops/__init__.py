@@ -3,19 +3,84 @@
 Given plain arrays they return plain arrays; inside a derivative they record. Every op is right at every order of derivative.
 """
 
-from . import protocols
+from . import protocols as protocols  # puts the operators and NumPy's protocols on Tensor
 from .einsum import einsum
 from .elementwise import (
-    abs, absolute, add, arctan, ceil, clip, cos, cosh, divide, equal, exp, expm1, floor, greater, greater_equal, isfinite, isinf,
-    isnan, less, less_equal, log, log1p, logaddexp, maximum, minimum, multiply, negative, not_equal, power, reciprocal, relu, rint,
-    sigmoid, sign, sin, sinh, softplus, sqrt, square, subtract, tan, tanh, where,
+    abs,
+    absolute,
+    add,
+    arctan,
+    ceil,
+    clip,
+    cos,
+    cosh,
+    divide,
+    equal,
+    exp,
+    expm1,
+    floor,
+    greater,
+    greater_equal,
+    isfinite,
+    isinf,
+    isnan,
+    less,
+    less_equal,
+    log,
+    log1p,
+    logaddexp,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    not_equal,
+    power,
+    reciprocal,
+    relu,
+    rint,
+    sigmoid,
+    sign,
+    sin,
+    sinh,
+    softplus,
+    sqrt,
+    square,
+    subtract,
+    tan,
+    tanh,
+    where,
 )  # fmt: skip
 from .indexing import getitem, one_hot, scatter_add, take, take_along_axis
 from .linalg import cholesky, dot, matmul, norm, outer, solve, tensordot
+from .nn import batch_norm, conv2d, log_softmax, max_pool2d, mean_pool2d, softmax, softmax_cross_entropy
 from .reduce import cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from .shape import (
-    astype, broadcast_to, concatenate, expand_dims, flip, moveaxis, pad, ravel, reshape, roll, split, squeeze, stack, sum_to, swapaxes,
+    astype,
+    broadcast_to,
+    concatenate,
+    expand_dims,
+    flip,
+    moveaxis,
+    pad,
+    ravel,
+    reshape,
+    roll,
+    split,
+    squeeze,
+    stack,
+    sum_to,
+    swapaxes,
     transpose,
 )  # fmt: skip
 
-__all__ = [name for name in dir() if not name.startswith("_") and name not in {"protocols", "table", "elementwise", "indexing", "linalg", "reduce", "shape"}]
+__all__ = [
+    "abs", "absolute", "add", "arctan", "astype", "batch_norm", "broadcast_to", "ceil", "cholesky", "clip",
+    "concatenate", "conv2d", "cos", "cosh", "cumsum", "divide", "dot", "einsum", "equal", "exp", "expand_dims",
+    "expm1", "flip", "floor", "getitem", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
+    "less_equal", "log", "log1p", "log_softmax", "logaddexp", "logsumexp", "matmul", "max", "max_pool2d", "maximum",
+    "mean", "mean_pool2d", "min", "minimum", "moveaxis", "multiply", "negative", "norm", "not_equal", "one_hot",
+    "outer", "pad", "power", "prod", "ravel", "reciprocal", "relu", "reshape", "rint", "roll", "scatter_add",
+    "sigmoid", "sign", "sin", "sinh", "softmax", "softmax_cross_entropy", "softplus", "solve", "split", "sqrt",
+    "square", "squeeze", "stack", "std", "subtract", "sum", "sum_to", "swapaxes", "take", "take_along_axis", "tan",
+    "tanh", "tensordot", "transpose", "var", "where",
+]  # fmt: skip

@@ -84,11 +84,25 @@ sinh = unary("sinh", np.sinh, lambda g, y, x: g * cosh(x), "sinh({0})")
 cosh = unary("cosh", np.cosh, lambda g, y, x: g * sinh(x), "cosh({0})")
 tanh = unary("tanh", np.tanh, lambda g, y, x: g * (1 - y * y), "tanh({0})")
 sigmoid = unary(
-    "sigmoid", _sigmoid, lambda g, y, x: g * (y * (1 - y)), "1 / (1 + exp(-{0}))", "The logistic function 1 / (1 + exp(-x)), elementwise."
+    "sigmoid",
+    _sigmoid,
+    lambda g, y, x: g * (y * (1 - y)),
+    "1 / (1 + exp(-{0}))",
+    "The logistic function 1 / (1 + exp(-x)), elementwise.",
 )
-relu = unary("relu", lambda x: np.maximum(x, 0), lambda g, y, x: g * (y > 0), "max({0}, 0)", "max(x, 0), elementwise; its derivative at 0 is 0.")
+relu = unary(
+    "relu",
+    lambda x: np.maximum(x, 0),
+    lambda g, y, x: g * (y > 0),
+    "max({0}, 0)",
+    "max(x, 0), elementwise; its derivative at 0 is 0.",
+)
 softplus = unary(
-    "softplus", lambda x: np.logaddexp(x, 0), lambda g, y, x: g * sigmoid(x), "log(1 + exp({0}))", "log(1 + exp(x)) without overflow, elementwise."
+    "softplus",
+    lambda x: np.logaddexp(x, 0),
+    lambda g, y, x: g * sigmoid(x),
+    "log(1 + exp({0}))",
+    "log(1 + exp(x)) without overflow, elementwise.",
 )
 
 # no derivative: piecewise constant, or boolean; the result is a plain array

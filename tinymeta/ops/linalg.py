@@ -31,7 +31,9 @@ _cholesky = Prim("cholesky", np.linalg.cholesky, (lambda g, l, a: _cholesky_vjp(
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column as in NumPy."""
     if np.ndim(a) == 0 or np.ndim(b) == 0:
-        raise ValueError(f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling")
+        raise ValueError(
+            f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling"
+        )
     if np.ndim(a) == 1:
         return _squeeze(matmul(expand_dims(a, 0), b), -1 if np.ndim(b) == 1 else -2)
     if np.ndim(b) == 1:

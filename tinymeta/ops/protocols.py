@@ -39,7 +39,9 @@ def _array_ufunc(self: Tensor, ufunc: np.ufunc, method: str, *inputs: Any, **kwa
     if op is None or method != "__call__" or kwargs:
         call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         options = f" with {', '.join(kwargs)}" if kwargs else ""
-        raise TypeError(f"np.{call}{options} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one")
+        raise TypeError(
+            f"np.{call}{options} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
+        )
     return op(*inputs)
 
 
@@ -64,12 +66,16 @@ def _power(x: Any, n: Any) -> Any:
 
 
 def _setitem(self: Tensor, index: Any, new: Any) -> NoReturn:
-    raise TypeError(f"a Tensor {describe(self)} cannot be changed in place; use tm.ops.scatter_add, tm.ops.where or concatenate")
+    raise TypeError(
+        f"a Tensor {describe(self)} cannot be changed in place; use tm.ops.scatter_add, tm.ops.where or concatenate"
+    )
 
 
 def _varargs(op: Callable) -> Callable:
     """A method that takes its shape or axes as one tuple or as separate ints, like ndarray's."""
-    return lambda self, *args: op(self, args[0] if len(args) == 1 and not isinstance(args[0], int) else args) if args else op(self)
+    return lambda self, *args: (
+        op(self, args[0] if len(args) == 1 and not isinstance(args[0], int) else args) if args else op(self)
+    )
 
 
 def _swapped(op: Callable) -> Callable:
@@ -79,7 +85,14 @@ def _swapped(op: Callable) -> Callable:
 _BINARY = {
     "add": ew.add, "sub": ew.subtract, "mul": ew.multiply, "truediv": ew.divide, "pow": _power, "matmul": linalg.matmul,
 }  # fmt: skip
-_COMPARE = {"lt": ew.less, "le": ew.less_equal, "gt": ew.greater, "ge": ew.greater_equal, "eq": ew.equal, "ne": ew.not_equal}
+_COMPARE = {
+    "lt": ew.less,
+    "le": ew.less_equal,
+    "gt": ew.greater,
+    "ge": ew.greater_equal,
+    "eq": ew.equal,
+    "ne": ew.not_equal,
+}
 _INSTEAD = "compute with tm.ops, or take the value with tm.stop_gradient(x)"
 _METHODS: dict[str, Any] = {
     **{f"__{name}__": op for name, op in {**_BINARY, **_COMPARE}.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ def _back(g: Any, x: Any, axis: Axis) -> Any:
 
 
 def _count(x: Any, axis: Axis) -> int:
-    return int(x.size // max(np.prod(_kept(x.shape, axis), dtype=int), 1)) if x.size else 0
+    """How many elements go into each result."""
+    kept = _kept(x.shape, axis)
+    return math.prod(n for n, k in zip(x.shape, kept, strict=True) if k != n) if x.size else 0
 
 
 def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:

@@ -11,7 +11,9 @@ import numpy as np
 from ..engine.structural import astype, broadcast_to, sum_to
 from ..engine.tensor import Prim, bind
 
-_reshape = Prim("reshape", lambda x, shape: np.reshape(x, shape), (lambda g, y, x, shape: reshape(g, x.shape),), kind="linear")
+_reshape = Prim(
+    "reshape", lambda x, shape: np.reshape(x, shape), (lambda g, y, x, shape: reshape(g, x.shape),), kind="linear"
+)
 _transpose = Prim(
     "transpose",
     lambda x, axes: np.transpose(x, axes),
@@ -20,8 +22,15 @@ _transpose = Prim(
 )
 _flip = Prim("flip", lambda x, axis: np.flip(x, axis), (lambda g, y, x, axis: flip(g, axis),), kind="linear")
 _roll = Prim("roll", np.roll, (lambda g, y, x, shift, axis: roll(g, _negated(shift), axis),), kind="linear")
-_pad = Prim("pad", lambda x, width: np.pad(x, width), (lambda g, y, x, width: g[_inside(width, x.shape)],), kind="linear")
-_concatenate = Prim("concatenate", lambda *xs, axis: np.concatenate(xs, axis), vjp=lambda g, y, *xs, axis: _cut(g, xs, axis), kind="joint")
+_pad = Prim(
+    "pad", lambda x, width: np.pad(x, width), (lambda g, y, x, width: g[_inside(width, x.shape)],), kind="linear"
+)
+_concatenate = Prim(
+    "concatenate",
+    lambda *xs, axis: np.concatenate(xs, axis),
+    vjp=lambda g, y, *xs, axis: _cut(g, xs, axis),
+    kind="joint",
+)
 _stack = Prim(
     "stack",
     lambda *xs, axis: np.stack(xs, axis),
@@ -96,7 +105,9 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
     n = x.shape[axis]
     if isinstance(indices_or_sections, int):
         if n % indices_or_sections:
-            raise ValueError(f"split: axis {axis} of length {n} does not divide into {indices_or_sections} equal sections")
+            raise ValueError(
+                f"split: axis {axis} of length {n} does not divide into {indices_or_sections} equal sections"
+            )
         size = n // indices_or_sections
         indices: Sequence[int] = range(size, n, size)
     else:

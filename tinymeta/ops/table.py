@@ -19,7 +19,9 @@ def unary(name: str, forward: Callable, rule: Callable | None, expr: str, doc: s
     return _publish(prim, lambda x: bind(prim, x), doc)
 
 
-def binary(name: str, forward: Callable, rules: tuple[Callable, Callable] | None, expr: str, doc: str = "") -> Callable[[Any, Any], Any]:
+def binary(
+    name: str, forward: Callable, rules: tuple[Callable, Callable] | None, expr: str, doc: str = ""
+) -> Callable[[Any, Any], Any]:
     """An op of two inputs that broadcast: `rules[i](g, z, x, y)` = g ∂z/∂(input i)."""
     prim = Prim(name, forward, rules or (), kind="elementwise", expr=expr)
     return _publish(prim, lambda x, y: bind(prim, x, y), doc)

@@ -1,0 +1,218 @@
+"""The `tinymeta` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import NoReturn
+
+from tinymeta import experiments
+from tinymeta.data.errors import DataError
+from tinymeta.lab import execute, optional
+from tinymeta.lab.errors import UserError
+from tinymeta.lab.execute import saved_config, unchanged_run
+from tinymeta.lab.experiment import Experiment, configure
+
+DONE, FAILED_CHECK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # exit codes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code; what a user can mend is one sentence on stderr, never a traceback."""
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except (UserError, DataError) as error:
+        return _say(f"tinymeta: {error}", BAD_INPUT)
+    except ImportError as error:
+        sentence = optional.missing(error)
+        if sentence is None:
+            raise
+        return _say(f"tinymeta: {sentence}", BAD_INPUT)
+    except KeyboardInterrupt as stop:
+        return _say(f"\n{stop}".rstrip() or "\nStopped.", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        return BROKEN_PIPE
+
+
+def _dispatch(arguments: Sequence[str] | None) -> int:
+    for output in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a test or a notebook may have put something simpler there
+            output.reconfigure(errors="replace")  # type: ignore[union-attr]
+    parser = build_parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help()
+        return DONE
+    return chosen.command(chosen)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, with help for a newcomer."""
+    parser = _Parser(prog="tinymeta", description="Study, check and run learned optimizers (L2L), MAML and EWC.")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, more: str = "") -> _Parser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}")
+        added.set_defaults(command=command)
+        return added
+
+    _add_list(add("list", show_list, "list the experiments, or the presets and keys of one"))
+    _add_run(add("run", run, "run an experiment and print published and our figures", RUN_HELP))
+    _add_runs_folder(add("demo", demo, "run the four demo experiments (minutes) and write one HTML page", DEMO_HELP))
+    reported = add("report", report, "write DIR/report.html from the newest result of each experiment below DIR")
+    reported.add_argument("folder", metavar="DIR", type=Path, help="a folder with runs below it, such as runs")
+    _add_check(add("check", check, "check the derivatives of ops against finite differences and algebraic laws"))
+    _add_runs_folder(add("doctor", doctor, "tell what is installed, what is missing and what for"))
+    return parser
+
+
+RUN_HELP = "Ctrl-C saves; --resume goes on, and gives bit for bit what an uninterrupted run gives."
+DEMO_HELP = "If it was interrupted, the same command goes on; finished runs are kept."
+
+
+def _add_list(parser: _Parser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="show the presets, keys and defaults of this one")
+
+
+def _add_run(parser: _Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="an experiment; see: tinymeta list")
+    parser.add_argument("--preset", help="a named configuration (default: quick); `paper` is the paper's own protocol")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key; may be repeated"
+    )
+    parser.add_argument("--seed", metavar="N", help="short for --set seed=N")
+    _add_runs_folder(parser)
+    parser.add_argument(
+        "--resume", metavar="FOLDER", type=Path, help="go on with an interrupted run, as it was configured"
+    )
+
+
+def _add_check(parser: _Parser) -> None:
+    parser.add_argument("ops", metavar="OP", nargs="*", help="names in tinymeta.ops (default: all)")
+    parser.add_argument("--order", type=int, choices=(1, 2), default=2, help="highest derivative (default: 2)")
+
+
+def _add_runs_folder(parser: _Parser) -> None:
+    parser.add_argument(
+        "--runs", metavar="DIR", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+    )
+
+
+def show_list(chosen: argparse.Namespace) -> int:
+    """All experiments in a few words each, or one in full."""
+    if chosen.name is not None:
+        print(_in_full(experiments.load(chosen.name)))
+        return DONE
+    for name in experiments.REGISTRY:
+        experiment = experiments.load(name)
+        print(f"{name}\n    {experiment.title}\n    {experiment.paper}\n    presets: {_presets(experiment)}")
+    return DONE
+
+
+def _presets(experiment: Experiment) -> str:
+    return ", ".join(f"{preset}{_duration(experiment, preset)}" for preset in experiment.presets)
+
+
+def _duration(experiment: Experiment, preset: str) -> str:
+    minutes = experiment.minutes.get(preset)
+    if minutes is None:
+        return ""
+    return f" (about {minutes:.2g} min)" if minutes < 90 else f" (about {minutes / 60:.2g} h)"
+
+
+def _in_full(experiment: Experiment) -> str:
+    defaults = [f"  {field.name} = {field.default!r}" for field in fields(experiment.config)]
+    changes = [
+        f"  {preset}{_duration(experiment, preset)}: "
+        + (", ".join(f"{k}={v!r}" for k, v in values.items()) or "the keys above")
+        for preset, values in experiment.presets.items()
+    ]
+    head = f"{experiment.name}: {experiment.title}\n{experiment.paper}\n\n{experiment.summary}\n"
+    return "\n".join([head, "keys, for --set:", *defaults, "", "presets, for --preset:", *changes])
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run one experiment, or go on with a run."""
+    experiment = experiments.load(chosen.name)
+    if chosen.resume is None:
+        config = configure(experiment, chosen.preset or "quick", _overrides(chosen))
+    elif chosen.preset or chosen.set or chosen.seed is not None:
+        raise UserError("--resume keeps the configuration of the run; leave out --preset, --set and --seed")
+    else:
+        config = saved_config(experiment, chosen.resume)
+    folder = execute(experiment, config, chosen.runs, chosen.resume)
+    print(f"as a page: tinymeta report {folder}")
+    return DONE
+
+
+def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
+    pairs = [text.partition("=") for text in chosen.set]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise UserError(f"--set {key} is not of the form KEY=VALUE; see: tinymeta list {chosen.name}")
+    seed = {} if chosen.seed is None else {"seed": chosen.seed}
+    return {key.strip(): value for key, _, value in pairs} | seed
+
+
+def demo(chosen: argparse.Namespace) -> int:
+    """Run the demo experiments at their quick presets, then write the page."""
+    from tinymeta.lab.report import write_report
+
+    root = chosen.runs / "demo"
+    try:
+        for number, name in enumerate(experiments.DEMO, 1):
+            experiment = experiments.load(name)
+            head = f"[{number}/{len(experiments.DEMO)}] {experiment.title}{_duration(experiment, 'quick')}"
+            print(f"\n{head}\n{experiment.summary}", flush=True)
+            config = configure(experiment, "quick", {})
+            execute(experiment, config, root, unchanged_run(experiment, config, root))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Stopped, nothing is lost; the same command goes on from here.") from None
+    print(f"\nthe page with all figures: {write_report(root)}")
+    return DONE
+
+
+def report(chosen: argparse.Namespace) -> int:
+    """Write the page of all results below a folder."""
+    from tinymeta.lab.report import write_report
+
+    print(write_report(chosen.folder))
+    return DONE
+
+
+def check(chosen: argparse.Namespace) -> int:
+    """Check derivatives; the exit code tells whether all hold."""
+    from tinymeta.check import table
+
+    failures = table.print_all(chosen.ops, chosen.order)
+    return FAILED_CHECK if failures else DONE
+
+
+def doctor(chosen: argparse.Namespace) -> int:
+    """Tell what is here and what is missing."""
+    from tinymeta.lab.doctor import describe
+
+    print(describe(chosen.runs))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Which implementation runs: chosen by the arrays' type and by what is installed, overridden by TINYMETA_BACKEND or `use`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+INSTALL = {"numpy": "numpy", "numba": 'pip install "tinymeta[fast]"', "cuda": 'pip install "tinymeta[cuda]"'}
+_MODULE = {"numpy": "numpy", "numba": "numba", "cuda": "cupy"}
+_chosen: ContextVar[str | None] = ContextVar("tinymeta_backend", default=None)
+
+
+@contextlib.contextmanager
+def use(name: str) -> Iterator[None]:
+    """Within this block kernels run on backend `name`: "numpy", "numba" or "cuda"."""
+    _check(name)
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Callable:
+    """The implementation in `table` for these arrays; ImportError says what to install, ValueError what there is."""
+    wanted = _chosen.get() or os.environ.get("TINYMETA_BACKEND")
+    if wanted:
+        _check(wanted)
+        if wanted not in table:
+            raise ValueError(f"{op}: no implementation for backend {wanted!r}, only for {sorted(table)}")
+        return table[wanted]
+    for name in ("numba", "numpy") if _on_host(arrays) else ("cuda", "numpy"):
+        if name in table and _installed(name):
+            return table[name]
+    raise ImportError(f"{op}: none of its implementations {sorted(table)} can run here; {INSTALL[next(iter(table))]}")
+
+
+def _check(name: str) -> None:
+    if name not in _MODULE:
+        raise ValueError(f"backend {name!r} is unknown, expected one of {sorted(_MODULE)}")
+    if not _installed(name):
+        raise ImportError(f"backend {name!r} needs the package {_MODULE[name]}: {INSTALL[name]}")
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(_MODULE[name]) is not None
+
+
+def _on_host(arrays: Sequence[Any]) -> bool:
+    return all(isinstance(x, (np.ndarray, np.generic, float, int)) for x in arrays)

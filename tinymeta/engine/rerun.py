@@ -1,0 +1,42 @@
+"""Running a function again inside a sweep: the derivative of a composite op is the derivative of what it is composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import trees
+from .scope import running
+from .sweeps import Graph, pullback, pushforward
+from .tensor import IDENTITY, Tensor
+
+
+class Rerun:
+    """f run on fresh leaves for those of `args` that are floats; Tensors stay connected, so the sweeps can be recorded."""
+
+    def __init__(
+        self, f: Callable, args: Sequence[Any], closure: Sequence[Tensor] = (), params: dict | None = None
+    ) -> None:
+        self.args = args
+        self.record = any(type(a) is Tensor for a in args)
+        leaves = [_leaf(a) for a in args]
+        with running():
+            outputs = f(*leaves, **(params or {}))
+        self.outputs = [y for y in trees.leaves(outputs) if type(y) is Tensor]
+        self.differentiable = [type(leaf) is Tensor for leaf in leaves]
+        self.graph = Graph([leaf for leaf in leaves if type(leaf) is Tensor] + list(closure), self.outputs)
+
+    def pull(self, cotangents: Sequence[Any]) -> list[Any]:
+        """One cotangent per argument (None for integers), then one per closed-over Tensor."""
+        found = iter(pullback(self.graph, cotangents, self.record))
+        return [next(found) if d else None for d in self.differentiable] + list(found)
+
+    def push(self, tangents: Sequence[Any]) -> tuple:
+        used = [t for t, d in zip(tangents, self.differentiable, strict=False) if d]
+        return tuple(pushforward(self.graph, used + list(tangents[len(self.args) :]), self.record))
+
+
+def _leaf(x: Any) -> Any:
+    if type(x) is Tensor:
+        return Tensor(x.data, IDENTITY, (x,))
+    return Tensor(x) if getattr(getattr(x, "dtype", None), "kind", None) == "f" else x

@@ -1,0 +1,111 @@
+"""Optimizers in optax's protocol, written in differentiable ops, so that one can differentiate through an update.
+
+`.init(params) -> state`, `.update(grads, state, params=None) -> (updates, state)`; `apply_updates(params, updates)` adds them.
+Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used. A learning rate is a float or a
+function of the step number (0, 1, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import ops
+from .engine import trees
+
+Rate = float | Callable[[int], float]
+
+
+class Optimizer(NamedTuple):
+    """A pair of pure functions: init(params) -> state and update(grads, state, params=None) -> (updates, state)."""
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+
+
+class State(NamedTuple):
+    """Steps taken, and the moments that the rule keeps: each a tree like the parameters, or None."""
+
+    step: int
+    m: Any = None
+    v: Any = None
+
+
+def sgd(lr: Rate) -> Optimizer:
+    """Δθ = -lr g."""
+    return Optimizer(lambda params: State(0), lambda g, s, params=None: (_scaled(-_rate(lr, s), g), State(s.step + 1)))
+
+
+def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
+    """m ← decay m + g, Δθ = -lr m (Polyak's heavy ball)."""
+
+    def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
+        m = trees.map(lambda m, g: decay * m + g, state.m, grads)
+        return _scaled(-_rate(lr, state), m), State(state.step + 1, m)
+
+    return Optimizer(lambda params: State(0, _zeros(params)), update)
+
+
+def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
+    """Nesterov's accelerated gradient in the form m ← decay m + g, Δθ = -lr (g + decay m)."""
+
+    def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
+        m = trees.map(lambda m, g: decay * m + g, state.m, grads)
+        return trees.map(lambda m, g: -_rate(lr, state) * (g + decay * m), m, grads), State(state.step + 1, m)
+
+    return Optimizer(lambda params: State(0, _zeros(params)), update)
+
+
+def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
+    """v ← decay v + (1 - decay) g², Δθ = -lr g / (√v + eps)."""
+
+    def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
+        v = trees.map(lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads)
+        updates = trees.map(lambda v, g: -_rate(lr, state) * g / (ops.sqrt(v) + eps), v, grads)
+        return updates, State(state.step + 1, v=v)
+
+    return Optimizer(lambda params: State(0, v=_zeros(params)), update)
+
+
+def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
+    """Adam (1412.6980, algorithm 1): Δθ = -lr m̂ / (√v̂ + eps) with bias-corrected moments."""
+
+    def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
+        t = state.step + 1
+        m = trees.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
+        v = trees.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
+        rate, correction = _rate(lr, state) / (1 - b1**t), (1 - b2**t) ** -0.5
+        return trees.map(lambda m, v: -rate * m / (ops.sqrt(v) * correction + eps), m, v), State(t, m, v)
+
+    return Optimizer(lambda params: State(0, _zeros(params), _zeros(params)), update)
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """params + updates, leaf by leaf."""
+    return trees.map(lambda p, u: p + u, params, updates)
+
+
+def clip_by_global_norm(grads: Any, limit: float) -> Any:
+    """The gradients scaled down so that their joint Euclidean norm is at most `limit`."""
+    squares = [ops.sum(ops.square(g)) for g in trees.leaves(grads)]
+    factor = limit / ops.maximum(ops.sqrt(sum(squares[1:], squares[0])), limit)
+    return trees.map(lambda g: g * factor, grads)
+
+
+def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[int], float]:
+    """A learning rate that falls from lr to final * lr along half a cosine over `steps` steps, and stays there."""
+    return lambda t: lr * (final + (1 - final) * 0.5 * (1 + float(np.cos(np.pi * min(t, steps) / steps))))
+
+
+def _rate(lr: Rate, state: State) -> float:
+    return lr(state.step) if callable(lr) else lr
+
+
+def _scaled(factor: float, tree: Any) -> Any:
+    return trees.map(lambda g: factor * g, tree)
+
+
+def _zeros(params: Any) -> Any:
+    return trees.map(np.zeros_like, params)
