@@ -33,7 +33,9 @@ def one_dtype(operation: str, /, **arrays: Any) -> None:
             kind = type(array).__name__
             raise TypeError(f"{operation}: {name} is of type {kind}, expected an array of floats; use numpy.asarray")
         if array.dtype.kind != "f":
-            raise TypeError(f"{operation}: {name} is {array.dtype} of shape {array.shape}, expected floats; use .astype")
+            raise TypeError(
+                f"{operation}: {name} is {array.dtype} of shape {array.shape}, expected floats; use .astype"
+            )
         if array.dtype != first.dtype:
             raise TypeError(f"{operation}: {name} is {array.dtype} but {leader} is {first.dtype}; make them one dtype")
 
@@ -49,12 +51,13 @@ def agree(operation: str, /, **arrays: tuple[Any, str]) -> dict[str, int]:
     for name, (array, axes) in arrays.items():
         layout = axes.split()
         if len(layout) == array.ndim:
-            sizes = {axis: size for axis, size in zip(layout, array.shape, strict=True) if len(axis) == 1 and axis.isalpha()} | sizes
+            sizes = {axis: size for axis, size in zip(layout, array.shape, strict=True) if axis.isalpha()} | sizes
         expected = tuple(_size(axis, sizes) for axis in layout)
         if array.shape != expected:
+            named, numbers = ", ".join(layout), ", ".join(map(str, expected))
             others = ", ".join(f"{other} is {given.shape}" for other, (given, _) in arrays.items() if other != name)
-            expectation = f"({', '.join(layout)})" + (f" = {expected}, where {others}" if others else "")
-            raise ValueError(f"{operation}: {name} has shape {array.shape}, expected {expectation}")
+            where = f" = ({numbers}), where {others}" if others else ""
+            raise ValueError(f"{operation}: {name} has shape {array.shape}, expected ({named}){where}")
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def init_mlp(
         scale = np.sqrt(2 / fan_in) if sigma is None else sigma
         return Layer((scale * rng.normal(size=(fan_in, fan_out))).astype(dtype), np.zeros(fan_out, dtype))
 
-    return tuple(layer(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return tuple(layer(a, b) for a, b in itertools.pairwise(sizes))
 
 
 def mlp(params: Sequence[Layer], x: Any, activation: Callable = ops.relu) -> Any:

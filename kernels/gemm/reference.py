@@ -7,9 +7,7 @@ from .. import one_dtype
 Array = np.ndarray
 
 
-def matmul(
-    a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False, out: Array | None = None
-) -> Array:
+def matmul(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False, out: Array | None = None) -> Array:
     """c = op(a) op(b) (1): op(a) (..., m, k), op(b) (..., k, n) -> (..., m, n), leading axes broadcast."""
     one_dtype("matmul", a=a, b=b, **({} if out is None else {"out": out}))
     a, b = _op(a, transpose_a), _op(b, transpose_b)
@@ -43,7 +41,9 @@ def _sum_to(d: Array, shape: tuple[int, ...]) -> Array:
 def _check_shape(operation: str, a: Array, b: Array, **result: Array | None) -> None:
     """ValueError unless op(a), op(b) multiply and the named result, if given, has the product's shape."""
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"{operation}: op(a) is {a.shape} and op(b) is {b.shape}, expected (..., m, k) and (..., k, n)")
+        raise ValueError(
+            f"{operation}: op(a) is {a.shape} and op(b) is {b.shape}, expected (..., m, k) and (..., k, n)"
+        )
     try:
         shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
     except ValueError:

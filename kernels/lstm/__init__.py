@@ -31,9 +31,10 @@ which ``unroll_backward`` computes the truncated backpropagation through time.
 
 Values. A row holding inf or NaN leaves the other rows' updates and states as they were. g = 0 gives x = (-1, 0);
 g = inf gives x = (inf, 1), which saturates the gates: the update stays finite unless weights on x are 0 (0 inf =
-NaN), but d_W, which sums x dz over rows, is NaN. g = NaN gives x = (-1, NaN) and a NaN row.
+NaN), but d_W, which sums x d_z over rows, is NaN. g = NaN gives x = (-1, NaN) and a NaN row. NumPy's matmul may warn
+of the inf.
 Errors: TypeError unless all arrays are of one float dtype; ValueError on a shape that does not fit, on a state whose
-layers are not as many as the weights', and on p outside 0 < p < log of the dtype's largest number.
+layers are not as many as the weights', and on p outside 0 < p < log of the largest float of the dtype.
 """
 
 from .reference import (

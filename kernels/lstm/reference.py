@@ -4,6 +4,8 @@ Naming: ``d_y`` is the cotangent of y; in the double backward ``dd_y`` is the co
 and ``e_y`` that of y itself.
 """
 
+import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +60,9 @@ def log_and_sign(g: Array, p: float = 10) -> Array:
     """(log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g) (1): (n,) -> (n, 2)."""
     agree("log_and_sign", g=(g, "n"))
     p = _checked(p, g.dtype)
-    large = np.abs(g) >= np.exp(-p)
+    large = np.abs(g) >= math.exp(-p)
     logarithm = np.log(np.where(large, np.abs(g), 1)) / p
-    linear = np.exp(p) * np.where(large, 0, g)
+    linear = math.exp(p) * np.where(large, 0, g)
     return np.stack([np.where(large, logarithm, -1), np.where(large, np.sign(g), linear)], axis=1)
 
 
@@ -68,12 +70,12 @@ def log_and_sign_vjp(d_x: Array, g: Array, p: float = 10) -> Array:
     """d_g (n,) from d_x (n, 2): d_x_0 / (p g) where |g| >= e^-p, else e^p d_x_1."""
     agree("log_and_sign_vjp", g=(g, "n"), d_x=(d_x, "n 2"))
     p = _checked(p, g.dtype)
-    large = np.abs(g) >= np.exp(-p)
-    return np.where(large, d_x[:, 0] / np.where(large, g, 1) / p, np.exp(p) * d_x[:, 1])
+    large = np.abs(g) >= math.exp(-p)
+    return np.where(large, d_x[:, 0] / np.where(large, g, 1) / p, math.exp(p) * np.where(large, 0, d_x[:, 1]))
 
 
 def _checked(p: float, dtype: np.dtype) -> float:
-    largest = float(np.log(np.finfo(dtype).max))
+    largest = min(float(np.log(np.finfo(dtype).max)), math.log(sys.float_info.max))
     if not 0 < p < largest:
         raise ValueError(f"log_and_sign: p is {p}, expected 0 < p < {largest:.4g}, so that e^p fits in {dtype}")
     return float(p)

@@ -1,0 +1,31 @@
+"""Real images and random tasks: MNIST, Omniglot, sinusoids, quadratics, permutations. Imports NumPy only."""
+
+from tinymeta.data.errors import DataError
+from tinymeta.data.minibatches import minibatch_indices
+from tinymeta.data.mnist import Images, mnist, mnist_subset
+from tinymeta.data.omniglot import FewShotTasks, Omniglot, few_shot_tasks, omniglot
+from tinymeta.data.omniglot import split as omniglot_split
+from tinymeta.data.permutations import centre_permutation, permutations, permuted
+from tinymeta.data.quadratics import Quadratics, quadratics
+from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
+
+__all__ = [
+    "DataError",
+    "FewShotTasks",
+    "Images",
+    "Omniglot",
+    "Quadratics",
+    "SineTasks",
+    "centre_permutation",
+    "few_shot_tasks",
+    "minibatch_indices",
+    "mnist",
+    "mnist_subset",
+    "omniglot",
+    "omniglot_split",
+    "permutations",
+    "permuted",
+    "quadratics",
+    "sine_points",
+    "sine_tasks",
+]

@@ -78,7 +78,7 @@ class Tensor:
     __slots__ = ("code", "data", "inputs", "lasti", "params", "prim", "seq")
     __hash__ = object.__hash__
 
-    def __init__(self, data: Any, prim: Prim | None = None, inputs: tuple = (), params: dict | None = None) -> None:
+    def __init__(self, data: Any, prim: Any = None, inputs: tuple = (), params: dict | None = None) -> None:
         self.data, self.prim, self.inputs, self.params = data, prim, inputs, params or {}
         self.seq = _next_seq()
         self.code: Any = None

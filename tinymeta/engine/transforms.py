@@ -23,8 +23,7 @@ def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool 
     The gradient has the tree, shapes and dtypes of argument `argnums` (a tuple of gradients for a tuple of argnums). With
     `has_aux`, f returns (value, aux) and so does the first result. TypeError for integer inputs, ValueError for a non-scalar f.
     """
-    several = not isinstance(argnums, int)
-    indices = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
+    indices = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(f)
     def value_and_grad_of(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -33,7 +32,7 @@ def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool 
         y = _value_of(traced.output, has_aux)
         gradients = traced.pull(traced.graph([y]), [_one(y)])
         result = _regroup(traced.trees, gradients)
-        return traced.escape(traced.output), tuple(result) if several else result[0]
+        return traced.escape(traced.output), result[0] if isinstance(argnums, int) else tuple(result)
 
     return value_and_grad_of
 

@@ -10,10 +10,10 @@ from ..engine.tensor import Prim, Tensor, bind, lock, value
 from . import elementwise as ew
 from .shape import reshape
 
-_getitem = Prim(
+_getitem: Prim = Prim(
     "getitem", lambda x, index: x[index], (lambda g, y, x, index: _put(g, index=index, shape=x.shape),), kind="linear"
 )
-_put = Prim(
+_put: Prim = Prim(
     "put",
     lambda g, index, shape: _add_at(np.zeros_like(g, shape=shape), index, g),
     (lambda g, y, x, index, shape: g[index],),

@@ -15,7 +15,7 @@ from .shape import expand_dims, pad, reshape, swapaxes
 
 Pair = int | tuple[int, int]
 
-_patches = Prim(
+_patches: Prim = Prim(
     "patches",
     lambda x, size, stride, axis: np.stack([x[w] for w in _windows(x.shape, size, stride)], axis),
     (lambda g, y, x, size, stride, axis: bind(_unpatch, g, size=size, stride=stride, axis=axis, shape=x.shape),),
@@ -30,7 +30,7 @@ def _add_patches(g: Any, size: tuple[int, int], stride: tuple[int, int], axis: i
     return x
 
 
-_unpatch = Prim(
+_unpatch: Prim = Prim(
     "unpatch",
     _add_patches,
     (lambda g, x, y, size, stride, axis, shape: bind(_patches, g, size=size, stride=stride, axis=axis),),

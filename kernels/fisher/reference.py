@@ -1,0 +1,184 @@
+"""Fisher diagonals in plain NumPy: the oracle of every other backend. Mathematics: ``tinymeta.kernels.fisher``."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .. import agree
+
+Array = np.ndarray
+
+
+# ---- layers: sums over samples ----
+
+
+def linear(A: Array, D: Array) -> tuple[Array, Array]:
+    """(F_W (I, O), F_b (O,)) of (5) from inputs A (N, I) and output cotangents D (N, O) of one label per sample."""
+    agree("linear", A=(A, "N I"), D=(D, "N O"))
+    return (A * A).T @ (D * D), (D * D).sum(axis=0)
+
+
+def linear_exact(A: Array, S: Array) -> tuple[Array, Array]:
+    """(F_W (I, O), F_b (O,)) of (6) from inputs A (N, I) and cotangents S (V, N, O) of V columns per sample."""
+    agree("linear_exact", A=(A, "N I"), S=(S, "V N O"))
+    D_squared = (S * S).sum(axis=0)
+    return (A * A).T @ D_squared, D_squared.sum(axis=0)
+
+
+def linear_time(A: Array, D: Array) -> tuple[Array, Array]:
+    """(F_W (I, O), F_b (O,)) of (7) for a layer used at T times of each sample: A (N, T, I), D (N, T, O)."""
+    agree("linear_time", A=(A, "N T I"), D=(D, "N T O"))
+    return _sum_of_squares(A.swapaxes(1, 2) @ D), _sum_of_squares(D.sum(axis=1))
+
+
+def conv(U: Array, D: Array) -> tuple[Array, Array]:
+    """(F_W (O, K), F_b (O,)) of (8) from unfolded patches U (N, K, L) and output cotangents D (N, O, L)."""
+    agree("conv", U=(U, "N K L"), D=(D, "N O L"))
+    return _sum_of_squares(D @ U.swapaxes(1, 2)), _sum_of_squares(D.sum(axis=2))
+
+
+def _sum_of_squares(G: Array) -> Array:
+    """Sum over samples of squared per-sample gradients G (N, ...)."""
+    return (G * G).sum(axis=0)
+
+
+# ---- the output: softmax and log-likelihood ----
+
+
+def label_scores(logits: Array, labels: Array) -> Array:
+    """D (N, C) = e_y - p (9), the score of one label per sample, from integer labels (N,)."""
+    _, residuals = _softmax_and_residuals("label_scores", logits)
+    _check_labels(labels, *logits.shape)
+    return residuals[np.arange(len(logits)), labels]
+
+
+def scores(logits: Array) -> Array:
+    """S (C, N, C) of (10): the scores of all classes, weighted by the square roots of their probabilities."""
+    p, residuals = _softmax_and_residuals("scores", logits)
+    return (np.sqrt(p)[:, :, None] * residuals).swapaxes(0, 1)
+
+
+def scores_reduced(logits: Array) -> Array:
+    """S (C - 1, N, C) of (11): one column fewer than scores, with the same sum_v S_v S_v^T."""
+    p, _ = _softmax_and_residuals("scores_reduced", logits)
+    N, C = p.shape
+    tails = np.cumsum(p[:, ::-1], axis=1)[:, ::-1]  # r_v = sum_{k >= v} p_k
+    S = np.zeros((C - 1, N, C), p.dtype)
+    for v in range(C - 1):
+        rest = tails[:, v + 1 : v + 2]
+        pivot = np.sqrt(_share(p[:, v : v + 1], tails[:, v : v + 1]) * rest)
+        S[v, :, v : v + 1] = pivot
+        S[v, :, v + 1 :] = -_share(p[:, v + 1 :], rest) * pivot
+    return S
+
+
+def sample_labels(logits: Array, uniforms: Array) -> Array:
+    """Labels (N,) drawn from the softmax by inversion (12), one uniform in [0, 1) per sample."""
+    p, _ = _softmax_and_residuals("sample_labels", logits)
+    if not hasattr(uniforms, "dtype") or uniforms.dtype.kind != "f":
+        raise TypeError(
+            f"sample_labels: uniforms is {_kind(uniforms)}, expected floats of shape (N,); draw rng.random(N)"
+        )
+    if uniforms.shape != p.shape[:1] or not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ValueError(f"sample_labels: uniforms has shape {uniforms.shape}, expected {p.shape[:1]} values in [0, 1)")
+    cumulated = np.cumsum(p, axis=1, dtype=np.float64)
+    return (cumulated <= uniforms.astype(np.float64)[:, None] * cumulated[:, -1:]).sum(axis=1)
+
+
+def _softmax_and_residuals(operation: str, logits: Array) -> tuple[Array, Array]:
+    """p (N, C) and residuals (N, C, C), residuals[n, v] = e_v - p_n with 1 - p_v as the sum of the others."""
+    C = agree(operation, logits=(logits, "N C"))["C"]
+    if C == 0:
+        raise ValueError(f"{operation}: logits has shape {logits.shape}, expected at least one class")
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    total = e.sum(axis=1, keepdims=True)
+    own = np.eye(C, dtype=bool)
+    others = np.where(own, 0, e[:, None, :]).sum(axis=2) / total
+    p = e / total
+    return p, np.where(own, others[:, :, None], -p[:, None, :])
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """part / whole, and 0 where both vanish."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+
+
+def _check_labels(labels: Array, N: int, C: int) -> None:
+    if not hasattr(labels, "dtype") or labels.dtype.kind not in "iu":
+        raise TypeError(f"label_scores: labels is {_kind(labels)}, expected integers of shape ({N},)")
+    if labels.shape != (N,) or not ((labels >= 0) & (labels < C)).all():
+        raise ValueError(f"label_scores: labels has shape {labels.shape}, expected ({N},) values in 0..{C - 1}")
+
+
+def _kind(value: object) -> str:
+    return str(getattr(value, "dtype", type(value).__name__))
+
+
+# ---- a whole network: means over samples ----
+
+_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "relu": (lambda z: np.maximum(z, 0), lambda a: (a > 0).astype(a.dtype)),
+    "tanh": (np.tanh, lambda a: 1 - a * a),
+}
+"""Per name the activation, and its slope as a function of the activation's value."""
+
+_OUTPUT_SCORES: dict[str, Callable[..., Array]] = {
+    "exact": lambda logits, labels, uniforms: scores(logits),
+    "sampled": lambda logits, labels, uniforms: label_scores(logits, sample_labels(logits, uniforms))[None],
+    "empirical": lambda logits, labels, uniforms: label_scores(logits, labels)[None],
+    "batched": lambda logits, labels, uniforms: label_scores(logits, labels)[None],
+}
+
+
+def mlp_fisher(
+    params: Sequence[tuple[Array, Array]],
+    x: Array,
+    labels: Array | None = None,
+    activation: str = "relu",
+    kind: str = "exact",
+    uniforms: Array | None = None,
+    batch_size: int = 1,
+) -> list[tuple[Array, Array]]:
+    """Per layer (F_W (I, O), F_b (O,)), **means** over the samples x (N, I), of a softmax classifier, (1) to (4).
+
+    params: per layer (W (I, O), b (O,)), the activation after all but the last. labels (N,) serve the empirical and
+    batched kinds, uniforms (N,) the sampled one, batch_size (of consecutive samples) the batched one.
+    """
+    _check_name("activation", activation, _ACTIVATIONS)
+    _check_name("kind", kind, _OUTPUT_SCORES)
+    if batch_size < 1:
+        raise ValueError(f"mlp_fisher: batch_size is {batch_size}, expected 1 or more")
+    inputs, logits = _forward(params, x, activation)
+    S = _OUTPUT_SCORES[kind](logits, labels, uniforms)
+    sums = []
+    for k in reversed(range(len(params))):
+        sums.append(_batched(inputs[k], S[0], batch_size) if kind == "batched" else linear_exact(inputs[k], S))
+        if k > 0:
+            slope = _ACTIVATIONS[activation][1]
+            S = (S @ params[k][0].T) * slope(inputs[k])
+    N = max(len(x), 1)
+    return [(F_W / N, F_b / N) for F_W, F_b in reversed(sums)]
+
+
+def _forward(params: Sequence[tuple[Array, Array]], x: Array, activation: str) -> tuple[list[Array], Array]:
+    """The inputs of every layer, and the logits."""
+    act, _ = _ACTIVATIONS[activation]
+    inputs = []
+    for k, (W, b) in enumerate(params):
+        inputs.append(x if k == 0 else act(x))
+        agree(f"mlp_fisher, layer {k}", x=(inputs[k], "N I"), W=(W, "I O"), b=(b, "O"))
+        x = inputs[k] @ W + b
+    return inputs, x
+
+
+def _batched(A: Array, D: Array, batch_size: int) -> tuple[Array, Array]:
+    """(4) for one layer: consecutive samples of a batch are summed as (7) sums over time; zeros fill the last batch."""
+    missing = -len(A) % batch_size
+    batches = (len(A) + missing) // batch_size
+    A, D = (np.pad(array, ((0, missing), (0, 0))).reshape(batches, batch_size, array.shape[1]) for array in (A, D))
+    return linear_time(A, D)
+
+
+def _check_name(argument: str, name: str, known: dict) -> None:
+    if name not in known:
+        raise ValueError(f"mlp_fisher: {argument} is {name!r}, expected one of {', '.join(map(repr, known))}")

@@ -1,0 +1,60 @@
+"""Optimizees: families of problems on which optimizers, learned or not, are trained and compared.
+
+A Problem holds B independent problems at once, by a leading axis on every parameter: the gradient of the sum of their losses is
+every problem's own gradient, and a coordinatewise optimizer sees B times as many coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..nets import Layer, mlp
+
+
+class Problem(NamedTuple):
+    """θ_0 with a leading axis B, and loss(θ, t) -> (B,): the losses f of the B problems on their mini-batches of step t."""
+
+    theta: Any
+    loss: Callable[[Any, int], Any]
+
+
+def quadratic_problem(w: Any, y: Any, theta: Any) -> Problem:
+    """f(θ) = ‖W θ - y‖² (section 3.1): W (B, d, d), y (B, d), start θ (B, d)."""
+
+    def loss(theta: Any, t: int) -> Any:
+        residual = ops.reshape(ops.matmul(w, ops.expand_dims(theta, -1)), y.shape) - y
+        return ops.sum(ops.square(residual), axis=-1)
+
+    return Problem(theta, loss)
+
+
+def mlp_problem(
+    x: Any,
+    y: Any,
+    batches: Any,
+    rng: np.random.Generator,
+    hidden: Sequence[int] = (20,),
+    activation: Callable = ops.sigmoid,
+    sigma: float = 0.01,
+) -> Problem:
+    """Mean cross-entropy of an MLP on mini-batches (section 3.2); the problems differ in θ_0 ~ N(0, sigma²) and batches.
+
+    x (N, inputs) float, y (N,) integer labels, batches (B, steps, batch_size) indices into them.
+    """
+    problems, classes = batches.shape[0], int(y.max()) + 1
+    sizes = (x.shape[1], *hidden, classes)
+    theta = tuple(
+        Layer(*(sigma * rng.normal(size=(problems, *shape)).astype(x.dtype) for shape in ((a, b), (b,))))
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+    )
+
+    def loss(theta: Any, t: int) -> Any:
+        chosen = batches[:, t % batches.shape[1]]
+        logits = mlp(theta, x[chosen], activation)
+        return ops.mean(ops.softmax_cross_entropy(logits, y[chosen]), axis=-1)
+
+    return Problem(theta, loss)

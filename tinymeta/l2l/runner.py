@@ -1,0 +1,67 @@
+"""One runner for learned and hand-designed optimizers: the same problems, the same mini-batches, the same evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import ops, optim
+from ..engine import trees
+from ..engine.transforms import value_and_grad
+from .problems import Problem
+
+BASELINES: dict[str, Callable[[float], optim.Optimizer]] = {
+    "SGD": optim.sgd,
+    "NAG": optim.nag,
+    "RMSprop": optim.rmsprop,
+    "ADAM": optim.adam,
+}
+RATES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+
+
+def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
+    """Losses (steps + 1, B) before each step and after the last, f(θ_t) on the mini-batch of step t."""
+    theta, state = problem.theta, optimizer.init(problem.theta)
+    curve = []
+    for t in range(steps):
+        losses, grads = losses_and_grads(problem, theta, t)
+        curve.append(losses)
+        updates, state = optimizer.update(grads, state, theta)
+        theta = trees.map(np.add, theta, updates)
+    curve.append(problem.loss(theta, steps))
+    return np.stack(curve)
+
+
+def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
+    """The losses (B,) and the gradient of their sum: each problem's own gradient."""
+
+    def total(theta: Any) -> tuple[Any, Any]:
+        losses = problem.loss(theta, t)
+        return ops.sum(losses), losses
+
+    (_, losses), grads = value_and_grad(total, has_aux=True)(theta)
+    return losses, grads
+
+
+def tune(problem: Problem, steps: int, rates: Sequence[float] = RATES) -> dict[str, dict[float, float]]:
+    """Mean final loss of each baseline at each learning rate; a run that overflows counts as infinite.
+
+    The paper's rule (section 3) is to take the rate with the best final error: `best_rate`.
+    """
+    return {name: {lr: _final(make(lr), problem, steps) for lr in rates} for name, make in BASELINES.items()}
+
+
+def best_rate(results: Mapping[float, float]) -> float:
+    """The learning rate with the lowest final loss; ValueError if none has a finite one."""
+    lr = min(results, key=lambda rate: results[rate])
+    if not np.isfinite(results[lr]):
+        raise ValueError(f"no learning rate among {sorted(results)} gives a finite loss; add smaller ones")
+    return lr
+
+
+def _final(optimizer: optim.Optimizer, problem: Problem, steps: int) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate overflows: that is its result
+        loss = float(np.mean(optimize(optimizer, problem, steps)[-1]))
+    return loss if np.isfinite(loss) else np.inf
