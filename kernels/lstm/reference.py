@@ -50,7 +50,8 @@ class Trace(NamedTuple):
 
 def zero_state(weights: Weights, n: int) -> State:
     """The state before the first step: h = c = 0 for n coordinates."""
-    return tuple((np.zeros((n, b.size // 4), b.dtype), np.zeros((n, b.size // 4), b.dtype)) for _, b in weights.layers)
+    shapes = [(b, (n, b.size // 4)) for _, b in weights.layers]
+    return tuple((np.zeros_like(b, shape=shape), np.zeros_like(b, shape=shape)) for b, shape in shapes)
 
 
 # ---- preprocessing, appendix A ----

@@ -77,6 +77,7 @@ class Tensor:
 
     __slots__ = ("code", "data", "inputs", "lasti", "params", "prim", "seq")
     __hash__ = object.__hash__
+    __array_priority__ = 1000  # CuPy hands `array * tensor` to the operand of higher priority
 
     def __init__(self, data: Any, prim: Any = None, inputs: tuple = (), params: dict | None = None) -> None:
         self.data, self.prim, self.inputs, self.params = data, prim, inputs, params or {}

@@ -9,9 +9,9 @@ from .meta import Carry, meta_step, unroll
 from .network import init_weights, log_and_sign, lstm_cell, propose
 from .optimizer import LSTMOptimizer
 from .problems import Problem, mlp_problem, quadratic_problem
-from .runner import BASELINES, RATES, best_rate, optimize, tune
+from .runner import BASELINES, RATES, best_rate, final_loss, optimize
 
 __all__ = [
-    "BASELINES", "RATES", "Carry", "LSTMOptimizer", "Problem", "best_rate", "init_weights", "log_and_sign", "lstm_cell",
-    "meta_step", "mlp_problem", "optimize", "propose", "quadratic_problem", "tune", "unroll",
+    "BASELINES", "RATES", "Carry", "LSTMOptimizer", "Problem", "best_rate", "final_loss", "init_weights", "log_and_sign", "lstm_cell",
+    "meta_step", "mlp_problem", "optimize", "propose", "quadratic_problem", "unroll",
 ]  # fmt: skip

@@ -59,7 +59,13 @@ class LSTMOptimizer:
 
     def save(self, path: str | Path, **notes: Any) -> None:
         """Write weights, settings and `notes` (JSON-able: seed, config, result) to an .npz file without pickle."""
-        header = {"format": FORMAT, "scale": self.scale, "p": self.p, "layers": len(self.weights.layers), "notes": notes}
+        header = {
+            "format": FORMAT,
+            "scale": self.scale,
+            "p": self.p,
+            "layers": len(self.weights.layers),
+            "notes": notes,
+        }
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
         np.savez(path, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
 
@@ -76,9 +82,13 @@ class LSTMOptimizer:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{path} is not a saved LSTMOptimizer, or it is damaged ({error}); save it again") from error
+            raise ValueError(
+                f"{path} is not a saved LSTMOptimizer, or it is damaged ({error}); save it again"
+            ) from error
         if header["format"] != FORMAT:
-            raise ValueError(f"{path} has format {header['format']}, this tinymeta reads {FORMAT}; save it with this version")
+            raise ValueError(
+                f"{path} has format {header['format']}, this tinymeta reads {FORMAT}; save it with this version"
+            )
         return cls(weights, header["scale"], header["p"])
 
 
@@ -88,7 +98,9 @@ def _flatten(tree: Any) -> Any:
         raise ValueError("LSTMOptimizer.update: the gradients are an empty tree")
     kinds = {x.dtype for x in leaves}
     if len(kinds) > 1:
-        raise TypeError(f"LSTMOptimizer.update: gradients of several dtypes ({', '.join(map(describe, leaves))}), expected one")
+        raise TypeError(
+            f"LSTMOptimizer.update: gradients of several dtypes ({', '.join(map(describe, leaves))}), expected one"
+        )
     flat = [ops.reshape(x, (-1,)) for x in leaves]
     return flat[0] if len(flat) == 1 else ops.concatenate(flat)
 

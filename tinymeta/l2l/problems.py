@@ -6,6 +6,7 @@ every problem's own gradient, and a coordinatewise optimizer sees B times as man
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def mlp_problem(
     sizes = (x.shape[1], *hidden, classes)
     theta = tuple(
         Layer(*(sigma * rng.normal(size=(problems, *shape)).astype(x.dtype) for shape in ((a, b), (b,))))
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        for a, b in itertools.pairwise(sizes)
     )
 
     def loss(theta: Any, t: int) -> Any:

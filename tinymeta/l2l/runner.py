@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,23 +45,16 @@ def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
     return losses, grads
 
 
-def tune(problem: Problem, steps: int, rates: Sequence[float] = RATES) -> dict[str, dict[float, float]]:
-    """Mean final loss of each baseline at each learning rate; a run that overflows counts as infinite.
-
-    The paper's rule (section 3) is to take the rate with the best final error: `best_rate`.
-    """
-    return {name: {lr: _final(make(lr), problem, steps) for lr in rates} for name, make in BASELINES.items()}
-
-
 def best_rate(results: Mapping[float, float]) -> float:
-    """The learning rate with the lowest final loss; ValueError if none has a finite one."""
+    """The learning rate with the lowest final loss, the paper's rule (section 3); ValueError if none has a finite one."""
     lr = min(results, key=lambda rate: results[rate])
     if not np.isfinite(results[lr]):
         raise ValueError(f"no learning rate among {sorted(results)} gives a finite loss; add smaller ones")
     return lr
 
 
-def _final(optimizer: optim.Optimizer, problem: Problem, steps: int) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate overflows: that is its result
+def final_loss(optimizer: Any, problem: Problem, steps: int) -> float:
+    """Mean loss after `steps` steps; infinite if it overflows, as it does when the learning rate is too large."""
+    with np.errstate(over="ignore", invalid="ignore"):
         loss = float(np.mean(optimize(optimizer, problem, steps)[-1]))
     return loss if np.isfinite(loss) else np.inf

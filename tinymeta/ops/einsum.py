@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, bind
+from ..engine.tensor import Prim, bind, value
+from .linalg import eye_like as _eye
 
 _einsum = Prim(
     "einsum",
@@ -53,7 +54,7 @@ def _without_diagonals(inputs: list[str], operands: tuple) -> tuple[list[str], t
             if letter in seen:
                 new = fresh.pop(0)
                 more.append(letter + new)
-                eyes.append(np.eye(x.shape[axis], dtype=x.dtype))
+                eyes.append(_eye(x, x.shape[axis]))
                 letter = new
             seen += letter
         terms.append(seen)
@@ -66,6 +67,6 @@ def _cotangent(g: Any, xs: tuple, spec: str, i: int) -> Any:
     others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
     known = set(output).union(*(t for t, _ in others)) if others else set(output)
     lengths = dict(zip(terms[i], xs[i].shape, strict=True))
-    lonely = [(c, np.ones(lengths[c], dtype=xs[i].dtype)) for c in terms[i] if c not in known]
+    lonely = [(c, np.ones_like(value(xs[i]), shape=(lengths[c],))) for c in terms[i] if c not in known]
     parts = [(output, g), *others, *lonely]
     return einsum(f"{','.join(t for t, _ in parts)}->{terms[i]}", *(x for _, x in parts))

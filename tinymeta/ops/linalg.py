@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, bind, describe
+from ..engine.tensor import Prim, bind, describe, value
 from . import elementwise as ew
 from .reduce import Axis, sum
 from .shape import expand_dims, reshape, swapaxes, transpose
@@ -87,6 +87,12 @@ def cholesky(a: Any) -> Any:
     return bind(_cholesky, a)
 
 
+def eye_like(x: Any, n: int) -> Any:
+    """The identity matrix (n, n) in the dtype and on the device of x."""
+    i = np.arange(n, like=value(x))
+    return (i[:, None] == i).astype(x.dtype)
+
+
 def _adjoint_solve(a: Any, g: Any) -> Any:
     return solve(swapaxes(a, -1, -2), g)
 
@@ -94,7 +100,8 @@ def _adjoint_solve(a: Any, g: Any) -> Any:
 def _cholesky_vjp(g: Any, l: Any) -> Any:
     """l⁻ᵀ Φ(lᵀ g) l⁻¹, symmetrised; Φ keeps the lower triangle and halves the diagonal (Murray 2016, eq. 10)."""
     n = l.shape[-1]
-    phi = np.tri(n, dtype=l.dtype) - 0.5 * np.eye(n, dtype=l.dtype)
+    below = np.arange(n, like=value(l))
+    phi = (below[:, None] >= below).astype(l.dtype) - 0.5 * eye_like(l, n)
     inner = matmul(swapaxes(l, -1, -2), g) * phi
     s = swapaxes(_adjoint_solve(l, swapaxes(_adjoint_solve(l, inner), -1, -2)), -1, -2)
     return 0.5 * (s + swapaxes(s, -1, -2))

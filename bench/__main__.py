@@ -1,0 +1,6 @@
+"""Run every benchmark."""
+
+from . import imports, overhead
+
+for benchmark in (overhead, imports):
+    benchmark.main()

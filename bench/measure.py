@@ -1,0 +1,89 @@
+"""Fair timing: every contender in fresh processes, alternated round by round; results compared before they are timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+UNSET = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+)  # the libraries' own defaults
+
+
+def median_seconds(f: Callable[[], Any], calls: int) -> float:
+    """Median time of one call, after a warm-up of a tenth as many calls."""
+    for _ in range(max(3, calls // 10)):
+        f()
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def alternate(module: str, contenders: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """`python -m MODULE CONTENDER` prints one JSON object; every contender runs once per round, in turn."""
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in contenders:
+            done = subprocess.run(
+                [sys.executable, "-m", module, name], capture_output=True, text=True, env=environment, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"{module} {name} failed: {done.stderr.strip().splitlines()[-1]}")
+            reports[name].append(json.loads(done.stdout.splitlines()[-1]))
+    return reports
+
+
+def summarise(reports: Mapping[str, list[dict[str, Any]]], key: str, ours: str) -> list[dict[str, Any]]:
+    """Median, minimum and maximum over the rounds, and the ratio of medians contender / ours."""
+    medians = {name: statistics.median(r[key] for r in rounds) for name, rounds in reports.items()}
+    return [
+        {
+            "name": name, "median": round(medians[name], 4), "min": round(min(r[key] for r in rounds), 4),
+            "max": round(max(r[key] for r in rounds), 4), "ratio": round(medians[name] / medians[ours], 3),
+        }
+        for name, rounds in reports.items()
+    ]  # fmt: skip
+
+
+def write(
+    name: str, title: str, unit: str, rounds: int, rows: list[dict[str, Any]], packages: list[str], note: str
+) -> None:
+    """Save one table with the machine and the versions that made it, and print it."""
+    table = {
+        "title": title, "unit": unit, "rounds": rounds, "note": note, "rows": rows, "machine": machine(),
+        "versions": {p: metadata.version(p) for p in packages} | {"python": platform.python_version()},
+        "environment": f"{', '.join(UNSET)} unset in every process",
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(table, indent=2) + "\n")
+    print(f"\n{title} ({unit}, median of {rounds} fresh processes)")
+    for row in rows:
+        print(f"  {row['name']:<28}{row['median']:>10.3f}   {row['ratio']:>8.2f} x ours")
+
+
+def machine() -> str:
+    """CPU model and core count."""
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return f"{os.cpu_count()} cores, {models[0] if models else platform.processor() or platform.machine()}"
