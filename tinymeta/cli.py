@@ -14,9 +14,9 @@ from typing import NoReturn
 from tinymeta import experiments
 from tinymeta.data.errors import DataError
 from tinymeta.lab import execute, optional
-from tinymeta.lab.errors import UserError
-from tinymeta.lab.execute import saved_config, unchanged_run
+from tinymeta.lab.errors import UserError, suggest
 from tinymeta.lab.experiment import Experiment, configure
+from tinymeta.lab.records import saved_config, unchanged_run
 
 DONE, FAILED_CHECK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # exit codes
 
@@ -153,8 +153,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Run one experiment, or go on with a run."""
     experiment = experiments.load(chosen.name)
     if chosen.resume is None:
-        config = configure(experiment, chosen.preset or "quick", _overrides(chosen))
-    elif chosen.preset or chosen.set or chosen.seed is not None:
+        config = configure(experiment, "quick" if chosen.preset is None else chosen.preset, _overrides(chosen))
+    elif chosen.preset is not None or chosen.set or chosen.seed is not None:
         raise UserError("--resume keeps the configuration of the run; leave out --preset, --set and --seed")
     else:
         config = saved_config(experiment, chosen.resume)
@@ -202,6 +202,10 @@ def check(chosen: argparse.Namespace) -> int:
     """Check derivatives; the exit code tells whether all hold."""
     from tinymeta.check import table
 
+    known = {row.op for row in table.ROWS} | {row.name for row in table.ROWS}
+    for name in chosen.ops:
+        if name not in known:
+            raise UserError(f"there is no check of an op {name!r}; {suggest(name, sorted(known))}")
     failures = table.print_all(chosen.ops, chosen.order)
     return FAILED_CHECK if failures else DONE
 

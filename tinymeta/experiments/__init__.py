@@ -1,0 +1,23 @@
+"""One module per figure or table of the papers; each exposes EXPERIMENT and loads when it is first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tinymeta.lab.errors import UserError, suggest
+from tinymeta.lab.experiment import Experiment
+
+REGISTRY: dict[str, str] = {
+    "l2l-quadratic": "tinymeta.experiments.l2l_quadratic",
+    "l2l-mnist": "tinymeta.experiments.l2l_mnist",
+    "maml-sine": "tinymeta.experiments.maml_sine",
+    "ewc-permuted-3": "tinymeta.experiments.ewc_permuted_3",
+}
+DEMO: tuple[str, ...] = ("l2l-quadratic", "l2l-mnist", "maml-sine", "ewc-permuted-3")
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name; UserError with close matches if there is none."""
+    if name not in REGISTRY:
+        raise UserError(f"there is no experiment {name!r}; {suggest(name, REGISTRY)}")
+    return import_module(REGISTRY[name]).EXPERIMENT

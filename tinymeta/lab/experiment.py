@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, suggest
 from tinymeta.lab.files import to_json
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ class Experiment:
     """One figure or table of a paper.
 
     `config` is a frozen dataclass, each field an int, float, str, bool or tuple of those, with the paper's value as
-    default, and `seed` among them. `presets` name overrides of it; `minutes` tells how long a preset takes on two cores.
+    default, and `seed` among them; its __post_init__ may raise ValueError. `presets` name overrides of it, `minutes`
+    how long a preset takes on two cores.
     `train(config, run)` does its long loops by `run.stage`. `draw(outcome)` gives figures by file name and sees only
     what was written to result.json: lists, and text as keys.
     """
@@ -76,13 +76,13 @@ class Experiment:
 
 
 def configure(experiment: Experiment, preset: str, overrides: Mapping[str, str]) -> Any:
-    """The preset's configuration with `key=value` overrides given as text; UserError on a wrong preset, key or value."""
+    """The preset's configuration with `key=value` overrides as text; UserError on a wrong preset, key or value."""
     if preset not in experiment.presets:
-        raise UserError(f"{experiment.name} has no preset {preset!r}; {_suggest(preset, experiment.presets)}")
+        raise UserError(f"{experiment.name} has no preset {preset!r}; {suggest(preset, experiment.presets)}")
     hints = get_type_hints(experiment.config)
     for key in overrides:
         if key not in hints:
-            raise UserError(f"{experiment.name} has no key {key!r}; {_suggest(key, hints)}")
+            raise UserError(f"{experiment.name} has no key {key!r}; {suggest(key, hints)}")
     values = {key: _parse(experiment, key, hints[key], text) for key, text in overrides.items()}
     return _build(experiment, dict(experiment.presets[preset]) | values)
 
@@ -92,7 +92,9 @@ def restore(experiment: Experiment, fields: Mapping[str, Any], path: Path) -> An
     hints = get_type_hints(experiment.config)
     if fields.keys() != hints.keys():
         differing = ", ".join(sorted(fields.keys() ^ hints.keys()))
-        raise UserError(f"{path} is of another version of {experiment.name} (it differs in {differing}); start a new run")
+        raise UserError(
+            f"{path} is of another version of {experiment.name} (it differs in {differing}); start a new run"
+        )
     for key, value in fields.items():
         if not _conforms(hints[key], value):
             raise UserError(f"{path} has {key} = {value!r}, expected {_wanted(hints[key])}; start a new run")
@@ -118,12 +120,6 @@ def _build(experiment: Experiment, values: Mapping[str, Any]) -> Any:
         return experiment.config(**values)
     except ValueError as error:  # the configuration's own checks, in __post_init__
         raise UserError(f"{experiment.name}: {error}") from error
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(word, names)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}"
 
 
 def _truth(text: str) -> bool:
@@ -155,7 +151,9 @@ def _parse(experiment: Experiment, key: str, hint: Any, text: str) -> Any:
         return _PARSERS[hint][0](text)
     except (ValueError, KeyError):
         default = getattr(experiment.config, key)
-        raise UserError(f"{key} = {text!r} is not {_wanted(hint)}; the default of {experiment.name} is {default!r}") from None
+        raise UserError(
+            f"{key} = {text!r} is not {_wanted(hint)}; the default of {experiment.name} is {default!r}"
+        ) from None
 
 
 def _conforms(hint: Any, value: Any) -> bool:

@@ -81,7 +81,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON; use numbers, text, lists, dicts or arrays")
+    raise TypeError(f"type {type(value).__name__} cannot be written as JSON; use numbers, text, lists, dicts or arrays")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,7 +98,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); move its folder away and run again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected an object; move its folder away and run again")
+        raise UserError(
+            f"{path} holds a {type(value).__name__}, expected an object; move its folder away and run again"
+        )
     return value
 
 

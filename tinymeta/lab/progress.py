@@ -33,7 +33,8 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Report]:
             now = time.monotonic()
             if now >= due:
                 due = now + pause
-                show(now_done, describe(now_done, total, (now_done - done) / (now - started), metrics))
+                rate = (now_done - done) / max(now - started, 1e-9)
+                show(now_done, describe(now_done, total, rate, metrics))
 
         yield report
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinymeta.lab import checkpoint
-from tinymeta.lab.checkpoint import Tree, settle
+from tinymeta.lab.checkpoint import Tree, dress, named_tuples, settle
 from tinymeta.lab.errors import UserError
 from tinymeta.lab.files import file_errors, open_locked, to_json
 from tinymeta.lab.interrupt import held_interrupt
@@ -43,7 +43,8 @@ class Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._metrics.close()
+        with file_errors("write", Path(self._metrics.name)):
+            self._metrics.close()
 
     def stage(
         self,
@@ -56,34 +57,42 @@ class Run:
         """Carry `state = init()` through `state, metrics = step(state, i)` for i in range(steps); the last state.
 
         `step` must depend on (state, i) alone: draw by `lab.stream(seed, name, i)`. The state is a tree that
-        `lab.checkpoint` can hold. Every `log_every`-th step and the last one go to metrics.jsonl. A finished stage is
-        not run again on resume. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved.
+        `lab.checkpoint` can hold. Every `log_every`-th step and the last one go to metrics.jsonl. On resume `init` is
+        called again, for the classes of its NamedTuples, but no step that was saved. KeyboardInterrupt on Ctrl-C, after
+        the step at work is done and saved.
         """
-        if name in self._begun:
-            raise ValueError(f"a run has one stage named {name!r}; give the second one another name")
-        self._begun.add(name)
-        kept = self._stages.get(name) or {"steps": steps, "done": 0, "state": settle(init())}
-        if kept["steps"] != steps:
-            raise UserError(
-                f"{self.folder / 'checkpoint.npz'} has {kept['steps']} steps of {name!r}, expected {steps}; "
-                "the experiment has changed since, so start a new run"
-            )
+        first = init()
+        known = named_tuples(first)
+        at = self._begin(name, steps, first, known)
         every = log_every or max(1, steps // LOGGED_STEPS)
-        with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, kept["done"]) as report:
-            while kept["done"] < steps:
-                i = kept["done"]
-                state, metrics = step(kept["state"], i)
-                kept = {"steps": steps, "done": i + 1, "state": settle(state)}
+        with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, at["done"]) as report:
+            for i in range(at["done"], steps):
+                state, metrics = step(at["state"], i)
+                at = self._stages[name] = {"steps": steps, "done": i + 1, "state": settle(state, known)}
                 if i % every == 0 or i + 1 == steps:
                     self._log({"stage": name, "step": i, **metrics})
                 report(i + 1, metrics)
-                self._stages[name] = kept
-                if i + 1 == steps or interrupted() or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+                stop = interrupted()
+                if stop or i + 1 == steps or time.monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
-        self._stages[name] = kept
-        return kept["state"]
+        return at["state"]
+
+    def _begin(self, name: str, steps: int, first: Tree, known: dict[str, type]) -> dict[str, Tree]:
+        """Where the stage stands: in its first state, or as the checkpoint has it."""
+        if name in self._begun:
+            raise ValueError(f"a run has one stage named {name!r}; give the second one another name")
+        self._begun.add(name)
+        if name not in self._stages:
+            return {"steps": steps, "done": 0, "state": settle(first, known)}
+        saved = self._stages[name]
+        if saved["steps"] != steps:
+            raise UserError(
+                f"{self.folder / 'checkpoint.npz'} has {saved['steps']} steps of {name!r}, expected {steps}; "
+                "the experiment has changed since, so start a new run"
+            )
+        return saved | {"state": dress(saved["state"], known)}
 
     def _log(self, line: dict[str, object]) -> None:
         with file_errors("write", Path(self._metrics.name)):
@@ -94,17 +103,20 @@ class Run:
         with file_errors("write", Path(self._metrics.name)):
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
-        content = {"metrics_bytes": self._metrics.tell(), "stages": self._stages}
+            size = os.fstat(self._metrics.fileno()).st_size
+        content = {"metrics_bytes": size, "stages": self._stages}
         checkpoint.save(self.folder / "checkpoint.npz", content, self._owner)
         self._saved_at = time.monotonic()
 
     def _resume(self) -> dict[str, dict[str, Tree]]:
         """The stages of the checkpoint; metrics written after it, half lines too, are cut off."""
         path = self.folder / "checkpoint.npz"
-        found = checkpoint.load(path, self._owner) if path.exists() else {"metrics_bytes": 0, "stages": {}}
+        found: Tree = {"metrics_bytes": 0, "stages": {}}
+        if path.exists():
+            found = checkpoint.load(path, self._owner)
         metrics = Path(self._metrics.name)
         if metrics.stat().st_size < found["metrics_bytes"]:
             raise UserError(f"{metrics} is shorter than {path} says it was; put back the whole file or start a new run")
         with file_errors("write", metrics):
-            os.truncate(metrics, found["metrics_bytes"])
+            self._metrics.truncate(found["metrics_bytes"])
         return found["stages"]

@@ -27,7 +27,7 @@ def mean_ci95(x: ArrayLike) -> tuple[Any, Any]:
 
 
 def _student975(freedom: int) -> float:
-    """97.5 % quantile of Student's t: exact for 1 and 2, else Cornish-Fisher (Abramowitz & Stegun 26.7.5), error < 0.2 %."""
+    """97.5 % quantile of Student's t: exact for 1 and 2, else within 0.2 % (Abramowitz & Stegun 26.7.5)."""
     exact = {1: 12.706204736, 2: 4.302652730}
     if freedom in exact:
         return exact[freedom]

@@ -1,0 +1,179 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import toy
+from lab.toy import EXPERIMENT, Config
+
+from tinymeta.lab import Run, UserError, execute
+from tinymeta.lab import run as run_module
+
+CONFIG = Config(steps=16)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return toy.contents(execute(EXPERIMENT, CONFIG, tmp_path_factory.mktemp("whole")))
+
+
+def count(state, i):
+    return {"n": state["n"] + 1}, {"n": float(state["n"])}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=4), st.booleans())
+def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path_factory, uninterrupted, kills, saves_always):
+    folder, root = None, tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "SAVE_SECONDS", 0.0 if saves_always else 1e9)
+        for steps in kills:
+            with toy.failing_at(steps, Killed()):
+                try:
+                    folder = execute(EXPERIMENT, CONFIG, root, folder)
+                except Killed:
+                    folder = next((root / "toy").iterdir())
+        folder = execute(EXPERIMENT, CONFIG, root, folder)
+    assert toy.contents(folder) == uninterrupted
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"stage": "pretrain", "step": 4}\n', b'{"stage": "pre', b"\xff\n\n"])
+def test_metrics_past_the_checkpoint_are_cut_off(tmp_path, uninterrupted, tail, monkeypatch):
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 0.0)
+    with toy.failing_at(4, Killed()), pytest.raises(Killed):
+        execute(EXPERIMENT, CONFIG, tmp_path)
+    folder = next((tmp_path / "toy").iterdir())
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(tail)
+    assert toy.contents(execute(EXPERIMENT, CONFIG, tmp_path, folder)) == uninterrupted
+
+
+def test_finished_stages_are_not_run_again(tmp_path):
+    def never(*_):
+        raise AssertionError("ran again")
+
+    with Run(tmp_path, "toy", "hash") as run:
+        run.stage("a", 3, lambda: {"n": 0}, count)
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run.stage("a", 3, lambda: {"n": 0}, never) == {"n": 3}
+        assert run.stage("b", 2, lambda: {"n": 5}, count) == {"n": 7}
+    assert [(line["stage"], line["step"]) for line in lines(tmp_path)] == [
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 0),
+        ("b", 1),
+    ]
+
+
+@given(steps=st.integers(0, 1500), log_every=st.none() | st.integers(1, 400))
+@settings(max_examples=15, deadline=None)
+def test_the_last_step_is_logged_and_few_lines_are_written(tmp_path_factory, steps, log_every):
+    folder = tmp_path_factory.mktemp("log")
+    with Run(folder, "toy", "hash") as run:
+        assert run.stage("a", steps, lambda: {"n": 0}, count, log_every) == {"n": steps}
+    logged = [line["step"] for line in lines(folder)]
+    every = log_every or max(1, steps // 500)
+    assert logged == sorted({*range(0, steps, every), steps - 1} - {-1})
+    assert log_every or len(logged) <= 1002
+
+
+def test_memory_layout_is_that_of_a_resumed_run(tmp_path):
+    def step(state, i):
+        assert state["w"].flags.c_contiguous
+        return {"w": (state["w"] + i).T.copy().T}, {}
+
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run.stage("a", 3, lambda: {"w": np.ones((3, 4)).T}, step)["w"].flags.c_contiguous
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path):
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(TypeError, match="state is of type object"):
+        run.stage("a", 3, object, count)
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path):
+    with Run(tmp_path, "toy", "hash") as run:
+        run.stage("a", 1, lambda: {"n": 0}, count)
+        with pytest.raises(ValueError, match="one stage named 'a'"):
+            run.stage("a", 1, lambda: {"n": 0}, count)
+
+
+def test_another_number_of_steps_is_refused(tmp_path):
+    with Run(tmp_path, "toy", "hash") as run:
+        run.stage("a", 3, lambda: {"n": 0}, count)
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(UserError, match="has 3 steps of 'a', expected 4"):
+        run.stage("a", 4, lambda: {"n": 0}, count)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other configuration", "other experiment", "short metrics"])
+def test_a_refused_folder_is_left_as_it_was(tmp_path, damage):
+    with Run(tmp_path, "toy", "hash") as run:
+        run.stage("a", 3, lambda: {"n": 0}, count)
+    experiment = "maml" if damage == "other experiment" else "toy"
+    config = "other" if damage == "other configuration" else "hash"
+    if damage == "truncated":
+        path = tmp_path / "checkpoint.npz"
+        path.write_bytes(path.read_bytes()[:-30])
+    if damage == "short metrics":
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+    else:
+        with open(tmp_path / "metrics.jsonl", "ab") as file:
+            file.write(b"a line past the checkpoint")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"checkpoint\.npz"):
+        Run(tmp_path, experiment, config)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path):
+    with Run(tmp_path, "toy", "hash"), pytest.raises(UserError, match="another process"):
+        Run(tmp_path, "toy", "hash")
+    Run(tmp_path, "toy", "hash").__exit__()
+
+
+def test_a_diverged_run_keeps_its_nan(tmp_path):
+    with Run(tmp_path, "toy", "hash") as run:
+        run.stage("a", 1, lambda: {"x": np.inf}, lambda state, i: (state, {"loss": np.float32("nan")}))
+    assert np.isnan(lines(tmp_path)[0]["loss"])
+
+
+def test_resume_takes_the_same_configuration_only(tmp_path):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    with pytest.raises(UserError, match="was run with another configuration"):
+        execute(EXPERIMENT, replace(CONFIG, seed=1), tmp_path, folder)
+    with pytest.raises(UserError, match="is no run folder"):
+        execute(EXPERIMENT, CONFIG, tmp_path, tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a run of toy, expected other"):
+        execute(replace(EXPERIMENT, name="other"), CONFIG, tmp_path, folder)
+
+
+def test_a_finished_run_is_drawn_again_from_its_result(tmp_path, uninterrupted):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    shutil.rmtree(folder / "figures")
+    (folder / "checkpoint.npz").write_bytes(b"no longer needed")
+    execute(EXPERIMENT, CONFIG, tmp_path, folder)
+    assert (folder / "figures" / "weights.svg").read_bytes() == uninterrupted["figures/weights.svg"]
+
+
+def test_resuming_on_other_versions_is_said_and_recorded(tmp_path, capsys, monkeypatch):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    execute(EXPERIMENT, CONFIG, tmp_path, folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("tinymeta.lab.records.versions", lambda: {"numpy": "99"})
+    for _ in range(2):  # said once: the second time nothing has changed again
+        execute(EXPERIMENT, CONFIG, tmp_path, folder)
+    assert capsys.readouterr().err.count("numpy") == 1
+    assert json.loads((folder / "config.json").read_text())["resumed_on"] == [{"numpy": "99"}]

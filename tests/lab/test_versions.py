@@ -1,0 +1,48 @@
+import getpass
+import json
+import platform
+import sys
+from pathlib import Path
+
+from tinymeta.lab import doctor, optional
+from tinymeta.lab.versions import versions
+
+
+def test_what_matters_is_there_and_nothing_private():
+    record = versions()
+    assert record["numpy"] == sys.modules["numpy"].__version__
+    assert record["python"] == platform.python_version()
+    assert record["cores"] >= 1
+    assert "blas" in record["blas"].lower() or "accelerate" in record["blas"].lower() or "mkl" in record["blas"].lower()
+    text = json.dumps(record)
+    assert platform.node() not in text
+    assert str(Path.home()) + "/" not in text
+    assert str(Path(__file__).parents[2]) not in text
+    assert getpass.getuser() == "root" or getpass.getuser() not in text
+
+
+def test_settings_that_change_the_last_digits_are_recorded(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert versions()["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_doctor_names_every_package_and_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    text = doctor.describe(tmp_path / "runs")
+    assert all(name in text for name in optional.PACKAGES)
+    assert "missing: pip install 'tinymeta[lab]'" in next(line for line in text.splitlines() if "rich" in line)
+    assert f"{tmp_path / 'runs'} is writable" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_doctor_sees_folders_that_cannot_be_used(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TINYMETA_DATA", str(tmp_path / "file"))
+    text = doctor.describe(tmp_path / "file" / "runs")
+    assert "cannot be written: choose another folder by --runs" in text
+    assert "which is no folder" in text
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.setenv("TINYMETA_DATA", str(tmp_path))
+    assert f"TINYMETA_DATA is {tmp_path} with mnist" in doctor.describe(tmp_path)
+    monkeypatch.delenv("TINYMETA_DATA")
+    assert "TINYMETA_DATA is not set" in doctor.describe(tmp_path)

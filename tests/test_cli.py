@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from lab import toy
+
+import tinymeta.check
+from tinymeta import cli, experiments
+from tinymeta.data.errors import DataError
+
+COMMANDS = ("list", "run", "demo", "report", "check", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def toy_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "REGISTRY", {"toy": "lab.toy"})
+    monkeypatch.setattr(experiments, "DEMO", ("toy",))
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *arguments):
+    """The one sentence on stderr with which the command is refused."""
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("tinymeta: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def output(capsys, *arguments):
+    assert cli.main(arguments) == 0
+    found = capsys.readouterr()
+    assert found.err == ""
+    return found.out
+
+
+def run_folder(tmp_path):
+    (folder,) = (tmp_path / "runs" / "toy").iterdir()
+    return folder
+
+
+def test_alone_it_prints_its_help(capsys):
+    text = output(capsys)
+    assert all(f"    {command}" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out) > 100
+
+
+def test_list_shows_name_title_paper_and_presets(capsys):
+    text = output(capsys, "list")
+    for words in ("toy\n", "Least squares <by> SGD", "arXiv 1606.04474", "quick (about 0.1 min), paper (about 2 h)"):
+        assert words in text
+
+
+def test_list_shows_the_keys_of_one(capsys):
+    text = output(capsys, "list", "toy")
+    for words in ("learning_rate = 0.05", "sizes = (4, 3)", "steps=20", "A line is fitted"):
+        assert words in text
+
+
+def test_run_writes_a_folder_and_prints_the_table(capsys, tmp_path):
+    text = output(capsys, "run", "toy", "--set", "steps=8", "--set", "sizes=2,2", "--seed", "3")
+    assert "published" in text
+    assert "✗ did not hold: w is 0 (no)" in text
+    folder = run_folder(tmp_path)
+    assert f"tinymeta report {folder.relative_to(tmp_path)}" in text
+    record = json.loads((folder / "config.json").read_text())
+    assert (record["preset"], record["seed"], record["config"]["sizes"]) == ("custom", 3, [2, 2])
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoint.npz", "result.json", "figures"
+    }  # fmt: skip
+
+
+def test_a_value_may_hold_an_equals_sign(tmp_path):
+    assert cli.main(["run", "toy", "--set", "label=a=b", "--set", "steps=2"]) == 0
+    assert json.loads((run_folder(tmp_path) / "config.json").read_text())["config"]["label"] == "a=b"
+
+
+def test_report_writes_one_page(capsys, tmp_path):
+    assert cli.main(["run", "toy"]) == 0
+    capsys.readouterr()
+    assert output(capsys, "report", "runs") == "runs/report.html\n"
+    assert "Least squares &lt;by&gt; SGD" in (tmp_path / "runs" / "report.html").read_text()
+
+
+def test_demo_says_what_will_be_seen_and_writes_the_page(capsys, tmp_path):
+    text = output(capsys, "demo")
+    assert "[1/1] Least squares <by> SGD (about 0.1 min)\nA line is fitted & drawn." in text
+    assert "runs/demo/report.html" in text
+    assert (tmp_path / "runs" / "demo" / "report.html").exists()
+
+
+def test_demo_does_not_show_what_other_versions_have_found(tmp_path, monkeypatch):
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr("tinymeta.lab.records.versions", lambda version=version: {"tinymeta": version})
+        assert cli.main(["demo"]) == 0
+    assert len(list((tmp_path / "runs" / "demo" / "toy").iterdir())) == 2
+
+
+def test_doctor_finds_numpy(capsys):
+    text = output(capsys, "doctor")
+    assert "numpy" in text
+    assert "runs is writable" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ruin", "toy"), "invalid choice: 'ruin'"),
+        (("run",), "required: NAME; see: tinymeta run --help"),
+        (("run", "toi"), "there is no experiment 'toi'; did you mean toy?"),
+        (("list", "xyz"), "there is no experiment 'xyz'; choose one of toy"),
+        (("run", "toy", "--preset", "quack"), "toy has no preset 'quack'; did you mean quick?"),
+        (("run", "toy", "--preset", ""), "toy has no preset ''"),
+        (("run", "toy", "--set", "step=3"), "toy has no key 'step'; did you mean steps?"),
+        (("run", "toy", "--set", "steps"), "--set steps is not of the form KEY=VALUE"),
+        (("run", "toy", "--set", "=3"), "not of the form KEY=VALUE"),
+        (("run", "toy", "--set", "steps=many"), "steps = 'many' is not a whole number"),
+        (("run", "toy", "--set", "steps=-3"), "steps = -3, expected 0 or more"),
+        (("run", "toy", "--seed", "x"), "seed = 'x' is not a whole number"),
+        (("run", "toy", "--sed", "3"), "unrecognized arguments: --sed 3"),
+        (("run", "toy", "--resume", "nowhere"), "nowhere is no run folder"),
+        (("run", "toy", "--resume", "x", "--seed", "1"), "--resume keeps the configuration"),
+        (("run", "toy", "--runs", "file"), "cannot make the folder file/toy"),
+        (("demo", "--runs", "file"), "cannot make the folder file/demo/toy"),
+        (("report", "nowhere"), "there is no finished run below nowhere"),
+        (("report",), "required: DIR"),
+        (("check", "--order", "3"), "invalid choice: 3"),
+        (("check", "tahn"), "there is no check of an op 'tahn'; did you mean"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, arguments, words):
+    (tmp_path / "file").touch()
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "config.json"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"{}", b'{"format": 99}'])
+def test_a_damaged_run_is_refused_and_left_alone(capsys, tmp_path, name, content):
+    with toy.failing_at(25, KeyboardInterrupt()):
+        assert cli.main(["run", "toy"]) == 130
+    capsys.readouterr()
+    folder = run_folder(tmp_path)
+    (folder / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert name in refused(capsys, "run", "toy", "--resume", str(folder))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("package", "extra"), [("matplotlib", "lab"), ("hypothesis", "check"), ("numba", "fast")])
+def test_a_missing_package_is_one_sentence_that_says_how_to_get_it(capsys, monkeypatch, package, extra):
+    def needs_it(stage, i):
+        __import__(package)
+
+    monkeypatch.setattr(toy, "before_step", needs_it)
+    monkeypatch.setitem(sys.modules, package, None)
+    sentence = refused(capsys, "run", "toy")
+    assert f"{package} is not installed" in sentence
+    assert f"pip install 'tinymeta[{extra}]'" in sentence
+
+
+def test_a_missing_matplotlib_is_told_before_the_training(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused(capsys, "run", "toy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(monkeypatch):
+    monkeypatch.setattr(experiments, "REGISTRY", {"toy": "tinymeta.experiments.no_such_module"})
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["list"])
+
+
+def test_damaged_data_is_one_sentence(capsys):
+    with toy.failing_at(0, DataError("train.gz", "9 bytes", "90", "fetch it again")):
+        assert refused(capsys, "run", "toy") == "tinymeta: train.gz: found 9 bytes, expected 90; fetch it again\n"
+
+
+@pytest.mark.parametrize(("failures", "code"), [([], 0), (["tanh"], 1)])
+def test_check_passes_names_and_order_and_fails_by_its_exit_code(monkeypatch, failures, code):
+    asked = []
+
+    def print_all(names, order):
+        asked.append((names, order))
+        return failures
+
+    rows = [SimpleNamespace(op=name, name=name) for name in ("tanh", "exp")]
+    monkeypatch.setitem(vars(tinymeta.check), "table", SimpleNamespace(print_all=print_all, ROWS=rows))
+    assert cli.main(["check", "tanh", "exp", "--order", "1"]) == code
+    assert cli.main(["check"]) == code
+    assert asked == [(["tanh", "exp"], 1), ([], 2)]
+
+
+def test_a_terminal_without_unicode_still_gets_the_table():
+    code = (
+        f"import sys; sys.path.insert(0, {str(toy.__file__).removesuffix('lab/toy.py')!r})\n"
+        "from tinymeta import cli, experiments\nexperiments.REGISTRY = {'toy': 'lab.toy'}\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, "run", "toy", "--set", "steps=2"],
+        capture_output=True,
+        check=True,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+    assert b"held: w stays finite" in found.stdout
+    assert found.stderr == b""

@@ -1,0 +1,55 @@
+"""What is here and what is missing, in plain words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tinymeta.lab.optional import PACKAGES, installed
+from tinymeta.lab.versions import versions
+
+
+def describe(runs: Path) -> str:
+    """Versions, optional packages, data folder, runs folder and GPU, one fact a line."""
+    facts = {key: value for key, value in versions().items() if value is not None}
+    facts |= {"data": _data(), "runs": _runs(runs), "GPU": _gpu()}
+    lines = [f"{key:<12} {value}" for key, value in facts.items()]
+    return "\n".join([*lines, "", "optional packages:", *map(_package, PACKAGES)])
+
+
+def _package(name: str) -> str:
+    extra, purpose = PACKAGES[name]
+    state = "installed" if installed(name) else f"missing: pip install 'tinymeta[{extra}]'"
+    return f"  {name:<12} {purpose:<40} {state}"
+
+
+def _data() -> str:
+    folder = os.environ.get("TINYMETA_DATA")
+    if not folder:
+        return "TINYMETA_DATA is not set: embedded data, and full sets fetched on first use"
+    if not Path(folder).is_dir():
+        return f"TINYMETA_DATA is {folder}, which is no folder: correct or unset it"
+    sets = sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
+    return f"TINYMETA_DATA is {folder} with {', '.join(sets) or 'nothing in it'}"
+
+
+def _runs(folder: Path) -> str:
+    """Judged by the nearest folder that exists: a doctor makes none."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    return f"{folder} is writable" if writable else f"{folder} cannot be written: choose another folder by --runs"
+
+
+def _gpu() -> str:
+    if not installed("cupy"):
+        driver = Path("/dev/nvidiactl").exists()
+        return "an NVIDIA driver but no CuPy: pip install 'tinymeta[cuda]'" if driver else "none seen, and no CuPy"
+    try:
+        import cupy
+
+        names = [
+            cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(cupy.cuda.runtime.getDeviceCount())
+        ]
+    except Exception as error:  # a broken driver or CUDA library fails in many ways, all of them worth telling
+        return f"CuPy cannot use it: {error}"
+    return ", ".join(names) or "none seen"

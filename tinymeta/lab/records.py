@@ -1,0 +1,103 @@
+"""The two records of a run folder: config.json says what was run and on what, result.json what was found."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tinymeta.lab.errors import UserError
+from tinymeta.lab.experiment import Claim, Experiment, Outcome, Row, config_hash, preset_of, restore
+from tinymeta.lab.files import make_folder, read_json, write_json
+from tinymeta.lab.versions import versions
+
+FORMAT = 1
+CONFIG_KEYS = ("experiment", "preset", "seed", "started", "config", "config_hash", "versions")
+RESULT_KEYS = ("experiment", "title", "paper", "summary", "how_to_read", "rows", "claims", "series")
+
+
+def new_folder(experiment: Experiment, config: Any, root: Path) -> Path:
+    """Make `root`/NAME/STAMP with its config.json."""
+    folder = _fresh_folder(root / experiment.name)
+    started = datetime.now(UTC).isoformat(timespec="milliseconds")
+    preset = preset_of(experiment, config)
+    values = (experiment.name, preset, config.seed, started, asdict(config), config_hash(config), versions())
+    write_json(folder / "config.json", {"format": FORMAT, **dict(zip(CONFIG_KEYS, values, strict=True))})
+    return folder
+
+
+def _fresh_folder(parent: Path) -> Path:
+    """parent/STAMP, the stamp being UTC to the millisecond: names sort by time and are never used twice."""
+    while True:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+        try:
+            return make_folder(parent / stamp, exist_ok=False)
+        except FileExistsError:
+            time.sleep(0.001)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The record in `folder`/config.json; UserError if there is none, or it is damaged or of another version."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/NAME/STAMP")
+    return _read(folder / "config.json", CONFIG_KEYS)
+
+
+def saved_config(experiment: Experiment, folder: Path) -> Any:
+    """The configuration of the run in `folder`; UserError if there is none of this experiment and version."""
+    record = read_config(folder)
+    if record["experiment"] != experiment.name:
+        raise UserError(f"{folder} is a run of {record['experiment']}, expected {experiment.name}; name that one")
+    return restore(experiment, record["config"], folder / "config.json")
+
+
+def adopt(experiment: Experiment, config: Any, folder: Path) -> None:
+    """Check that `folder` is a run of this configuration; where versions have changed since, say so and record it."""
+    if config_hash(saved_config(experiment, folder)) != config_hash(config):
+        raise UserError(f"{folder} was run with another configuration; resume it with its own or start a new run")
+    record, now = read_config(folder), versions()
+    began = (record.get("resumed_on") or [record["versions"]])[-1]
+    changed = sorted(key for key in now.keys() | began.keys() if now.get(key) != began.get(key))
+    if changed:
+        words = ", ".join(f"{key} {began.get(key)} then, {now.get(key)} now" for key in changed)
+        print(f"note: resumed on something else, so last digits may differ: {words}", file=sys.stderr)
+        write_json(folder / "config.json", {**record, "resumed_on": [*record.get("resumed_on", []), now]})
+
+
+def unchanged_run(experiment: Experiment, config: Any, root: Path) -> Path | None:
+    """The newest run below `root`/NAME with this configuration and the present versions, finished or not."""
+    for path in sorted((root / experiment.name).glob("*/config.json"), reverse=True):
+        record = read_json(path)
+        if record.get("config_hash") == config_hash(config) and record.get("versions") == versions():
+            return path.parent
+    return None
+
+
+def write_result(experiment: Experiment, outcome: Outcome, folder: Path) -> None:
+    """Write result.json: the words go with the numbers, so that a report can be made from the folder alone."""
+    words = [getattr(experiment, name) for name in ("name", "title", "paper", "summary", "how_to_read")]
+    values = (*words, *asdict(outcome).values())
+    write_json(folder / "result.json", {"format": FORMAT, **dict(zip(RESULT_KEYS, values, strict=True))})
+
+
+def read_result(folder: Path) -> tuple[dict[str, Any], Outcome]:
+    """(record, outcome) in `folder`/result.json; UserError if it is damaged or of another version."""
+    record = _read(folder / "result.json", RESULT_KEYS)
+    try:
+        rows = [Row(**row) for row in record["rows"]]
+        return record, Outcome(rows, [Claim(**claim) for claim in record["claims"]], record["series"])
+    except TypeError as error:
+        raise UserError(f"{folder / 'result.json'} is of another version ({error}); start a new run") from error
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    record = read_json(path)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{path} has format {record.get('format')}, this tinymeta reads {FORMAT}; start a new run")
+    missing = [key for key in keys if key not in record]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; move its folder away and start a new run")
+    return record

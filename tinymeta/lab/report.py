@@ -1,0 +1,153 @@
+"""One self-contained HTML page from the results below a folder."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinymeta.lab.errors import UserError
+from tinymeta.lab.experiment import Claim, Outcome, Row
+from tinymeta.lab.files import file_errors, read_json, write_text
+from tinymeta.lab.page import page
+from tinymeta.lab.records import read_config, read_result
+from tinymeta.lab.table import HEADINGS, cells
+
+TITLE = "tinymeta: figures of three papers, redrawn"
+ABOUT = (
+    "tinymeta is one small autodiff engine in NumPy with three algorithms written by hand on it: learned optimizers "
+    "(L2L), model-agnostic meta-learning (MAML) and elastic weight consolidation (EWC). Every figure and number below "
+    "was made by a run of this code; beside each number stands the published one where there is one. "
+    "A ratio of 1 means that both agree."
+)
+SMALLEST = 0.62  # of its natural width: a figure on a phone is never drawn smaller, it scrolls in its box instead
+
+
+class Result(NamedTuple):
+    folder: Path
+    record: dict[str, Any]  # config.json: preset, seed, started, config, versions
+    words: dict[str, Any]  # result.json: experiment, title, paper, summary, how_to_read
+    outcome: Outcome
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report.html from the newest result of each experiment below; UserError if there is none."""
+    results = newest_results(folder)
+    if not results:
+        raise UserError(f"there is no finished run below {folder}; make one by: tinymeta run NAME")
+    path = folder / "report.html"
+    write_text(path, page(TITLE, _body(results)))
+    return path
+
+
+def newest_results(folder: Path) -> list[Result]:
+    """The newest result of each experiment below `folder`, in the order in which they were begun."""
+    found: dict[str, Result] = {}
+    for path in sorted(folder.rglob("result.json")):
+        result = Result(path.parent, read_config(path.parent), *read_result(path.parent))
+        name = result.record["experiment"]
+        if name not in found or result.record["started"] > found[name].record["started"]:
+            found[name] = result
+    return sorted(found.values(), key=lambda result: result.record["started"])
+
+
+def _body(results: list[Result]) -> str:
+    entries = "".join(_entry(result) for result in results)
+    sections = "".join(_section(result) for result in results)
+    return (
+        f"<header><h1>{escape(TITLE)}</h1><p>{escape(ABOUT)}</p></header>\n<nav><ol>{entries}</ol></nav>\n"
+        f"<main>{sections}</main>\n<footer class=soft>Made by <code>tinymeta report</code>. "
+        "This page is one file and asks the network for nothing.</footer>"
+    )
+
+
+def _entry(result: Result) -> str:
+    claims = result.outcome.claims
+    held = f"{sum(claim.held for claim in claims)} of {len(claims)} claims held" if claims else ""
+    link = f"<a href='#{escape(result.record['experiment'])}'>{escape(result.words['title'])}</a>"
+    return f"<li>{link}<span class=soft>{held}</span></li>"
+
+
+def _section(result: Result) -> str:
+    words, record = result.words, result.record
+    begun = record["started"][:16].replace("T", " ")
+    run = f"{record['experiment']}, preset {record['preset']}, seed {record['seed']}, begun {begun} UTC"
+    parts = [
+        f"<h2>{escape(words['title'])}</h2>",
+        f"<p class=soft>{_linked(words['paper'])}<br>{escape(run)}</p>",
+        f"<p>{escape(words['summary'])}</p>",
+        *_figures(result),
+        f"<h3>How to read this</h3><p class=read>{escape(words['how_to_read'])}</p>",
+        _table(result.outcome.rows),
+        _claims(result.outcome.claims),
+        _facts("Configuration", record["config"]),
+        _facts("Versions and machine", record["versions"]),
+    ]
+    return f"\n<section id='{escape(record['experiment'])}'>\n" + "\n".join(parts) + "\n</section>"
+
+
+def _linked(paper: str) -> str:
+    """The paper's words, its arXiv number being a link."""
+    number = r"((?:arXiv[: ])?)\b(\d{4}\.\d{4,5})\b"
+    return re.sub(number, r"<a href='https://arxiv.org/abs/\2'>\1\2</a>", escape(paper))
+
+
+def _figures(result: Result) -> list[str]:
+    folder = result.folder / "figures"
+    if not (folder / "captions.json").is_file():
+        command = f"tinymeta run {result.record['experiment']} --resume {result.folder}"
+        raise UserError(f"{result.folder} has no figures yet; draw them by: {command}")
+    captions = read_json(folder / "captions.json")
+    return [_figure(folder / f"{name}.svg", str(caption)) for name, caption in captions.items()]
+
+
+def _figure(path: Path, caption: str) -> str:
+    with file_errors("read", path):
+        svg = path.read_bytes()
+    size = re.search(rb'<svg [^>]*?width="([\d.]+)pt"', svg)
+    pixels = float(size[1]) * 4 / 3 if size else 540.0
+    image = (
+        f"<img alt='{escape(caption)}' src='data:image/svg+xml;base64,{b64encode(svg).decode()}' "
+        f"style='width:{pixels:.0f}px;min-width:{SMALLEST * pixels:.0f}px'>"
+    )
+    return f"<figure><div class=scroll>{image}</div><figcaption>{escape(caption)}</figcaption></figure>"
+
+
+_CLASSES = ("", "number", "number ours", "number", "source")
+
+
+def _table(rows: list[Row]) -> str:
+    def line(tag: str, texts: tuple[str, ...]) -> str:
+        marked = zip(_CLASSES, texts, strict=True)
+        return "<tr>" + "".join(f"<{tag} class='{name}'>{escape(text)}</{tag}>" for name, text in marked) + "</tr>"
+
+    body = "".join(line("td", cells(row)) for row in rows)
+    return (
+        "<h3>Published and ours</h3><div class=scroll tabindex=0 role=region aria-label='Published and ours'>"
+        f"<table><thead>{line('th', HEADINGS)}</thead><tbody>{body}</tbody></table></div>"
+        if rows
+        else ""
+    )
+
+
+def _claims(claims: list[Claim]) -> str:
+    lines = "".join(map(_claim, claims))
+    return f"<h3>Did the paper's claims hold?</h3><ul class=claims>{lines}</ul>" if claims else ""
+
+
+def _claim(claim: Claim) -> str:
+    name, words, sign = ("held", "held", "✓") if claim.held else ("failed", "did not hold", "✗")
+    mark = f"<span class=mark role=img aria-label='{words}'>{sign}</span>"
+    text = f"<span>{escape(claim.sentence)}<span class=soft>{escape(claim.detail)}</span></span>"
+    return f"<li class={name}>{mark}{text}</li>"
+
+
+def _facts(heading: str, facts: dict[str, Any]) -> str:
+    lines = "".join(
+        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>"
+        for key, value in facts.items()
+        if value is not None
+    )
+    return f"<details><summary>{escape(heading)}</summary><div class=scroll><table>{lines}</table></div></details>"

@@ -1,0 +1,57 @@
+"""The table *quantity | published | ours ± 95 % CI | ratio | source* as cells and as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tinymeta.lab.experiment import Claim, Row
+
+HEADINGS = ("quantity", "published", "ours ± 95 % CI", "ratio", "source")
+NONE = "–"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The texts of one line, in the order of HEADINGS."""
+    return (
+        row.quantity,
+        NONE if row.published is None else _with_unit(_number(row.published), row.unit),
+        _with_unit(_with_interval(row.ours, row.ci95), row.unit),
+        NONE if row.ratio is None else _ratio(row.ratio),
+        row.source or NONE,
+    )
+
+
+def as_text(rows: Iterable[Row]) -> str:
+    """Aligned columns for a terminal."""
+    lines = [HEADINGS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def claim_text(claim: Claim) -> str:
+    """`✓ sentence (detail)`."""
+    return f"{'✓ held' if claim.held else '✗ did not hold'}: {claim.sentence} ({claim.detail})"
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _with_interval(value: float, ci95: float | None) -> str:
+    """The interval to two digits and the value to the same place: 94.31 ± 0.11."""
+    if ci95 is None:
+        return _number(value)
+    if not (math.isfinite(value) and 1e-6 <= ci95 < 1e6 and abs(value) < 1e6):
+        return f"{_number(value)} ± {_number(ci95, 2)}"
+    places = max(0, 1 - math.floor(math.log10(ci95)))
+    return f"{value:.{places}f} ± {ci95:.{places}f}"
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text} {unit}" if unit else text
