@@ -153,7 +153,7 @@ def lock(array: np.ndarray) -> None:
 
 
 def unlock() -> None:
-    for array in reversed(THREAD.locked):  # a base before its views: a view may not be writeable when its base is not
+    for array in sorted(THREAD.locked, key=lambda a: a.base is not None):  # a view needs its base writeable first
         array.flags.writeable = True
     THREAD.locked.clear()
 

@@ -1,0 +1,16 @@
+"""Model-agnostic meta-learning (Finn, Abbeel, Levine 2017, arXiv 1703.03400): parameters from which a few steps learn a task.
+
+A loss is a function `loss(params, data)`. Data of one task gives a scalar. For many tasks at once every array of the data has a
+leading task axis, and the loss gives one value per task; a loss that reduces over trailing axes alone serves both:
+
+    def loss(params, data):                                                   # x, y: (K, 1) or (T, K, 1)
+        x, y = data
+        return ops.mean(ops.square(nets.mlp(params, x) - y), axis=(-2, -1))   # () or (T,)
+
+    value, gradient = tm.value_and_grad(lambda params: maml.meta_loss(loss, params, support, query, lr=0.01, steps=1))(params)
+"""
+
+from .inner import adapt, adaptation_path
+from .outer import meta_loss
+
+__all__ = ["adapt", "adaptation_path", "meta_loss"]

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from maml.problems import mse, net, points
+
+import tinymeta as tm
+from tinymeta import maml, nets, ops
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("order", [0, 3, "second", None])
+def test_order(rng, order):
+    with pytest.raises(ValueError, match=r"order = .*, expected 2 \(through the inner gradient\) or 1"):
+        maml.adapt(mse, net(rng), points(rng, 5), 0.1, 1, order)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True, None])
+def test_steps(rng, steps):
+    with pytest.raises(ValueError, match=r"steps = .*, expected a whole number"):
+        maml.adapt(mse, net(rng), points(rng, 5), 0.1, steps)
+
+
+def test_a_loss_that_is_no_array(rng):
+    with pytest.raises(TypeError, match="the loss returned a tuple, expected a scalar, or an array of one per task"):
+        maml.adapt(lambda p, d: (mse(p, d), 0), net(rng), points(rng, 5), 0.1, 1)
+
+
+def test_a_loss_that_keeps_the_points(rng):
+    def squares(params, data):
+        return ops.square(nets.mlp(params, data[0]) - data[1])
+
+    with pytest.raises(
+        ValueError, match=r"the loss returned float64\[5,1,5,1\] for adapted .* and \[5,1\] .* reduce over all"
+    ):
+        maml.adapt(squares, net(rng), points(rng, 5), 0.1, 1)
+
+
+def test_parameters_that_have_a_task_axis_already(rng):
+    def loss(w, target):
+        return ops.sum(ops.square(w - target), axis=-1)
+
+    targets = rng.normal(size=(4, 3))
+    stacked = maml.adapt(loss, np.zeros(3), targets, 0.1, 1)
+    with pytest.raises(ValueError, match=r"float64\[4,4\] .* and \[4\] for the shared ones.*without a task axis"):
+        maml.adapt(loss, stacked, targets, 0.1, 1)
+
+
+def test_support_without_a_task_axis(rng):
+    x, y = points(rng, 3, 5)
+    with pytest.raises(ValueError, match=r"support\[0\] is float64\[5,1\].* 3 tasks: expected shape \[3,\.\.\.\]"):
+        maml.adapt(mse, net(rng), (x[0], y), 0.1, 1)
+
+
+def test_query_of_another_number_of_tasks(rng):
+    with pytest.raises(ValueError, match=r"query\[0\] is float64\[4,5,1\].* 3 tasks: expected shape \[3,\.\.\.\]"):
+        maml.meta_loss(mse, net(rng), points(rng, 3, 5), points(rng, 4, 5), 0.1, 1)
+
+
+def test_query_for_one_task(rng):
+    with pytest.raises(ValueError, match=r"the loss returned float64\[3\] for adapted parameters and \[\]"):
+        maml.meta_loss(mse, net(rng), points(rng, 5), points(rng, 3, 5), 0.1, 1)
+
+
+def test_rates_of_another_tree(rng):
+    with pytest.raises(ValueError, match="trees differ at the root"):
+        maml.adapt(mse, net(rng), points(rng, 5), np.full(6, 0.1), 1)
+
+
+def test_divergence_names_step_and_task(rng):
+    x, y = points(rng, 3, 5)
+    y[1] = np.nan
+    with pytest.raises(FloatingPointError, match="the support loss of task 1 at inner step 1 of 2 is nan: lower lr"):
+        maml.adapt(mse, net(rng), (x, y), 0.1, 2)
+    with pytest.raises(FloatingPointError, match="the support loss at inner step 1 of 2 is nan"):
+        maml.adapt(mse, net(rng), (x[1], y[1]), 0.1, 2)
+    with pytest.raises(FloatingPointError, match="the query loss of task 1 after 2 inner steps is nan"):
+        maml.meta_loss(mse, net(rng), points(rng, 3, 5), (x, y), 0.1, 2)
+
+
+def test_a_path_shows_divergence():
+    def loss(w, data):
+        return ops.sum(ops.square(ops.square(w - data)), axis=-1)
+
+    start, data, lr, steps = np.ones(1), np.array([[1.0], [9.0]]), 10.0, 8
+    with np.errstate(over="ignore", invalid="ignore"):
+        path = maml.adaptation_path(loss, start, data, lr, steps)
+        with pytest.raises(FloatingPointError, match=r"of task 1 at inner step [3-8] of 8 is"):
+            maml.adapt(loss, start, data, lr, steps)
+    assert not np.isfinite(path[-1][1]).any()
+    np.testing.assert_array_equal(path[-1][0], path[0][0])
+
+
+def test_a_plain_number_that_is_not_finite():
+    with pytest.raises(FloatingPointError, match="the query loss after 0 inner steps is nan"):
+        maml.meta_loss(lambda p, d: d, 1.0, 1.0, float("nan"), 0.1, 0)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="a derivative needs floats"):
+        maml.adapt(lambda w, d: ops.sum(w * d), np.arange(3), np.ones(3), 0.1, 1)
+
+
+def test_parameters_are_not_changed():
+    w = np.ones(3)
+    tm.grad(lambda w: maml.meta_loss(lambda p, d: ops.sum(p * p * d), w, 1.0, 2.0, 0.1, 2))(w)
+    np.testing.assert_array_equal(w, np.ones(3))
+    assert w.flags.writeable

@@ -1,0 +1,130 @@
+"""What maml-sine shows: the table, the claims, and figures drawn from what result.json holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinymeta.lab import Claim, Outcome, Row, figures, mean_ci95
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PUBLISHED = {  # Table 2: mean squared error with 5 points, after 1, 5 and 10 steps
+    "MAML": {1: 0.67, 5: 0.38, 10: 0.35},
+    "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
+}
+SOURCE = "1703.03400, Table 2"
+DIVERGED = 100.0  # a mean squared error; the targets' own squares are at most 25
+DASHES, ALPHAS = ((0, (1, 1)), "--", "-"), (0.5, 0.75, 1.0)  # before adaptation, after one step, after all
+
+Errors = NDArray[np.floating]  # (tasks, steps + 1): mean squared error on the query points before and after each step
+
+
+def curve(errors: Errors) -> dict[str, Any]:
+    """What is kept of the errors for each number of steps."""
+    mean, ci95 = mean_ci95(errors)
+    return {"mean": mean, "ci95": ci95, "median": np.median(errors, axis=0), "diverged": _diverged(errors)}
+
+
+def _diverged(errors: Errors) -> NDArray:
+    return np.mean(~(errors < DIVERGED), axis=0)
+
+
+def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
+    """Means after 1, 5 and 10 steps, the last median, and the share of tasks that diverged, for each method and K."""
+    found = []
+    for method, by_points in errors.items():
+        found.append(_row(f"{method}, {_after(0)}", next(iter(by_points.values()))[:, 0]))
+        for k, e in by_points.items():
+            steps = [n for n in (1, 5, 10) if n < e.shape[1]]
+            published = PUBLISHED.get(method, {}) if k == 5 else {}
+            found += [_row(f"{method}, {k} points, {_after(n)}", e[:, n], published.get(n)) for n in steps]
+            found.append(Row(f"{method}, {k} points, {_after(steps[-1])}, median", float(np.median(e[:, steps[-1]]))))
+            if _diverged(e)[-1]:
+                share = 100 * float(_diverged(e)[-1])
+                found.append(
+                    Row(f"{method}, {k} points, error above {DIVERGED:g} at the end", share, unit="% of tasks")
+                )
+    return found
+
+
+def _row(quantity: str, errors: NDArray, published: float | None = None) -> Row:
+    mean, ci95 = mean_ci95(errors)
+    return Row(quantity, mean, published, ci95, source=SOURCE if published else "")
+
+
+def _after(steps: int) -> str:
+    return f"after {steps} step{'s' if steps > 1 else ''}" if steps else "before adaptation"
+
+
+def claims(errors: dict[str, dict[int, Errors]], hero: str) -> list[Claim]:
+    """What section 5.1 says of MAML, whose name here is `hero`."""
+    found = []
+    for k, e in errors[hero].items():
+        (ours, ci), (theirs, their_ci) = mean_ci95(e[:, 1]), mean_ci95(errors["pretrained"][k][:, 1])
+        sentence = (
+            f"After one gradient step on {k} points, {hero}'s error is below the pretrained net's, 95 % intervals apart"
+        )
+        detail = f"{ours:.2f} ± {ci:.2f} against {theirs:.2f} ± {their_ci:.2f}"
+        found.append(Claim(sentence, bool(ours + ci < theirs - their_ci), detail))
+    k, e = next(iter(errors[hero].items()))
+    gain, ci = mean_ci95(e[:, 1] - e[:, -1])
+    sentence = f"{hero} goes on improving after the step that it was trained for ({k} points)"
+    found.append(Claim(sentence, bool(gain > ci), f"{gain:.2f} ± {ci:.2f} lower {_after(e.shape[1] - 1)}"))
+    return found
+
+
+def draw(outcome: Outcome) -> dict[str, Figure]:
+    """`fits` after Figure 2 of the paper, `steps` after Figure 3."""
+    return {"fits": _fits(outcome.series["fits"]), "steps": _steps(outcome.series)}
+
+
+def _fits(tasks: list[dict[str, Any]]) -> Figure:
+    methods = list(tasks[0]["outputs"])
+    caption = f"Two sine waves that were not trained on, and what each net makes of {len(tasks[0]['support'][0])} of their points."
+    figure, axes = figures.subplots(
+        len(tasks), len(methods), height=4.6, caption=caption, sharex=True, sharey=True, squeeze=False
+    )
+    for row, task in zip(axes, tasks, strict=True):
+        for panel, method in zip(row, methods, strict=True):
+            _fit(panel, task, method)
+    for panel, method in zip(axes[0], methods, strict=True):
+        panel.set_title(method)
+    for panel in axes[-1]:
+        panel.set_xlabel("x")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _fit(panel: Any, task: dict[str, Any], method: str) -> None:
+    panel.plot(task["x"], task["truth"], color=figures.BLACK, linestyle=":", label="the wave")
+    colour = figures.METHODS[method]["color"]
+    for (steps, output), dash, alpha in zip(task["outputs"][method].items(), DASHES, ALPHAS, strict=False):
+        panel.plot(task["x"], output, color=colour, linestyle=dash, alpha=alpha, label=_after(int(steps)))
+    panel.plot(*task["support"], "^", color=figures.PURPLE, markersize=7, label="points used", zorder=4)
+
+
+def _steps(series: dict[str, Any]) -> Figure:
+    curves = series["curves"]
+    points = list(next(iter(curves.values())))
+    caption = "Mean squared error on new waves against gradient steps, with 95 % confidence bands."
+    figure, axes = figures.subplots(1, len(points), height=3.2, caption=caption, sharey=True, squeeze=False)
+    for panel, k in zip(axes[0], points, strict=True):
+        for method, by_points in curves.items():
+            _curve(panel, method, by_points[k]["mean"], by_points[k]["ci95"])
+        steps = len(curves[method][k]["mean"])
+        _curve(panel, "oracle", *([value] * steps for value in series["oracle"]))
+        panel.set(title=f"{k} points", xlabel="gradient steps", yscale="log")
+    axes[0][0].set_ylabel("mean squared error")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _curve(panel: Any, method: str, mean: list[float], ci95: list[float]) -> None:
+    look = figures.line(method)
+    steps, middle, half = np.arange(len(mean)), np.array(mean), np.array(ci95)
+    panel.plot(steps, middle, **look)
+    panel.fill_between(steps, middle - half, middle + half, color=look["color"], alpha=0.2, linewidth=0)

@@ -1,0 +1,63 @@
+"""What MAML asks of its arguments, each said in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine import trees
+from ..engine.tensor import describe, value
+
+Axes = tuple[int, ...]
+
+
+def check_setting(steps: Any, order: Any) -> None:
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 0:
+        raise ValueError(f"maml: steps = {steps!r}, expected a whole number of inner steps, 0 or more")
+    if order not in (1, 2):
+        raise ValueError(f"maml: order = {order!r}, expected 2 (through the inner gradient) or 1 (it is a constant)")
+
+
+def task_axes(losses: Any) -> Axes:
+    """The shape of what a loss returned: () for one task, (T,) for T tasks."""
+    if not isinstance(losses, (int, float)) and not hasattr(losses, "shape"):
+        raise TypeError(f"maml: the loss returned a {describe(losses)}, expected a scalar, or an array of one per task")
+    return np.shape(losses)
+
+
+def check_data(name: str, data: Any, tasks: Axes) -> None:
+    """Every array of the data begins with the task axes."""
+    for path, x in trees.items(data):
+        if hasattr(x, "shape") and x.shape[: len(tasks)] != tasks:
+            raise ValueError(
+                f"maml: {name}{path} is {describe(x)}, but the loss of the support set is one value for each of "
+                f"{_count(tasks)} tasks: expected shape {_shape(tasks, '...')}"
+            )
+
+
+def check_tasks(losses: Any, tasks: Axes) -> None:
+    """The loss kept the task axes when the parameters got them too."""
+    if task_axes(losses) != tasks:
+        raise ValueError(
+            f"maml: the loss returned {describe(losses)} for adapted parameters and {_shape(tasks)} for the shared ones: "
+            "expected one value per task both times: reduce over all other axes, and start from parameters without a task axis"
+        )
+
+
+def check_finite(losses: Any, name: str, when: str) -> None:
+    losses = value(losses)
+    finite = np.isfinite(losses)
+    if not finite.all():
+        at = tuple(int(i[0]) for i in np.nonzero(~finite)) if finite.ndim else ()
+        task = f" of task {', '.join(map(str, at))}" if at else ""
+        found = losses[at] if at else losses
+        raise FloatingPointError(f"maml: {name}{task} {when} is {found}: lower lr, or look at that task's data")
+
+
+def _count(tasks: Axes) -> str:
+    return " x ".join(map(str, tasks))
+
+
+def _shape(tasks: Axes, *rest: str) -> str:
+    return f"[{','.join([*map(str, tasks), *rest])}]"

@@ -1,0 +1,77 @@
+"""The inner loop: gradient descent on the support set of each task, which an outer derivative may pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import trees
+from ..engine.transforms import grad, stop_gradient
+from .checks import check_data, check_finite, check_setting, check_tasks, task_axes
+
+Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
+
+
+def adapt(loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int = 2) -> Any:
+    """θ' after `steps` times θ' = θ - lr ∇θ loss(θ, support), equation 1: leaves like those of `params` for one task.
+
+    Many tasks (see tinymeta.maml) all start from `params`, and the result's leaves have a leading task axis (T, ...). `lr` is
+    a float, or a tree like `params` with a rate for each leaf or element. order=2 lets derivatives pass through the inner
+    gradient; order=1 takes that gradient as a constant, so that ∂θ'/∂θ = I. FloatingPointError, naming step and task, for
+    a support loss that is not finite.
+    """
+    *_, adapted = _descend(loss, params, support, lr, steps, order, check_finite)
+    return adapted
+
+
+def adaptation_path(loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int = 2) -> list[Any]:
+    """The parameters before and after each step of `adapt`, steps + 1 trees; a task that diverges goes on as inf and NaN."""
+    return list(_descend(loss, params, support, lr, steps, order, _accept))
+
+
+def _descend(
+    loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int, check: Callable[[Any, str, str], None]
+) -> Iterator[Any]:
+    check_setting(steps, order)
+    tasks = task_axes(loss(stop_gradient(params), support))
+    check_data("support", support, tasks)
+    fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
+    yield fast
+    for step in range(steps):
+
+        def total(weights: Any, step: int = step) -> Any:
+            losses = loss(weights, support)
+            check_tasks(losses, tasks)
+            check(losses, "the support loss", f"at inner step {step + 1} of {steps}")
+            return ops.sum(losses)
+
+        fast = _step(fast, _gradient(total, fast, order), lr)
+        yield fast
+
+
+def _gradient(total: Callable, fast: Any, order: int) -> Any:
+    """The gradient of a sum over tasks is that of every task: no task's loss depends on another's weights."""
+    if order == 2:
+        return grad(total)(fast)
+    return stop_gradient(grad(total)(stop_gradient(fast)))
+
+
+def _step(fast: Any, gradient: Any, lr: Any) -> Any:
+    """Equation 1."""
+    rates = trees.map(lambda _: lr, fast) if _is_scalar(lr) else lr
+    return trees.map(lambda p, g, rate: p - _in_dtype(rate, g.dtype) * g, fast, gradient, rates)
+
+
+def _is_scalar(lr: Any) -> bool:
+    return isinstance(lr, (int, float)) or getattr(lr, "shape", None) == ()
+
+
+def _in_dtype(rate: Any, dtype: Any) -> Any:
+    return ops.astype(rate, dtype) if hasattr(rate, "dtype") else rate
+
+
+def _accept(losses: Any, name: str, when: str) -> None:
+    """Any value is in order."""
