@@ -121,7 +121,7 @@ def lstm_cell_vjp_vjp(
     agree("lstm_cell_vjp_vjp", x=(x, "n d"), dd_x=(dd_x, "n d"), W=(W, "k G"), dd_W=(dd_W, "k G"), dd_b=(dd_b, "G"))
     agree("lstm_cell_vjp_vjp", h=(h, "n H"), dd_h=(dd_h, "n H"), dd_c=(dd_c, "n H"))
     d_t, d_c_new, d_gates = _backward_to_gates(cell, dh_new, dc_new)
-    slope, curvature = _gate_slope_and_curvature(cell)
+    slope, curvature = _gate_slope(cell), _gate_curvature(cell)
     d_z = d_gates * slope
     u, i, f, g, o, c, _, t, _ = cell
 
@@ -163,8 +163,7 @@ def _cell(x: Array, h: Array, c: Array, W: Array, b: Array) -> Cell:
 
 def _cell_backward(cell: Cell, W: Array, dh_new: Array, dc_new: Array) -> tuple[Array, Array, Array, Array, Array]:
     _, d_c_new, d_gates = _backward_to_gates(cell, dh_new, dc_new)
-    slope, _ = _gate_slope_and_curvature(cell)
-    d_z = d_gates * slope  # B3, of 3: i, f, g, o = s(z_i), s(z_f), tanh(z_g), s(z_o)
+    d_z = d_gates * _gate_slope(cell)  # B3, of 3: i, f, g, o = s(z_i), s(z_f), tanh(z_g), s(z_o)
     d_u, d_W, d_b = d_z @ W.T, cell.u.T @ d_z, d_z.sum(axis=0)  # B2, of 2: z = u W + b
     d_x, d_h = _split_u(cell, d_u)  # B1, of 1: u = [x, h]
     return d_x, d_h, d_c_new * cell.f, d_W, d_b  # B4: d_c = d_c' f
@@ -179,11 +178,16 @@ def _backward_to_gates(cell: Cell, dh_new: Array, dc_new: Array) -> tuple[Array,
     return d_t, d_c_new, np.concatenate([d_i, d_f, d_g, d_o], axis=1)
 
 
-def _gate_slope_and_curvature(cell: Cell) -> tuple[Array, Array]:
-    """d gate / d z as a function of the gate, and the derivative of that function; both (n, 4H)."""
+def _gate_slope(cell: Cell) -> Array:
+    """d gate / d z as a function of the gate (n, 4H)."""
     _, i, f, g, o, *_ = cell
-    slope = np.concatenate([i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)], axis=1)
-    return slope, np.concatenate([1 - 2 * i, 1 - 2 * f, -2 * g, 1 - 2 * o], axis=1)
+    return np.concatenate([i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)], axis=1)
+
+
+def _gate_curvature(cell: Cell) -> Array:
+    """The derivative of the slope with respect to the gate (n, 4H)."""
+    _, i, f, g, o, *_ = cell
+    return np.concatenate([1 - 2 * i, 1 - 2 * f, -2 * g, 1 - 2 * o], axis=1)
 
 
 def _split_u(cell: Cell, d_u: Array) -> tuple[Array, Array]:
