@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from tinymeta.kernels import agree, one_dtype
 
 from tinymeta import kernels
+from tinymeta.kernels import agree, one_dtype
 
 
 def test_agree_returns_the_sizes_of_named_axes():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from tinymeta.kernels.fisher import linear_exact, mlp_fisher, scores, scores_reduced
 
 quick = settings(max_examples=25, deadline=None)

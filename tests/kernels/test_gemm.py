@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tinymeta.kernels.gemm import matmul, matmul_vjp
 
 quick = settings(max_examples=40, deadline=None)

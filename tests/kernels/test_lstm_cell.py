@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tinymeta.kernels.lstm import log_and_sign, log_and_sign_vjp, lstm_cell, lstm_cell_vjp, lstm_cell_vjp_vjp
 
 quick = settings(max_examples=30, deadline=None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from tinymeta.kernels.penalty import adam_step, fold, penalty, penalty_grad, proximal_step, sgd_step
 
 quick = settings(max_examples=40, deadline=None)

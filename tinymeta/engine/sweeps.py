@@ -32,13 +32,13 @@ class Graph:
         found, self.outside = _walk(leaves, outputs)
         self.outer = bool(self.outside) or any(w.prim is not None for w in leaves)
         self.live = live = set(leaves)
-        self.nodes = nodes = []
+        self.nodes: list[Tensor] = []
         found.sort(key=_by_creation)
         for node in found:
             for x in node.inputs:
                 if type(x) is Tensor and x in live:
                     live.add(node)
-                    nodes.append(node)
+                    self.nodes.append(node)
                     break
 
 
@@ -81,7 +81,8 @@ def pullback(graph: Graph, cotangents: Sequence[Any], record: bool) -> list[Any]
 
 
 def _pull_one(node: Tensor, g: Any, live: set[Tensor], totals: dict[Tensor, Any], record: bool) -> None:
-    prim, args, out = node.prim, node.inputs, node.data
+    prim, out = node.prim, node.data
+    args: Sequence[Any] = node.inputs
     if type(out) is tuple:
         g, out = _fill(g, out), parts(node) if record else out
     elif record:
@@ -149,7 +150,7 @@ def pushforward(graph: Graph, tangents: Sequence[Any], record: bool) -> list[Any
 
 def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
     prim = node.prim
-    dots = [totals.get(x) if type(x) is Tensor else None for x in node.inputs]
+    dots: list[Any] = [totals.get(x) if type(x) is Tensor else None for x in node.inputs]
     if all(d is None for d in dots):
         return None
     if prim is PICK:

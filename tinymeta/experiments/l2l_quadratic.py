@@ -58,7 +58,8 @@ EXPERIMENT = Experiment(
     title="A learned optimizer on random quadratics",
     paper="1606.04474",
     summary="A two-layer LSTM, the same for every coordinate, is trained to minimise random 10-dimensional quadratics and is "
-    "then compared with SGD, Nesterov momentum, RMSprop and ADAM, each with its best learning rate, on quadratics that it has never seen.",
+    "then compared with SGD, Nesterov momentum, RMSprop and ADAM, each with its best learning rate, on quadratics that it has "
+    "never seen.",
     how_to_read="Lower is better. The red curve is the learned optimizer; every other curve is a hand-designed one at the "
     "learning rate that gives it the lowest final loss.",
     config=Config,

@@ -114,7 +114,13 @@ def tune_baselines(config: Training, run: Run, make_problem: MakeProblem) -> dic
 def _rows(curves: dict[str, np.ndarray], published: dict[str, float], steps: int) -> list[Row]:
     final = {name: mean_ci95(curve[-1]) for name, curve in curves.items()}
     rows = [
-        Row(f"{name}, loss at step {steps}", mean, published.get(name), ci95, source=FIGURE_READ if name in published else "")
+        Row(
+            f"{name}, loss at step {steps}",
+            mean,
+            published.get(name),
+            ci95,
+            source=FIGURE_READ if name in published else "",
+        )
         for name, (mean, ci95) in final.items()
     ]
     best = min((name for name in final if name != "LSTM"), key=lambda name: final[name][0])

@@ -12,6 +12,6 @@ from .problems import Problem, mlp_problem, quadratic_problem
 from .runner import BASELINES, RATES, best_rate, final_loss, optimize
 
 __all__ = [
-    "BASELINES", "RATES", "Carry", "LSTMOptimizer", "Problem", "best_rate", "final_loss", "init_weights", "log_and_sign", "lstm_cell",
-    "meta_step", "mlp_problem", "optimize", "propose", "quadratic_problem", "unroll",
+    "BASELINES", "RATES", "Carry", "LSTMOptimizer", "Problem", "best_rate", "final_loss", "init_weights",
+    "log_and_sign", "lstm_cell", "meta_step", "mlp_problem", "optimize", "propose", "quadratic_problem", "unroll",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.tensor import Prim, bind
-from .table import binary, unary
+from .table import Op, binary, unary
 
 
 def _sigmoid(x: Any) -> Any:
@@ -39,7 +39,7 @@ add = binary("add", np.add, (lambda g, z, x, y: g, lambda g, z, x, y: g), "{0} +
 subtract = binary("subtract", np.subtract, (lambda g, z, x, y: g, lambda g, z, x, y: -g), "{0} - {1}")
 multiply = binary("multiply", np.multiply, (lambda g, z, x, y: g * y, lambda g, z, x, y: g * x), "{0} * {1}")
 divide = binary("divide", np.divide, (lambda g, z, x, y: g / y, lambda g, z, x, y: -g * z / y), "{0} / {1}")
-power = binary(
+power: Op = binary(
     "power",
     np.power,
     (
@@ -71,19 +71,19 @@ negative = unary("negative", np.negative, lambda g, y, x: -g, "-{0}")
 reciprocal = unary("reciprocal", np.reciprocal, lambda g, y, x: -g * (y * y), "1 / {0}")
 exp = unary("exp", np.exp, lambda g, y, x: g * y, "exp({0})")
 expm1 = unary("expm1", np.expm1, lambda g, y, x: g * (y + 1), "exp({0}) - 1")
-log = unary("log", np.log, lambda g, y, x: g / x, "log({0})")
+log: Op = unary("log", np.log, lambda g, y, x: g / x, "log({0})")
 log1p = unary("log1p", np.log1p, lambda g, y, x: g / (1 + x), "log(1 + {0})")
 sqrt = unary("sqrt", np.sqrt, lambda g, y, x: g * (0.5 / _or_inf(y)), "sqrt({0})")
 square = unary("square", np.square, lambda g, y, x: g * (2 * x), "{0} * {0}")
 absolute = unary("absolute", np.absolute, lambda g, y, x: g * sign(x), "abs({0})")
 sin = unary("sin", np.sin, lambda g, y, x: g * cos(x), "sin({0})")
-cos = unary("cos", np.cos, lambda g, y, x: -g * sin(x), "cos({0})")
+cos: Op = unary("cos", np.cos, lambda g, y, x: -g * sin(x), "cos({0})")
 tan = unary("tan", np.tan, lambda g, y, x: g * (1 + y * y), "tan({0})")
 arctan = unary("arctan", np.arctan, lambda g, y, x: g / (1 + x * x), "atan({0})")
 sinh = unary("sinh", np.sinh, lambda g, y, x: g * cosh(x), "sinh({0})")
-cosh = unary("cosh", np.cosh, lambda g, y, x: g * sinh(x), "cosh({0})")
+cosh: Op = unary("cosh", np.cosh, lambda g, y, x: g * sinh(x), "cosh({0})")
 tanh = unary("tanh", np.tanh, lambda g, y, x: g * (1 - y * y), "tanh({0})")
-sigmoid = unary(
+sigmoid: Op = unary(
     "sigmoid",
     _sigmoid,
     lambda g, y, x: g * (y * (1 - y)),
@@ -106,7 +106,7 @@ softplus = unary(
 )
 
 # no derivative: piecewise constant, or boolean; the result is a plain array
-sign = unary("sign", np.sign, None, "sign({0})")
+sign: Op = unary("sign", np.sign, None, "sign({0})")
 floor = unary("floor", np.floor, None, "floor({0})")
 ceil = unary("ceil", np.ceil, None, "ceil({0})")
 rint = unary("rint", np.rint, None, "rint({0})")

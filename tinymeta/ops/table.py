@@ -9,6 +9,7 @@ import numpy as np
 
 from ..engine.tensor import Prim, bind
 
+Op = Callable[..., Any]
 UFUNCS: dict[np.ufunc, Callable] = {}  # np.exp -> ops.exp, for __array_ufunc__
 ELEMENTWISE: dict[str, Callable] = {}  # every row by name, for the generated checks
 
