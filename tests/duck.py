@@ -69,6 +69,9 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
     def sum(self, axis: Any = None) -> Duck:
         return Duck(self.inner.sum(axis))
 
+    def all(self) -> Duck:
+        return Duck(self.inner.all())
+
     def copy(self) -> Duck:
         return Duck(self.inner.copy())
 

@@ -90,6 +90,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
     """The gradients scaled down so that their joint Euclidean norm is at most `limit`."""
     squares = [ops.sum(ops.square(g)) for g in trees.leaves(grads)]
+    limit = _weak(limit)
     factor = limit / ops.maximum(ops.sqrt(sum(squares[1:], squares[0])), limit)
     return trees.map(lambda g: g * factor, grads)
 
@@ -100,7 +101,12 @@ def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[int], float]
 
 
 def _rate(lr: Rate, state: State) -> float:
-    return lr(state.step) if callable(lr) else lr
+    return _weak(lr(state.step) if callable(lr) else lr)
+
+
+def _weak(x: Any) -> Any:
+    """A NumPy scalar as a Python float, so that it does not turn float32 into float64; Tensors stay."""
+    return float(x) if isinstance(x, np.floating) else x
 
 
 def _scaled(factor: float, tree: Any) -> Any:

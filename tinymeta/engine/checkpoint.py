@@ -41,8 +41,11 @@ def checkpoint(f: Callable) -> Callable:
 
 
 def _prim(run: Callable, n: int, closure: list[Tensor]) -> Prim:
+    def made(*given: Any) -> list[Tensor]:
+        return [y for y in trees.leaves(run(*given)) if type(y) is Tensor]
+
     def again(args: tuple) -> Rerun:
-        return Rerun(run, args[:n], closure)
+        return Rerun(made, args[:n], closure)
 
     return Prim(
         "checkpoint",

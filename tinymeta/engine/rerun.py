@@ -22,9 +22,8 @@ class Rerun:
         leaves = [_leaf(a) for a in args]
         with running():
             outputs = f(*leaves, **(params or {}))
-        self.outputs = [y for y in trees.leaves(outputs) if type(y) is Tensor]
         self.differentiable = [type(leaf) is Tensor for leaf in leaves]
-        self.graph = Graph([leaf for leaf in leaves if type(leaf) is Tensor] + list(closure), self.outputs)
+        self.graph = Graph([leaf for leaf in leaves if type(leaf) is Tensor] + list(closure), trees.leaves(outputs))
 
     def pull(self, cotangents: Sequence[Any]) -> list[Any]:
         """One cotangent per argument (None for integers), then one per closed-over Tensor."""

@@ -57,7 +57,8 @@ def meta_step(
     def loss(weights: Weights) -> tuple[Any, Carry]:
         return unroll(optimizer.with_weights(weights), problem, start, unroll_length, second_derivatives)
 
-    (total, end), gradient = value_and_grad(loss, has_aux=True)(optimizer.weights)
+    with np.errstate(over="ignore", invalid="ignore"):  # proposals that diverge are reported below
+        (total, end), gradient = value_and_grad(loss, has_aux=True)(optimizer.weights)
     if not np.isfinite(total):
         raise FloatingPointError(
             f"the meta-loss is {float(total)} after optimizee steps {start.t} to {end.t}: the proposals diverge; lower the "

@@ -43,7 +43,7 @@ def propose(weights: Weights, state: State, gradient: Any, scale: float, p: floa
     for (w, b), (h, c) in zip(weights.layers, state, strict=True):
         x, c = lstm_cell(x, h, c, w, b)
         new_state.append((x, c))
-    return scale * (ops.matmul(x, weights.W_out) + weights.b_out), tuple(new_state)
+    return float(scale) * (ops.matmul(x, weights.W_out) + weights.b_out), tuple(new_state)
 
 
 def log_and_sign(gradient: Any, p: float) -> Any:

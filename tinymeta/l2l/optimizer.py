@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,38 +59,63 @@ class LSTMOptimizer:
         return replace(self, weights=weights)
 
     def save(self, path: str | Path, **notes: Any) -> None:
-        """Write weights, settings and `notes` (JSON-able: seed, config, result) to an .npz file without pickle."""
-        header = {
-            "format": FORMAT,
-            "scale": self.scale,
-            "p": self.p,
-            "layers": len(self.weights.layers),
-            "notes": notes,
-        }
+        """Write weights, settings and `notes` (JSON-able: seed, config, result) to `path`, an .npz file without pickle."""
+        header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
-        np.savez(path, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> LSTMOptimizer:
         """The optimizer that `save` wrote; ValueError if the file is none, damaged, or of another format."""
+        raw = Path(path).read_bytes()
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
-            layers = header["layers"]
-            pairs = tuple((arrays[2 * i], arrays[2 * i + 1]) for i in range(layers))
-            weights = Weights(pairs, *arrays[2 * layers :])
-        except FileNotFoundError:
-            raise
-        except Exception as error:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+                header = json.loads(str(archive["header"]))
+                arrays = [archive[f"array{i}"] for i in range(len(archive.files) - 1)]
+            known = header["format"] == FORMAT
+            loaded = _checked(cls(_weights(arrays, header["layers"]), header["scale"], header["p"])) if known else None
+        except Exception as error:  # a damaged archive raises a dozen kinds
             raise ValueError(
                 f"{path} is not a saved LSTMOptimizer, or it is damaged ({error}); save it again"
             ) from error
-        if header["format"] != FORMAT:
+        if loaded is None:
             raise ValueError(
                 f"{path} has format {header['format']}, this tinymeta reads {FORMAT}; save it with this version"
             )
-        return cls(weights, header["scale"], header["p"])
+        return loaded
+
+
+def _weights(arrays: list[np.ndarray], layers: int) -> Weights:
+    pairs = tuple((arrays[2 * i], arrays[2 * i + 1]) for i in range(layers))
+    return Weights(pairs, *arrays[2 * layers :])
+
+
+def _checked(optimizer: LSTMOptimizer) -> LSTMOptimizer:
+    """The optimizer, if its settings are numbers and its arrays fit together; ValueError otherwise."""
+    weights, width = optimizer.weights, 1 if optimizer.p is None else 2
+    kinds = {x.dtype for x in trees.leaves(weights)}
+    if len(kinds) != 1 or kinds.pop().kind != "f":
+        raise ValueError(f"its arrays are of {', '.join(sorted({str(x.dtype) for x in trees.leaves(weights)}))}")
+    largest = float(np.log(np.finfo(weights.W_out.dtype).max))
+    if not _is_number(optimizer.scale):
+        raise ValueError(f"its scale is {optimizer.scale!r}")
+    if optimizer.p is not None and not (_is_number(optimizer.p) and 0 < optimizer.p < largest):
+        raise ValueError(f"its p is {optimizer.p!r}")
+    for w, b in weights.layers:
+        size = b.size // 4
+        if b.shape != (4 * size,) or w.shape != (width + size, 4 * size):
+            raise ValueError(f"a layer has weights {describe(w)} and biases {describe(b)} for {width} inputs")
+        width = size
+    if weights.W_out.shape != (width,) or weights.b_out.shape != ():
+        raise ValueError(
+            f"its output layer is {describe(weights.W_out)} and {describe(weights.b_out)} for {width} inputs"
+        )
+    return optimizer
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
 def _flatten(tree: Any) -> Any:

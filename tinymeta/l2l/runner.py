@@ -47,10 +47,10 @@ def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
 
 def best_rate(results: Mapping[float, float]) -> float:
     """The learning rate with the lowest final loss, the paper's rule (section 3); ValueError if none has a finite one."""
-    lr = min(results, key=lambda rate: results[rate])
-    if not np.isfinite(results[lr]):
+    finite = {lr: loss for lr, loss in results.items() if np.isfinite(loss)}
+    if not finite:
         raise ValueError(f"no learning rate among {sorted(results)} gives a finite loss; add smaller ones")
-    return lr
+    return min(finite, key=lambda lr: finite[lr])
 
 
 def final_loss(optimizer: Any, problem: Problem, steps: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine.backend import choose
 from ..engine.rerun import Rerun
-from ..engine.tensor import Prim, bind
+from ..engine.tensor import Prim, Tensor, bind, describe
 
 Kernels = Mapping[str, Callable]  # backend ("numpy", "numba", "cuda") -> function of plain arrays
 KERNELS: dict[str, Callable] = {}  # every declared kernel op by name: its tests and benchmarks are generated from this
@@ -54,17 +54,18 @@ def _kernel_prim(
     vjp_vjp: Kernels | None = None,
     jvp: Kernels | None = None,
 ) -> Prim:
-    pulled = _vjp_op(name, reference, vjp, vjp_vjp) if vjp else None
+    pulled = _vjp_prim(name, reference, vjp, vjp_vjp) if vjp else None
 
     def vjp_rule(g: Any, out: Any, *args: Any, **params: Any) -> Any:
         gs = g if isinstance(g, tuple) else (g,)
         if pulled is None:
             return Rerun(reference, args, params=params).pull(gs)
-        found = iter(_tuple(bind(pulled, *gs, *args, outputs=len(gs), many=isinstance(g, tuple), **params)))
+        several = len(gs) if isinstance(g, tuple) else 0
+        found = iter(bind(pulled, *gs, *args, several=several, given=params))
         return [next(found) if _is_float(a) else None for a in args]
 
     def jvp_rule(tangents: Any, out: Any, *args: Any, **params: Any) -> Any:
-        if jvp and not any(hasattr(x, "prim") for x in (*tangents, *args)):
+        if jvp and not any(type(x) is Tensor for x in (*tangents, *args)):
             return choose(name, jvp, args)(tangents, *args, **params)
         pushed = Rerun(reference, args, params=params).push(tangents)
         return pushed if isinstance(out, tuple) else pushed[0]
@@ -72,34 +73,51 @@ def _kernel_prim(
     return Prim(name, lambda *a, **p: choose(name, forward, a)(*a, **p), vjp=vjp_rule, jvp=jvp_rule)
 
 
-def _vjp_op(name: str, reference: Callable, vjp: Kernels, vjp_vjp: Kernels | None) -> Prim:
-    """The VJP kernel as a primitive of (cotangents..., arrays...), with the VJP of the reference as its own reference."""
+def _vjp_prim(name: str, reference: Callable, vjp: Kernels, vjp_vjp: Kernels | None) -> Prim:
+    """The VJP kernel as a primitive of (cotangents..., arrays...) -> the cotangents of the float arrays, a tuple.
 
-    def composed(*all_args: Any, outputs: int, many: bool, **params: Any) -> tuple:
-        again = Rerun(reference, all_args[outputs:], params=params)
-        return tuple(g for g in again.pull(all_args[:outputs]) if g is not None)
+    Its own reference is the VJP of the reference. `several` is the number of cotangents if the op returns a tuple, else 0;
+    `given` are the op's own parameters.
+    """
 
-    def adapt(kernel_function: Callable) -> Callable:
-        def run(*all_args: Any, outputs: int, many: bool, **params: Any) -> tuple:
-            gs, args = all_args[:outputs], all_args[outputs:]
-            return tuple(g for g in kernel_function(gs if many else gs[0], *args, **params) if g is not None)
+    def composed(*inputs: Any, several: int, given: dict) -> tuple:
+        n = several or 1
+        return tuple(g for g in Rerun(reference, inputs[n:], params=given).pull(inputs[:n]) if g is not None)
 
-        return run
-
-    def adapt_double(kernel_function: Callable) -> Callable:
-        def run(g: tuple, *all_args: Any, outputs: int, many: bool, **params: Any) -> Any:
-            gs, args = all_args[:outputs], all_args[outputs:]
-            return kernel_function(g, gs if many else gs[0], *args, **params)
+    def adapted(kernel_function: Callable) -> Callable:
+        def run(*inputs: Any, several: int, given: dict) -> tuple:
+            g, args = _cut(inputs, several)
+            return _of_floats(name, kernel_function(g, *args, **given), args)
 
         return run
 
-    forward = {backend: adapt(f) for backend, f in vjp.items()}
-    double = {backend: adapt_double(f) for backend, f in vjp_vjp.items()} if vjp_vjp else None
+    def adapted_double(kernel_function: Callable) -> Callable:
+        def run(dd: tuple, *inputs: Any, several: int, given: dict) -> Any:
+            g, args = _cut(inputs, several)
+            return kernel_function(dd, g, *args, **given)
+
+        return run
+
+    forward = {backend: adapted(f) for backend, f in vjp.items()}
+    double = {backend: adapted_double(f) for backend, f in vjp_vjp.items()} if vjp_vjp else None
     return _kernel_prim(f"{name}_vjp", composed, forward, double)
 
 
-def _tuple(x: Any) -> tuple:
-    return x if isinstance(x, tuple) else (x,)
+def _cut(inputs: tuple, several: int) -> tuple[Any, tuple]:
+    """The cotangents (a tuple, or the only one) and the arrays."""
+    return (inputs[:several], inputs[several:]) if several else (inputs[0], inputs[1:])
+
+
+def _of_floats(name: str, cotangents: Any, args: tuple) -> tuple:
+    """The cotangents of the float arrays; ValueError if the kernel gave too few, or none for one of them."""
+    if len(cotangents) != len(args):
+        raise ValueError(f"the VJP kernel of {name} returned {len(cotangents)} cotangents for {len(args)} arguments")
+    for i, (g, a) in enumerate(zip(cotangents, args, strict=True)):
+        if _is_float(a) and g is None:
+            raise ValueError(
+                f"the VJP kernel of {name} returned None for argument {i}, {describe(a)}; expected an array"
+            )
+    return tuple(g for g, a in zip(cotangents, args, strict=True) if _is_float(a))
 
 
 def _is_float(x: Any) -> bool:

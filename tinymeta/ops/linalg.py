@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def matmul(a: Any, b: Any) -> Any:
     if np.ndim(b) == 1:
         return _squeeze(matmul(a, expand_dims(b, 1)), -1)
     if np.ndim(a) > 2 and np.ndim(b) == 2:  # one large product instead of many small ones
-        return reshape(bind(_matmul, reshape(a, (-1, a.shape[-1])), b), (*a.shape[:-1], b.shape[-1]))
+        rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
+        return reshape(bind(_matmul, rows, b), (*a.shape[:-1], b.shape[-1]))
     return bind(_matmul, a, b)
 
 
@@ -63,9 +65,9 @@ def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
     if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
         raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes {ia} and {ib} differ in length")
     free_a, free_b = ([i for i in range(n) if i not in used] for n, used in ((na, ia), (nb, ib)))
-    summed = int(np.prod([a.shape[i] for i in ia]))
-    left = reshape(transpose(a, free_a + ia), (int(np.prod([a.shape[i] for i in free_a])), summed))
-    right = reshape(transpose(b, ib + free_b), (summed, int(np.prod([b.shape[i] for i in free_b]))))
+    summed = math.prod(a.shape[i] for i in ia)
+    left = reshape(transpose(a, free_a + ia), (math.prod(a.shape[i] for i in free_a), summed))
+    right = reshape(transpose(b, ib + free_b), (summed, math.prod(b.shape[i] for i in free_b)))
     return reshape(matmul(left, right), [a.shape[i] for i in free_a] + [b.shape[i] for i in free_b])
 
 

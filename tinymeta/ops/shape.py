@@ -108,8 +108,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
             raise ValueError(
                 f"split: axis {axis} of length {n} does not divide into {indices_or_sections} equal sections"
             )
-        size = n // indices_or_sections
-        indices: Sequence[int] = range(size, n, size)
+        indices: Sequence[int] = [i * (n // indices_or_sections) for i in range(1, indices_or_sections)]
     else:
         indices = indices_or_sections
     before = (builtins.slice(None),) * (axis % x.ndim)

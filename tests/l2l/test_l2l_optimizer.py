@@ -1,0 +1,135 @@
+"""l2l.LSTMOptimizer: the protocol of tinymeta.optim, on trees, in one dtype."""
+
+import numpy as np
+import pytest
+from l2l import settings
+
+import tinymeta as tm
+from tinymeta import l2l, ops, optim, trees
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_a_tree_is_updated_as_its_coordinates_in_order(rng):
+    optimizer, params = settings.optimizer(rng), settings.tree_of(rng)
+    gradients = [settings.tree_of(rng) for _ in range(3)]
+    state, flat_state = optimizer.init(params), optimizer.init(np.zeros(7))
+    for g in gradients:
+        updates, state = optimizer.update(g, state, params)
+        flat, flat_state = optimizer.update(np.concatenate([x.ravel() for x in trees.leaves(g)]), flat_state)
+        assert {path: x.shape for path, x in trees.items(updates)} == {path: x.shape for path, x in trees.items(g)}
+        np.testing.assert_array_equal(np.concatenate([x.ravel() for x in trees.leaves(updates)]), flat)
+    for a, b in zip(trees.leaves(state), trees.leaves(flat_state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_given_is_changed(rng):
+    optimizer, g = settings.optimizer(rng), settings.tree_of(rng)
+    state = optimizer.init(g)
+    given = (optimizer.weights, g, state)
+    copies = trees.map(np.copy, given)
+    optimizer.update(g, state, g)
+    for a, b in zip(trees.leaves(given), trees.leaves(copies), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_first_state_is_zero_and_later_ones_are_not(rng):
+    optimizer, g = settings.optimizer(rng, hidden=(4, 3)), rng.normal(size=(2, 5))
+    state = optimizer.init(g)
+    assert [(h.shape, c.shape) for h, c in state] == [((10, 4), (10, 4)), ((10, 3), (10, 3))]
+    assert not any(x.any() for x in trees.leaves(state))
+    _, state = optimizer.update(g, state)
+    assert all(x.any() for x in trees.leaves(state))
+    first, second = (optimizer.update(g, s)[0] for s in (optimizer.init(g), state))
+    assert not np.allclose(first, second)
+
+
+def test_scale_multiplies_the_updates(rng):
+    one, g = settings.optimizer(rng, scale=1.0), rng.normal(size=5)
+    small = l2l.LSTMOptimizer(one.weights, 0.01, one.p)
+    np.testing.assert_allclose(small.update(g, small.init(g))[0], 0.01 * one.update(g, one.init(g))[0], rtol=1e-14)
+
+
+def test_it_replaces_an_optimizer_of_optim(rng):
+    problem = settings.quadratics(rng)
+    for optimizer in (settings.optimizer(rng), optim.adam(0.1)):
+        assert l2l.optimize(optimizer, problem, 3).shape == (4, 2)
+
+
+@pytest.mark.parametrize("p", [None, 10.0])
+@pytest.mark.parametrize("scale", [0.1, np.float64(0.1)], ids=["float", "float64"])
+def test_float32_stays_float32(rng, p, scale):
+    optimizer = settings.optimizer(rng, p=p, scale=scale, dtype=np.float32)
+    g = settings.tree_of(rng, np.float32)
+    updates, state = optimizer.update(g, optimizer.init(g))
+    assert {x.dtype for x in trees.leaves((updates, state))} == {np.dtype(np.float32)}
+    problem = settings.quadratics(rng, dtype=np.float32)
+    assert l2l.optimize(optimizer, problem, 2).dtype == np.float32
+    total, gradient = tm.value_and_grad(
+        lambda w: l2l.unroll(optimizer.with_weights(w), problem, settings.start(optimizer, problem), 2)[0]
+    )(optimizer.weights)
+    assert {total.dtype, *(x.dtype for x in trees.leaves(gradient))} == {np.dtype(np.float32)}
+
+
+def test_with_weights_changes_the_weights_alone(rng):
+    optimizer, other = settings.optimizer(rng, scale=0.2, p=5.0), settings.optimizer(rng)
+    changed = optimizer.with_weights(other.weights)
+    assert (changed.weights, changed.scale, changed.p) == (other.weights, 0.2, 5.0)
+
+
+def test_the_update_is_differentiable_in_weights_state_and_gradient(rng):
+    optimizer, g = settings.optimizer(rng, hidden=(3,), p=None), rng.normal(size=2)
+    state = trees.map(lambda x: rng.normal(size=x.shape), optimizer.init(g))
+    f = lambda weights, state, g: optimizer.with_weights(weights).update(g, state)
+    tm.check.gradients(f, optimizer.weights, state, g, order=2)
+
+
+# ---- refusals ----
+
+
+def test_a_state_for_another_number_of_coordinates_is_refused(rng):
+    optimizer = settings.optimizer(rng)
+    sentence = r"gradients have 3 coordinates, the state is for 2; call init\(params\)"
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.update({"a": np.ones(1), "b": np.ones((2, 1))}, optimizer.init(np.ones(2)))
+
+
+def test_gradients_of_several_dtypes_are_refused(rng):
+    optimizer = settings.optimizer(rng)
+    mixed = {"a": np.ones(2), "b": np.ones(3, np.float32)}
+    with pytest.raises(TypeError, match=r"gradients of several dtypes \(float64\[2\], float32\[3\]\), expected one"):
+        optimizer.update(mixed, optimizer.init(mixed))
+
+
+@pytest.mark.parametrize(("weights", "gradient"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_gradients_of_another_dtype_than_the_weights_are_refused(rng, weights, gradient):
+    optimizer, g = settings.optimizer(rng, dtype=weights), np.ones(2, gradient)
+    with pytest.raises(TypeError, match="make them one dtype"):
+        optimizer.update(g, optimizer.init(g))
+
+
+@pytest.mark.parametrize("tree", [{}, {"a": None}])
+def test_an_empty_tree_is_refused(rng, tree):
+    optimizer = settings.optimizer(rng)
+    with pytest.raises(ValueError, match="the gradients are an empty tree"):
+        optimizer.update(tree, optimizer.init(tree))
+
+
+def test_a_p_that_does_not_fit_the_weights_is_refused(rng):
+    two_inputs = settings.optimizer(rng, p=10.0)
+    one_input = l2l.LSTMOptimizer(two_inputs.weights, p=None)
+    with pytest.raises(ValueError, match="W has shape"):
+        one_input.update(np.ones(2), one_input.init(np.ones(2)))
+
+
+def test_no_coordinates_at_all_are_no_problem(rng):
+    optimizer, g = settings.optimizer(rng), np.ones((0, 3))
+    updates, _ = optimizer.update(g, optimizer.init(g))
+    assert updates.shape == (0, 3)
+    assert (
+        tm.grad(lambda w: ops.sum(optimizer.with_weights(w).update(g, optimizer.init(g))[0]))(optimizer.weights).b_out
+        == 0
+    )
