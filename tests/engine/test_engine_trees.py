@@ -1,0 +1,99 @@
+"""Trees: flattening and rebuilding give the tree back, and a mismatch names the place."""
+
+from collections import OrderedDict, namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta.check import strategies
+from tinymeta.check.arrays import Layer, Pair
+from tinymeta.engine import trees
+
+TREES = strategies.trees(st.integers(0, 9), max_leaves=12)
+
+
+@given(tree=TREES)
+def test_leaves_and_unflatten_are_inverse(tree):
+    assert trees.unflatten(tree, trees.leaves(tree)) == tree
+
+
+@given(tree=TREES)
+def test_map_keeps_structure_and_order(tree):
+    shifted = trees.map(lambda x: x + 1, tree)
+    assert trees.leaves(shifted) == [x + 1 for x in trees.leaves(tree)]
+    assert trees.map(lambda x: x - 1, shifted) == tree
+    assert trees.map(lambda x, y: x - y, shifted, tree) == trees.map(lambda _: 1, tree)
+
+
+@given(tree=TREES)
+def test_paths_lead_to_their_leaves(tree):
+    for path, leaf in trees.items(tree):
+        node = tree
+        for key in eval(f"[{path.replace('][', '],[').replace('[', '').replace(']', '')}]"):
+            node = getattr(node, key) if isinstance(node, (Pair, Layer)) and isinstance(key, str) else node[key]
+        assert node == leaf
+
+
+@given(tree=TREES, extra=st.integers(1, 3))
+def test_a_wrong_number_of_leaves_is_refused(tree, extra):
+    flat = trees.leaves(tree)
+    with pytest.raises(ValueError, match=f"needs {len(flat)} leaves, got more"):
+        trees.unflatten(tree, flat + [0] * extra)
+    if flat:
+        with pytest.raises(ValueError, match=f"needs {len(flat)} leaves, got fewer"):
+            trees.unflatten(tree, flat[:-1])
+
+
+def test_dicts_match_by_key_whatever_their_order():
+    left, right = {"a": 1, "b": [2]}, {"b": [20], "a": 10}
+    assert trees.map(lambda x, y: x + y, left, right) == {"a": 11, "b": [22]}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"w": [1, 2]}, r"trees differ at the root: expected keys ['w', 'b'], got keys ['w']"),
+        ({"w": [1], "b": 3}, r"trees differ at ['w']: expected keys [0, 1], got keys [0]"),
+        ({"w": 1, "b": 3}, r"trees differ at ['w']: expected keys [0, 1], got a leaf"),
+        (None, r"trees differ at the root: expected keys ['w', 'b'], got keys []"),
+    ],
+)
+def test_a_mismatch_names_the_first_place(other, message):
+    with pytest.raises(ValueError) as caught:
+        trees.map(lambda x, y: x, {"w": [1, 2], "b": 3}, other)
+    assert str(caught.value) == message
+
+
+def test_a_mismatched_tangent_names_the_place():
+    params = {"w": np.ones(2), "b": [np.ones(3)]}
+    f = lambda p: np.sum(p["w"]) + np.sum(p["b"][0])
+    with pytest.raises(ValueError, match=r"trees differ at \['b'\]"):
+        tm.hvp(f, params, {"w": np.ones(2), "b": np.ones(3)})
+    with pytest.raises(ValueError, match=r"float64\[4\].*float64\[3\]"):
+        tm.hvp(f, params, {"w": np.ones(2), "b": [np.ones(4)]})
+
+
+def test_the_kinds_of_nodes_are_kept():
+    Point = namedtuple("Point", "x y")
+    tree = OrderedDict(a=Point(1, (2, [3])), b=Layer(4, None))
+    doubled = trees.map(lambda x: 2 * x, tree)
+    assert doubled == OrderedDict(a=Point(2, (4, [6])), b=Layer(8, None))
+    assert type(doubled) is OrderedDict
+    assert type(doubled["a"]) is Point
+    assert type(doubled["b"]) is Layer
+
+
+@given(tree=strategies.trees())
+def test_the_gradient_is_a_tree_of_the_same_structure(tree):
+    f = lambda tree: sum((np.sum(x**3) for x in trees.leaves(tree)), start=0.0)
+    gradient = tm.grad(f)(tree)
+    assert [path for path, _ in trees.items(gradient)] == [path for path, _ in trees.items(tree)]
+    assert type(gradient) is type(tree) or isinstance(tree, np.ndarray)
+    for g, x in zip(trees.leaves(gradient), trees.leaves(tree), strict=True):
+        np.testing.assert_allclose(g, 3 * x**2, rtol=1e-14)
+    product = tm.hvp(f, tree, tree)
+    for h, x in zip(trees.leaves(product), trees.leaves(tree), strict=True):
+        np.testing.assert_allclose(h, 6 * x * x, rtol=1e-14)

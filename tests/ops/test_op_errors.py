@@ -1,0 +1,133 @@
+"""What the ops refuse, and that the sentence names the op, the dtype[shape], and what to do."""
+
+import re
+
+import numpy as np
+import pytest
+
+import tinymeta as tm
+from tinymeta import ops
+
+X = np.ones((3, 4))
+
+
+def refused(f, *parts, error=TypeError, x=X):
+    """f raises `error` inside a derivative, with every part in its message."""
+    with pytest.raises(error) as caught:
+        tm.grad(f)(x)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "f"),
+    [
+        ("float()", lambda x: float(x[0, 0])),
+        ("int()", lambda x: int(x[0, 0])),
+        ("index()", lambda x: [1, 2, 3][x[0, 0]]),
+        ("item()", lambda x: x[0, 0].item()),
+        ("np.asarray", lambda x: np.sum(np.asarray(x[0, 0]))),
+        ("np.asarray", lambda x: np.sum(np.array([x[0, 0], x[0, 1]]))),
+    ],
+)
+def test_what_would_lose_the_gradient_is_refused(what, f):
+    refused(f, f"{what} of a Tensor float64[]", "tm.stop_gradient")
+
+
+@pytest.mark.parametrize(
+    ("name", "f"),
+    [
+        ("np.repeat", lambda x: np.sum(np.repeat(x, 2))),
+        ("np.linalg.det", lambda x: np.linalg.det(x)),
+        ("np.sort", lambda x: np.sum(np.sort(x))),
+        ("np.arcsin", lambda x: np.sum(np.arcsin(x))),
+        ("np.add.reduce", lambda x: np.add.reduce(x)),
+        ("np.multiply.outer", lambda x: np.multiply.outer(x, x)),
+        ("np.add with out", lambda x: np.add(x, 1, out=np.zeros((3, 4)))),
+        ("np.exp with where", lambda x: np.exp(x, where=x > 0)),
+    ],
+)
+def test_an_unknown_numpy_function_is_refused_by_name(name, f):
+    refused(f, name, "has no derivative rule for float64[3,4]", "tinymeta.ops")
+
+
+def test_a_tensor_as_an_index_is_refused():
+    refused(lambda x: np.arange(3)[x[0, 0]], "of a Tensor float64[] would lose its gradient")
+    refused(lambda x: x[x], "getitem: an index is a Tensor of float64")
+
+
+def test_an_element_of_a_tensor_cannot_be_assigned():
+    def assign(x):
+        x[0] = 1.0
+        return np.sum(x)
+
+    refused(assign, "a Tensor float64[3,4] cannot be changed in place", "scatter_add")
+
+
+def test_a_tensor_cannot_be_written_into_a_numpy_array():
+    def write(x):
+        y = np.zeros(2)
+        y[0] = x[0, 0]
+        return np.sum(x)
+
+    with pytest.raises(ValueError, match="setting an array element") as caught:  # NumPy's words, with ours as the cause
+        tm.grad(write)(X)
+    assert "of a Tensor float64[] would lose its gradient" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("op", "call"),
+    [
+        ("multiply(float64[3,4], float64[2])", lambda x: np.sum(x * np.ones(2))),
+        ("matmul(float64[3,4], float64[3,4])", lambda x: np.sum(x @ x)),
+        ("reshape(float64[3,4])", lambda x: np.sum(ops.reshape(x, (5, 2)))),
+        ("concatenate(float64[3,4], float64[3,2])", lambda x: np.sum(ops.concatenate([x, x[:, :2]]))),
+    ],
+)
+def test_an_error_of_numpy_says_which_op_on_what(op, call):
+    refused(call, op, error=ValueError)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("matmul(float64[], float64[3,4]): a scalar operand", lambda: ops.matmul(np.ones(()), X)),
+        ("axes [1] of shape [3, 4] are not all of length 1", lambda: ops.squeeze(X, 1)),
+        ("axis 1 of length 4 does not divide into 3", lambda: ops.split(X, 3, axis=1)),
+        ("axes [0] and [0] differ in length", lambda: ops.tensordot(X, np.ones(2), ([0], [0]))),
+        ("pad: mode 'edge'", lambda: ops.pad(X, 1, mode="edge")),
+        ("einsum('ij,jk->ik') names 2 operand(s), got 1", lambda: ops.einsum("ij,jk->ik", X)),
+        ("'ijk' names 3 axes of an operand with 2", lambda: ops.einsum("ijk->k", X)),
+        ("labels lie in [0, 4], expected 0 to 3", lambda: ops.one_hot(np.array([0, 4]), 4)),
+        ("labels lie in [-1, 2], expected 0 to 3", lambda: ops.softmax_cross_entropy(X, np.array([0, -1, 2]))),
+        ("expected integers of shape [3]", lambda: ops.softmax_cross_entropy(X, np.array([0, 1]))),
+        ("expected integers of shape [3]", lambda: ops.softmax_cross_entropy(X, np.zeros(3))),
+        ("conv2d(float64[3,4], float64[3,4])", lambda: ops.conv2d(X, X)),
+        ("with one C", lambda: ops.conv2d(np.ones((1, 2, 4, 4)), np.ones((1, 3, 2, 2)))),
+        ("conv2d: a window of [3, 3]", lambda: ops.conv2d(np.ones((1, 2, 2, 2)), np.ones((1, 2, 3, 3)))),
+        ("max_pool2d: a window of [5, 5] with stride [5, 5] does not fit", lambda: ops.max_pool2d(X, 5)),
+        ("is not a broadcast of [2]", lambda: ops.sum_to(X, (2,))),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(message, call):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_one_hot_refuses_labels_that_are_not_integers():
+    with pytest.raises(TypeError, match="labels are float64, expected integers"):
+        ops.one_hot(np.array([0.0, 1.0]), 2)
+
+
+def test_a_singular_matrix_keeps_its_error_type():
+    refused(
+        lambda x: np.sum(ops.solve(x, np.ones(3))),
+        "solve(float64[3,3], float64[3,1])",
+        error=np.linalg.LinAlgError,
+        x=X[:, :3],
+    )
+
+
+def test_linalg_norm_of_another_order_is_refused_rather_than_taken_for_an_axis():
+    refused(lambda x: np.sum(np.linalg.norm(x, 1)), "norm", error=(TypeError, ValueError))

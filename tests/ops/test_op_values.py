@@ -1,0 +1,200 @@
+"""Every op has the values of NumPy's function of the same name, or of an independent loop where NumPy has none."""
+
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta import ops
+from tinymeta.check import strategies
+from tinymeta.check.cases import CASES
+from tinymeta.engine import trees
+
+NUMPY = {name: getattr(np, name) for name in CASES if hasattr(np, name)} | {
+    "getitem": operator.getitem,
+    "solve": np.linalg.solve,
+    "cholesky": np.linalg.cholesky,
+}
+
+
+def scatter_add(x, index, values):
+    y = np.array(x)
+    np.add.at(y, index, values)
+    return y
+
+
+def sum_to(x, shape):
+    lead = x.sum(axis=tuple(range(x.ndim - len(shape))))
+    return lead.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
+
+
+def conv2d(x, w, stride, padding):
+    (sh, sw), (ph, pw) = np.broadcast_to(stride, 2), np.broadcast_to(padding, 2)
+    x = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(ph, ph), (pw, pw)])
+    kh, kw = w.shape[-2:]
+    height, width = (x.shape[-2] - kh) // sh + 1, (x.shape[-1] - kw) // sw + 1
+    tasks = np.broadcast_shapes(x.shape[:-4], w.shape[:-4])
+    y = np.zeros((*tasks, x.shape[-4], w.shape[-4], height, width))
+    for i in range(height):
+        for j in range(width):
+            window = x[..., :, None, :, i * sh : i * sh + kh, j * sw : j * sw + kw]
+            y[..., i, j] = (window * w[..., None, :, :, :, :]).sum(axis=(-3, -2, -1))
+    return y
+
+
+def pool2d(x, size, stride, reduce):
+    (kh, kw), (sh, sw) = np.broadcast_to(size, 2), np.broadcast_to(size if stride is None else stride, 2)
+    rows = range(0, x.shape[-2] - kh + 1, sh)
+    columns = range(0, x.shape[-1] - kw + 1, sw)
+    return np.stack(
+        [np.stack([reduce(x[..., i : i + kh, j : j + kw], (-2, -1)) for j in columns], -1) for i in rows], -2
+    )
+
+
+def batch_norm(x, gamma, beta, axis, eps):
+    normal = (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + eps)
+    return normal * np.expand_dims(gamma, axis) + np.expand_dims(beta, axis)
+
+
+def softmax(x, axis):
+    return np.exp(x) / np.exp(x).sum(axis, keepdims=True)
+
+
+LOOPS = {
+    "scatter_add": scatter_add,
+    "sum_to": sum_to,
+    "conv2d": conv2d,
+    "max_pool2d": lambda x, size, stride: pool2d(x, size, stride, np.max),
+    "mean_pool2d": lambda x, size, stride: pool2d(x, size, stride, np.mean),
+    "batch_norm": batch_norm,
+    "softmax": softmax,
+    "log_softmax": lambda x, axis: np.log(softmax(x, axis)),
+    "softmax_cross_entropy": lambda x, labels: (
+        -np.log(np.take_along_axis(softmax(x, -1), labels[..., None], -1))[..., 0]
+    ),
+    "relu": lambda x: x * (x > 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "logsumexp": lambda x, axis, keepdims: np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims)),
+    "norm": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
+}
+
+
+def assert_same(got, expected):
+    for a, b in zip(trees.leaves(got), trees.leaves(expected), strict=True):
+        assert np.shape(a) == np.shape(b)
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_every_op_has_an_oracle():
+    assert set(NUMPY | LOOPS) == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_values_of_arrays_and_of_tensors(name, data):
+    args, kwargs = data.draw(strategies.arrays_for(name))
+    expected = (LOOPS | NUMPY)[name](*args, **kwargs)
+    op = getattr(ops, name)
+    assert_same(op(*args, **kwargs), expected)
+    f, xs = strategies.as_function(op, args, kwargs)
+    assert_same(tm.vjp(f, *xs)[0], expected)
+
+
+@pytest.mark.parametrize("name", [*NUMPY, "norm"])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_numpys_own_function_differentiates_as_the_op(name, data):
+    args, kwargs = data.draw(strategies.arrays_for(name))
+    numpys = np.linalg.norm if name == "norm" else NUMPY[name]
+    f, xs = strategies.as_function(getattr(ops, name), args, kwargs)
+    through_protocol, _ = strategies.as_function(numpys, args, kwargs)
+    (y, pull), (z, pull_protocol) = tm.vjp(f, *xs), tm.vjp(through_protocol, *xs)
+    assert_same(z, y)
+    cotangent = trees.map(np.cos, y)
+    assert_same(pull_protocol(cotangent), pull(cotangent))
+
+
+WITHOUT_DERIVATIVE = sorted(set(ops.__all__) - set(CASES) - {"one_hot"})
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+@given(data=st.data())
+def test_ops_without_a_derivative_return_numpys_plain_arrays(name, data):
+    numpys = getattr(np, name)
+    special = st.sampled_from([0.0, -0.0, 1.0, -1.5, 0.5, np.inf, -np.inf, np.nan])
+    x, y = (np.array(data.draw(st.lists(special, min_size=3, max_size=3))) for _ in range(2))
+    args = (x, y) if numpys.nin == 2 else (x,)
+    expected, found = numpys(*args), []
+
+    def f(*tensors):
+        found.append(getattr(ops, name)(*tensors))
+        return np.float64(0)
+
+    tm.vjp(f, *args)
+    assert type(found[0]) is np.ndarray
+    assert found[0].dtype == expected.dtype
+    np.testing.assert_array_equal(found[0], expected)
+
+
+@given(labels=st.lists(st.integers(0, 4), max_size=5))
+def test_one_hot_has_a_single_one_at_each_label(labels):
+    rows = ops.one_hot(np.array(labels, np.int64), 5)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, np.eye(5)[np.array(labels, np.int64)])
+
+
+@pytest.mark.parametrize("operator_name", ["add", "sub", "mul", "truediv", "pow", "matmul"])
+def test_python_operators_in_both_orders(operator_name):
+    op = getattr(operator, operator_name)
+    a, b = np.array([[1.5, 2.0], [0.5, 3.0]]), np.array([[2.0, 0.5], [1.0, 2.5]])
+    for f in (lambda x: op(x, b), lambda x: op(a, x), lambda x: op(x, x)):
+        assert_same(tm.vjp(f, b)[0], f(b))
+        jacobian = tm.jacobian(f)(b)
+        for index in np.ndindex(b.shape):
+            step = np.zeros_like(b)
+            step[index] = 1e-6
+            np.testing.assert_allclose(jacobian[:, :, *index], (f(b + step) - f(b - step)) / 2e-6, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, i: ops.sum(x, axis=i),
+        lambda x, i: ops.max(x, axis=i, keepdims=True),
+        lambda x, i: ops.prod(x, axis=i),
+        lambda x, i: ops.reshape(x, i * 6),
+        lambda x, i: ops.expand_dims(x, i),
+        lambda x, i: ops.moveaxis(x, i, 0),
+        lambda x, i: ops.squeeze(x[:, :, None], i + i),
+        lambda x, i: ops.split(x, i + 2, axis=i)[0],
+        lambda x, i: ops.roll(x, i, axis=i),
+        lambda x, i: x.reshape(i + 1, i + 2),
+    ],
+)
+def test_integers_of_numpy_serve_as_axes_and_sizes(f):
+    x = np.arange(1.0, 7.0).reshape(2, 3)
+    assert_same(f(x, np.int64(1)), f(x, 1))
+    gradient = tm.grad(lambda x, i: np.sum(f(x, i) ** 2))
+    np.testing.assert_array_equal(gradient(x, np.int64(1)), gradient(x, 1))
+
+
+def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
+    logits = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4]])
+    np.testing.assert_array_equal(ops.softmax(logits), [[1, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(ops.sigmoid(np.array([-1e4, 0, 1e4])), [0, 0.5, 1])
+    np.testing.assert_array_equal(ops.softplus(np.array([-1e4, 1e4])), [0, 1e4])
+    gradient = tm.grad(lambda x: np.sum(ops.softmax_cross_entropy(x, np.array([1, 2]))))(logits)
+    np.testing.assert_array_equal(gradient, [[1, -1, 0], [0, 0, 0]])
+    curvature = tm.hvp(lambda x: np.sum(ops.softplus(x) + ops.sigmoid(x)), np.array([-1e4, 1e4]), np.ones(2))
+    np.testing.assert_array_equal(curvature, [0, 0])
+
+
+def test_an_empty_axis_splits_into_empty_sections():
+    sections = ops.split(np.zeros((0, 2)), 3)
+    assert [section.shape for section in sections] == [(0, 2)] * 3
