@@ -57,7 +57,7 @@ def some(name, condition):
             lambda args, _: isinstance(args[1], np.ndarray) and len(set(args[1].ravel().tolist())) < args[1].size > 2,
         ),
         ("getitem", lambda args, _: isinstance(args[1], np.ndarray) and args[1].dtype == bool and args[1].any()),
-        ("getitem", lambda args, _: isinstance(args[1], tuple) and None in args[1] and len(args[1]) > 1),
+        ("getitem", lambda args, _: isinstance(args[1], tuple) and any(i is None for i in args[1][1:])),
         ("conv2d", lambda args, kwargs: args[0].ndim == 5 and args[1].ndim == 4 and kwargs["stride"] != 1),
         ("conv2d", lambda args, kwargs: isinstance(kwargs["padding"], tuple) and args[0].shape[-4] == 0),
         ("max_pool2d", lambda args, kwargs: kwargs["stride"] == 1 and args[1] == 2),

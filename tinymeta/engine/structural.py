@@ -29,6 +29,11 @@ _astype = Prim(
 )
 
 
+def as_tuple(x: Any) -> tuple[int, ...]:
+    """One integer or several, Python's or NumPy's, as a tuple of ints."""
+    return (int(x),) if isinstance(x, (int, np.integer)) else tuple(int(i) for i in x)
+
+
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
     """Sum x over the axes along which `shape` was broadcast; the adjoint of broadcast_to."""
     return x if x.shape == shape else bind(_sum_to_prim, x, shape=shape)
@@ -36,7 +41,7 @@ def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
 
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
     """x repeated to `shape` by NumPy's broadcasting rules."""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = as_tuple(shape)
     return x if getattr(x, "shape", None) == shape else bind(_broadcast, x, shape=shape)
 
 

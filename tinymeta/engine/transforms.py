@@ -14,7 +14,7 @@ import numpy as np
 
 from . import trees
 from .scope import Traced, as_tangent, constant
-from .tensor import Tensor, describe
+from .tensor import Tensor, describe, value
 
 
 def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
@@ -136,7 +136,7 @@ def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
         rows.append(pull(trees.unflatten(y, [seed.reshape(shape) if j == k else None for j in range(len(outputs))]))[0])
     columns = zip(*(trees.leaves(row) for row in rows), strict=True) if rows else [[] for _ in trees.leaves(x)]
     entries = [
-        reshape(stack(list(column)), shape + w.shape) if rows else np.zeros(shape + np.shape(w))
+        reshape(stack(list(column)), shape + w.shape) if rows else np.zeros_like(value(w), shape=shape + np.shape(w))
         for column, w in zip(columns, trees.leaves(x), strict=True)
     ]
     return trees.unflatten(x, entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..engine.tensor import Prim, bind, value
 from .linalg import eye_like as _eye
+from .shape import reshape
 
 _einsum = Prim(
     "einsum",
@@ -21,7 +23,7 @@ _einsum = Prim(
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sum of products by index letters, as NumPy's: `ij,jk->ik`, `...` for leading axes, a repeated letter for a diagonal."""
     inputs, output = _explicit(subscripts.replace(" ", ""), operands)
-    inputs, operands = _without_diagonals(inputs, operands)
+    inputs, operands = _without_diagonals(*_without_ones(inputs, operands))
     return bind(_einsum, *operands, spec=f"{','.join(inputs)}->{output}")
 
 
@@ -42,6 +44,21 @@ def _explicit(subscripts: str, operands: tuple) -> tuple[list[str], str]:
         if len(t) != np.ndim(x):
             raise ValueError(f"einsum({subscripts!r}): {t!r} names {len(t)} axes of an operand with {np.ndim(x)}")
     return inputs, output.replace("...", dots)
+
+
+def _without_ones(inputs: list[str], operands: tuple) -> tuple[list[str], tuple]:
+    """An axis of length 1 whose letter is longer elsewhere is broadcast: it goes, and its letter with it."""
+    lengths: dict[str, int] = {}
+    for term, x in zip(inputs, operands, strict=True):
+        lengths |= {c: n for c, n in zip(term, x.shape, strict=True) if n != 1 or c not in lengths}
+    kept = [
+        [n != 1 or lengths[c] == 1 for c, n in zip(t, x.shape, strict=True)]
+        for t, x in zip(inputs, operands, strict=True)
+    ]
+    terms = ["".join(itertools.compress(t, k)) for t, k in zip(inputs, kept, strict=True)]
+    return terms, tuple(
+        x if all(k) else reshape(x, tuple(itertools.compress(x.shape, k))) for x, k in zip(operands, kept, strict=True)
+    )
 
 
 def _without_diagonals(inputs: list[str], operands: tuple) -> tuple[list[str], tuple]:

@@ -1,7 +1,7 @@
 """Elementwise ops, one row each: value, g times each partial derivative, scalar formula.
 
 Derivatives at kinks, finite at order 1 and 2: relu'(0) = 0, abs'(0) = 0, sqrt'(0) = 0 (so that norm'(0) = 0), and maximum and
-minimum share g equally between equal inputs.
+minimum share g equally between equal inputs. power(0, n) with n < 1 has an infinite derivative, as in NumPy: use sqrt.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def _or_inf(y: Any) -> Any:
     return where(y == 0, np.inf, y)
 
 
-def _exponent_less_one(n: Any) -> Any:
-    """n - 1, but 1 where n = 0: n x^(n-1) is then 0 and not 0 * inf."""
+def _exponent_less_one(x: Any, n: Any) -> Any:
+    """n - 1, but 1 where x^0 stands at x = 0: n x^(n-1) is then 0 and not 0 * inf."""
     if isinstance(n, (int, float)):
         return n - 1 if n else 1
-    return where(n == 0, 1, n - 1)
+    return where((n == 0) & (x == 0), 1, n - 1)
 
 
 def _larger_share(g: Any, x: Any, y: Any) -> Any:
@@ -43,7 +43,7 @@ power: Op = binary(
     "power",
     np.power,
     (
-        lambda g, z, x, n: g * (n * power(x, _exponent_less_one(n))),
+        lambda g, z, x, n: g * (n * power(x, _exponent_less_one(x, n))),
         lambda g, z, x, n: g * (z * log(where(x == 0, 1, x))),
     ),
     "{0} ** {1}",

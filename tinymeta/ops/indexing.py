@@ -33,7 +33,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     return getitem(x, (slice(None),) * (axis % np.ndim(x)) + (indices,))
 
 
-def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """The elements of x at `indices` along `axis`, the other axes matched (broadcast) one to one."""
     axis %= np.ndim(x)
     return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(np.ndim(x))))

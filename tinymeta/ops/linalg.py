@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.structural import as_tuple
 from ..engine.tensor import Prim, bind, describe, value
 from . import elementwise as ew
 from .reduce import Axis, sum
@@ -60,8 +61,8 @@ def outer(a: Any, b: Any) -> Any:
 def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
     """Sum of products over `axes`: the last n of a with the first n of b, or a pair of axis lists."""
     na, nb = np.ndim(a), np.ndim(b)
-    pair = (range(na - axes, na), range(axes)) if isinstance(axes, int) else axes
-    ia, ib = ([i % n for i in ([ax] if isinstance(ax, int) else ax)] for ax, n in zip(pair, (na, nb), strict=True))
+    pair = axes if isinstance(axes, (tuple, list)) else (range(na - int(axes), na), range(int(axes)))
+    ia, ib = ([i % n for i in as_tuple(ax)] for ax, n in zip(pair, (na, nb), strict=True))
     if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
         raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes {ia} and {ib} differ in length")
     free_a, free_b = ([i for i in range(n) if i not in used] for n, used in ((na, ia), (nb, ib)))

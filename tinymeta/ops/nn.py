@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.structural import as_tuple
 from ..engine.tensor import Prim, bind, describe, value
 from . import elementwise as ew
 from .indexing import take_along_axis
@@ -73,7 +74,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, axis: int | tuple[int, ...], eps: 
     γ and β have the shape of x without `axis` (leading task axes may be missing). Composed, so that no derivative treats the
     statistics as constants.
     """
-    axes = tuple(a % x.ndim - x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    axes = tuple(a % x.ndim - x.ndim for a in as_tuple(axis))
     centred = x - mean(x, axes, keepdims=True)
     scale = ew.sqrt(mean(ew.square(centred), axes, keepdims=True) + eps)
     return centred / scale * expand_dims(gamma, axes) + expand_dims(beta, axes)
@@ -128,4 +129,5 @@ def _windows(shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, i
 
 
 def _pair(x: Pair) -> tuple[int, int]:
-    return (x, x) if isinstance(x, int) else (int(x[0]), int(x[1]))
+    first, *rest = as_tuple(x)
+    return (first, rest[0] if rest else first)

@@ -15,8 +15,20 @@ from .einsum import einsum
 from .table import UFUNCS
 
 UFUNCS[np.matmul] = linalg.matmul
+
+
+def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    return ew.clip(x, min if a_min is None else a_min, max if a_max is None else a_max)
+
+
+def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    if ord is not None:
+        raise ValueError(f"np.linalg.norm: ord={ord!r} has no derivative rule, expected None (the Euclidean norm)")
+    return linalg.norm(x, axis, keepdims)
+
+
 FUNCTIONS: dict[Callable, Callable] = {
-    np.where: ew.where, np.clip: ew.clip,
+    np.where: ew.where, np.clip: _clip,
     np.sum: reduce.sum, np.mean: reduce.mean, np.max: reduce.max, np.min: reduce.min, np.var: reduce.var, np.std: reduce.std,
     np.prod: reduce.prod, np.cumsum: reduce.cumsum,
     np.reshape: shape.reshape, np.ravel: shape.ravel, np.transpose: shape.transpose, np.moveaxis: shape.moveaxis,
@@ -25,7 +37,7 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.pad: shape.pad, np.flip: shape.flip, np.roll: shape.roll, np.astype: shape.astype,
     np.take: indexing.take, np.take_along_axis: indexing.take_along_axis,
     np.dot: linalg.dot, np.outer: linalg.outer, np.tensordot: linalg.tensordot, np.einsum: einsum,
-    np.linalg.norm: linalg.norm, np.linalg.solve: linalg.solve, np.linalg.cholesky: linalg.cholesky,
+    np.linalg.norm: _norm, np.linalg.solve: linalg.solve, np.linalg.cholesky: linalg.cholesky,
 }  # fmt: skip
 WITHOUT_DERIVATIVE = frozenset({
     np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.full_like, np.empty_like, np.argmax, np.argmin, np.argsort,
@@ -74,7 +86,9 @@ def _setitem(self: Tensor, index: Any, new: Any) -> NoReturn:
 def _varargs(op: Callable) -> Callable:
     """A method that takes its shape or axes as one tuple or as separate ints, like ndarray's."""
     return lambda self, *args: (
-        op(self, args[0] if len(args) == 1 and not isinstance(args[0], int) else args) if args else op(self)
+        op(self, args[0] if len(args) == 1 and not isinstance(args[0], (int, np.integer)) else args)
+        if args
+        else op(self)
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.structural import broadcast_to
+from ..engine.structural import as_tuple, broadcast_to
 from ..engine.tensor import Prim, bind, value
 from . import elementwise as ew
 from .shape import concatenate, flip, moveaxis, reshape
@@ -17,7 +17,7 @@ Axis = int | tuple[int, ...] | None
 
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """The shape that keepdims would give."""
-    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = range(len(shape)) if axis is None else as_tuple(axis)
     reduced = {a % len(shape) for a in axes} if shape else set()
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
 
@@ -78,10 +78,12 @@ def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any
     return ew.sqrt(var(x, axis, ddof, keepdims))
 
 
-def prod(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Product over `axis`, by halves: right at zeros, at every order."""
     shape = x.shape
-    rows = reshape(x, (-1,)) if axis is None else moveaxis(x, axis, 0)
+    axes = tuple(range(len(shape))) if axis is None else tuple(a % len(shape) for a in as_tuple(axis))
+    rest = [n for i, n in enumerate(shape) if i not in axes]
+    rows = reshape(moveaxis(x, axes, range(len(axes))), (math.prod(shape[a] for a in axes), *rest))
     while rows.shape[0] > 1:
         half = rows.shape[0] // 2
         rows = concatenate([rows[:half] * rows[half : 2 * half], rows[2 * half :]])

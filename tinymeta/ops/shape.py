@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.structural import astype, broadcast_to, sum_to
+from ..engine.structural import as_tuple, astype, broadcast_to, sum_to
 from ..engine.tensor import Prim, bind
 
 _reshape = Prim(
@@ -41,7 +41,7 @@ _stack = Prim(
 
 def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     """x with the same elements in another shape (one -1 is inferred), in C order."""
-    return bind(_reshape, x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+    return bind(_reshape, x, shape=as_tuple(shape))
 
 
 def ravel(x: Any) -> Any:
@@ -58,8 +58,8 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
 def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """x with the axes `source` at the places `destination`."""
     ndim = np.ndim(x)
-    sources = [a % ndim for a in ([source] if isinstance(source, int) else source)]
-    places = [a % ndim for a in ([destination] if isinstance(destination, int) else destination)]
+    sources = [a % ndim for a in as_tuple(source)]
+    places = [a % ndim for a in as_tuple(destination)]
     order = [a for a in range(ndim) if a not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
         order.insert(place, axis)
@@ -75,7 +75,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """x with axes of length 1 inserted at `axis` of the result."""
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = as_tuple(axis)
     ndim = np.ndim(x) + len(axes)
     inserted, rest = {a % ndim for a in axes}, iter(x.shape)
     return reshape(x, [1 if i in inserted else next(rest) for i in range(ndim)])
@@ -83,15 +83,17 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
 
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     """x without its axes of length 1 (only those in `axis`, if given)."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(range(x.ndim)) if axis is None else as_tuple(axis)
     dropped = {a % x.ndim for a in axes if axis is not None or x.shape[a] == 1}
     if any(x.shape[a] != 1 for a in dropped):
         raise ValueError(f"squeeze: axes {sorted(dropped)} of shape {list(x.shape)} are not all of length 1")
     return reshape(x, [n for i, n in enumerate(x.shape) if i not in dropped])
 
 
-def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
-    """The arrays joined along an existing axis."""
+def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
+    """The arrays joined along an existing axis (flattened first, for None)."""
+    if axis is None:
+        xs, axis = [ravel(x) for x in xs], 0
     return bind(_concatenate, *xs, axis=axis)
 
 
@@ -103,7 +105,7 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Any:
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list:
     """x cut along `axis` into equal sections, or before each of the given indices."""
     n = x.shape[axis]
-    if isinstance(indices_or_sections, int):
+    if isinstance(indices_or_sections, (int, np.integer)):
         if n % indices_or_sections:
             raise ValueError(
                 f"split: axis {axis} of length {n} does not divide into {indices_or_sections} equal sections"
@@ -133,7 +135,7 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
 
 
 def _negated(shift: int | Sequence[int]) -> Any:
-    return -shift if isinstance(shift, int) else tuple(-s for s in shift)
+    return tuple(-s for s in shift) if isinstance(shift, Sequence) else -shift
 
 
 def _inside(width: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:
