@@ -43,6 +43,8 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_function__(self, func: Any, types: Any, args: tuple, kwargs: dict) -> Any:
         if not all(issubclass(t, Duck) for t in types):
             return NotImplemented
+        if func is np.asarray:  # np.asarray(x, like=duck): an explicit transfer, as to a GPU
+            return Duck(args[0])
         return wrap(func(*map(unwrap, args), **{k: unwrap(v) for k, v in kwargs.items()}))
 
     def __getitem__(self, index: Any) -> Duck:
@@ -66,11 +68,11 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
     def reshape(self, *shape: Any) -> Duck:
         return Duck(self.inner.reshape(*shape))
 
-    def sum(self, axis: Any = None) -> Duck:
-        return Duck(self.inner.sum(axis))
+    def sum(self, axis: Any = None, **options: Any) -> Duck:
+        return Duck(self.inner.sum(axis, **options))
 
-    def all(self) -> Duck:
-        return Duck(self.inner.all())
+    def all(self, axis: Any = None) -> Duck:
+        return Duck(self.inner.all(axis))
 
     def copy(self) -> Duck:
         return Duck(self.inner.copy())

@@ -60,8 +60,8 @@ class _Kernel:
         self.floats = [i for i, x in enumerate(args) if x.dtype.kind == "f"]
         if not self.floats:
             raise TypeError(f"check.contract: {name} has no argument of floats to differentiate")
-        self.many = isinstance(forward(*args), tuple)
-        self.like = self.outputs(*args)
+        self.many = isinstance(forward(*self._copies()), tuple)
+        self.like = self.outputs(*self._copies())
 
     def subject(self) -> Subject:
         def call(*leaves: np.ndarray) -> Arrays:
@@ -92,6 +92,10 @@ class _Kernel:
         for k, (t, y) in enumerate(zip(found, self.like, strict=True)):
             _same_kind(f"jvp of {self.name}, output {k}", t, y)
         return found
+
+    def _copies(self) -> list[Any]:
+        """The arguments for a kernel that has not yet been seen to leave them alone."""
+        return [x.copy() for x in self.args]
 
     def _filled(self, floats: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
         filled = list(rest)

@@ -109,7 +109,7 @@ def _pull_one(node: Tensor, g: Any, live: set[Tensor], totals: dict[Tensor, Any]
                     _accumulate(totals, x, _fit(gx, x, prim.broadcasts))
                 i += 1
     except Exception as error:
-        raise explain(error, f"VJP of {prim.name}, argument {i}, ", node.inputs, node) from error
+        raise explain(error, f"VJP of {prim.name}, argument {i}, ", node.inputs, where_made(node)) from error
 
 
 def _accumulate(totals: dict[Tensor, Any], x: Tensor, g: Any) -> None:
@@ -161,7 +161,7 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
     try:
         dot = _tangent(node, dots, args, record)
     except Exception as error:
-        raise explain(error, f"JVP of {prim.name} ", node.inputs, node) from error
+        raise explain(error, f"JVP of {prim.name} ", node.inputs, where_made(node)) from error
     if dot is None or type(node.data) is tuple:
         return dot
     if dot.shape != node.shape and not prim.broadcasts:

@@ -106,7 +106,7 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     try:
         data = prim.forward(*arrays, **params)
     except Exception as error:
-        raise explain(error, prim.name, arrays) from error
+        raise explain(error, prim.name, arrays, _line_of(_user_frame(_getframe(1)))) from error
     if not tracked or not prim.differentiable:
         return data
     for x in inputs:
@@ -121,13 +121,21 @@ def record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
     node.data, node.prim, node.inputs, node.params, node.seq = data, prim, inputs, params, _next_seq()
     site = THREAD.site
     if site is None:
-        frame: Any = _getframe(3)  # 0 here, 1 bind, 2 the op: the first that can be the user's is 3
-        while frame.f_globals.get("__package__") in _HOUSE and frame.f_back is not None:
-            frame = frame.f_back
+        frame = _user_frame(_getframe(3))  # 0 here, 1 bind, 2 the op: the first that can be the user's is 3
         node.code, node.lasti = frame.f_code, frame.f_lasti
     else:
         node.code, node.lasti = site
     return node if type(data) is not tuple else parts(node)
+
+
+def _user_frame(frame: Any) -> Any:
+    while frame.f_globals.get("__package__") in _HOUSE and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _line_of(frame: Any) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def parts(node: Tensor) -> tuple[Tensor, ...]:
@@ -138,6 +146,11 @@ def parts(node: Tensor) -> tuple[Tensor, ...]:
 def value(x: Any) -> Any:
     """The array in a Tensor; anything else as it is."""
     return x.data if type(x) is Tensor else x
+
+
+def as_array(x: Any) -> Any:
+    """x itself if it is a Tensor or an array of any library, np.asarray of a number or list."""
+    return x if hasattr(x, "ndim") else np.asarray(x)
 
 
 PICK = Prim("pick", lambda xs, index: xs[index], vjp=lambda g, out, xs, index: (g,))
@@ -173,10 +186,9 @@ def where_made(node: Tensor) -> str:
     return f"{node.code.co_filename}:{line or node.code.co_firstlineno}"
 
 
-def explain(error: Exception, op: str, inputs: Sequence, node: Tensor | None = None) -> Exception:
+def explain(error: Exception, op: str, inputs: Sequence, line: str) -> Exception:
     """The same error, saying which op failed, on what, and on which line of the user's."""
-    line = f", called at {where_made(node)}" if node is not None else ""
-    message = f"{op}({', '.join(map(describe, inputs))}){line}: {error}"
+    message = f"{op}({', '.join(map(describe, inputs))}), called at {line}: {error}"
     try:
         return type(error)(message)
     except Exception:

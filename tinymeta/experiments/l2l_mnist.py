@@ -78,7 +78,7 @@ def _pixels(images: np.ndarray, pool: int) -> np.ndarray:
 EXPERIMENT = Experiment(
     name="l2l-mnist",
     title="A learned optimizer trains a network on MNIST",
-    paper="1606.04474",
+    paper="Andrychowicz et al. 2016, arXiv 1606.04474, section 3.2",
     summary="The same kind of LSTM learns to train a small neural network on handwritten digits. It sees only gradients: its "
     "training problems use other images, other initial weights and other mini-batches than the problems on which it is judged. "
     "The quick preset averages the images to 7 x 7 pixels, so that it runs in about a minute; the paper's uses 28 x 28.",
@@ -86,7 +86,7 @@ EXPERIMENT = Experiment(
     "should fall fastest and end lowest.",
     config=Config,
     presets={
-        "quick": {"images": "subset", "pool": 4, "meta_epochs": 60, "validate_every": 5},
+        "quick": {"images": "subset", "pool": 4, "meta_epochs": 36, "validate_every": 3},
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
     },

@@ -56,15 +56,15 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 EXPERIMENT = Experiment(
     name="l2l-quadratic",
     title="A learned optimizer on random quadratics",
-    paper="1606.04474",
+    paper="Andrychowicz et al. 2016, arXiv 1606.04474, section 3.1",
     summary="A two-layer LSTM, the same for every coordinate, is trained to minimise random 10-dimensional quadratics and is "
     "then compared with SGD, Nesterov momentum, RMSprop and ADAM, each with its best learning rate, on quadratics that it has "
     "never seen.",
-    how_to_read="Lower is better. The red curve is the learned optimizer; every other curve is a hand-designed one at the "
+    how_to_read="Lower is better. The thick curve is the learned optimizer; every other curve is a hand-designed one at the "
     "learning rate that gives it the lowest final loss.",
     config=Config,
     presets={
-        "quick": {"meta_epochs": 200, "meta_batch": 32, "validate_every": 5},
+        "quick": {"meta_epochs": 150, "meta_batch": 32, "validate_every": 5},
         "paper": {},
         "code": {"kind": "uniform"},
     },

@@ -16,7 +16,7 @@ Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) 
 
 
 def adapt(loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int = 2) -> Any:
-    """θ' after `steps` times θ' = θ - lr ∇θ loss(θ, support), equation 1: leaves like those of `params` for one task.
+    """θ' after `steps` times θ' = θ - lr ∇θ loss(θ, support) (section 2.2): leaves like those of `params` for one task.
 
     Many tasks (see tinymeta.maml) all start from `params`, and the result's leaves have a leading task axis (T, ...). `lr` is
     a float, or a tree like `params` with a rate for each leaf or element. order=2 lets derivatives pass through the inner
@@ -60,7 +60,7 @@ def _gradient(total: Callable, fast: Any, order: int) -> Any:
 
 
 def _step(fast: Any, gradient: Any, lr: Any) -> Any:
-    """Equation 1."""
+    """θ' = θ - α ∇θ L(θ) (section 2.2)."""
     rates = trees.map(lambda _: lr, fast) if _is_scalar(lr) else lr
     return trees.map(lambda p, g, rate: p - _in_dtype(rate, g.dtype) * g, fast, gradient, rates)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, bind, value
+from ..engine.tensor import Prim, as_array, bind, value
 from .linalg import eye_like as _eye
 from .shape import reshape
 
@@ -22,6 +22,7 @@ _einsum = Prim(
 
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sum of products by index letters, as NumPy's: `ij,jk->ik`, `...` for leading axes, a repeated letter for a diagonal."""
+    operands = tuple(map(as_array, operands))
     inputs, output = _explicit(subscripts.replace(" ", ""), operands)
     inputs, operands = _without_diagonals(*_without_ones(inputs, operands))
     return bind(_einsum, *operands, spec=f"{','.join(inputs)}->{output}")
@@ -34,15 +35,15 @@ def _explicit(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     if len(terms) != len(operands):
         raise ValueError(f"einsum({subscripts!r}) names {len(terms)} operand(s), got {len(operands)}")
     free = [c for c in reversed(string.ascii_letters) if c not in subscripts]
-    extra = [np.ndim(x) - len(t.replace("...", "")) if "..." in t else 0 for t, x in zip(terms, operands, strict=True)]
+    extra = [x.ndim - len(t.replace("...", "")) if "..." in t else 0 for t, x in zip(terms, operands, strict=True)]
     dots = "".join(free[: max(extra, default=0)])
     inputs = [t.replace("...", dots[len(dots) - n :]) for t, n in zip(terms, extra, strict=True)]
     if not arrow:
         letters = "".join(terms).replace(".", "")
         output = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     for t, x in zip(inputs, operands, strict=True):
-        if len(t) != np.ndim(x):
-            raise ValueError(f"einsum({subscripts!r}): {t!r} names {len(t)} axes of an operand with {np.ndim(x)}")
+        if len(t) != x.ndim:
+            raise ValueError(f"einsum({subscripts!r}): {t!r} names {len(t)} axes of an operand with {x.ndim}")
     return inputs, output.replace("...", dots)
 
 

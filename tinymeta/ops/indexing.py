@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, Tensor, bind, lock, value
+from ..engine.tensor import Prim, Tensor, as_array, bind, lock, value
 from . import elementwise as ew
 from .shape import reshape
 
@@ -30,13 +30,15 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The elements of x at integer `indices` along `axis` (of the flattened array for None)."""
     if axis is None:
         return getitem(reshape(x, -1), indices)
-    return getitem(x, (slice(None),) * (axis % np.ndim(x)) + (indices,))
+    x = as_array(x)
+    return getitem(x, (slice(None),) * (axis % x.ndim) + (indices,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """The elements of x at `indices` along `axis`, the other axes matched (broadcast) one to one."""
-    axis %= np.ndim(x)
-    return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(np.ndim(x))))
+    x = as_array(x)
+    axis %= x.ndim
+    return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(x.ndim)))
 
 
 def scatter_add(x: Any, index: Any, values: Any) -> Any:
@@ -82,6 +84,6 @@ def _plain(index: Any) -> Any:
 
 
 def _grid(x: Any, axis: int, indices: Any) -> Any:
-    shape = [1] * np.ndim(x)
+    shape = [1] * x.ndim
     shape[axis] = x.shape[axis]
     return np.arange(x.shape[axis], like=indices).reshape(shape)

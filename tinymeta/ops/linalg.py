@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.structural import as_tuple
-from ..engine.tensor import Prim, bind, describe, value
+from ..engine.tensor import Prim, as_array, bind, describe, value
 from . import elementwise as ew
 from .reduce import Axis, sum
 from .shape import expand_dims, reshape, swapaxes, transpose
@@ -32,15 +32,18 @@ _cholesky = Prim("cholesky", np.linalg.cholesky, (lambda g, l, a: _cholesky_vjp(
 
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column as in NumPy."""
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
+    if a.ndim == 0 or b.ndim == 0:
         raise ValueError(
             f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling"
         )
-    if np.ndim(a) == 1:
-        return _squeeze(matmul(expand_dims(a, 0), b), -1 if np.ndim(b) == 1 else -2)
-    if np.ndim(b) == 1:
+    inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
+    if a.shape[-1] != inner:
+        raise ValueError(f"matmul({describe(a)}, {describe(b)}): the inner lengths {a.shape[-1]} and {inner} differ")
+    if a.ndim == 1:
+        return _squeeze(matmul(expand_dims(a, 0), b), -1 if b.ndim == 1 else -2)
+    if b.ndim == 1:
         return _squeeze(matmul(a, expand_dims(b, 1)), -1)
-    if np.ndim(a) > 2 and np.ndim(b) == 2:  # one large product instead of many small ones
+    if a.ndim > 2 and b.ndim == 2:  # one large product instead of many small ones
         rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
         return reshape(bind(_matmul, rows, b), (*a.shape[:-1], b.shape[-1]))
     return bind(_matmul, a, b)
@@ -48,9 +51,10 @@ def matmul(a: Any, b: Any) -> Any:
 
 def dot(a: Any, b: Any) -> Any:
     """NumPy's dot: a product with a scalar, else a sum over the last axis of a and the second-to-last (or only) axis of b."""
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
+    a, b = as_array(a), as_array(b)
+    if a.ndim == 0 or b.ndim == 0:
         return ew.multiply(a, b)
-    return tensordot(a, b, ([np.ndim(a) - 1], [max(np.ndim(b) - 2, 0)]))
+    return tensordot(a, b, ([a.ndim - 1], [max(b.ndim - 2, 0)]))
 
 
 def outer(a: Any, b: Any) -> Any:
@@ -60,7 +64,8 @@ def outer(a: Any, b: Any) -> Any:
 
 def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
     """Sum of products over `axes`: the last n of a with the first n of b, or a pair of axis lists."""
-    na, nb = np.ndim(a), np.ndim(b)
+    a, b = as_array(a), as_array(b)
+    na, nb = a.ndim, b.ndim
     pair = axes if isinstance(axes, (tuple, list)) else (range(na - int(axes), na), range(int(axes)))
     ia, ib = ([i % n for i in as_tuple(ax)] for ax, n in zip(pair, (na, nb), strict=True))
     if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
@@ -79,7 +84,8 @@ def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 def solve(a: Any, b: Any) -> Any:
     """x with a x = b: a (..., n, n), b (..., n, k) or (n,). LinAlgError if a is singular."""
-    if np.ndim(b) == 1:
+    b = as_array(b)
+    if b.ndim == 1:
         return _squeeze(bind(_solve, a, expand_dims(b, 1)), -1)
     return bind(_solve, a, b)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.structural import as_tuple, astype, broadcast_to, sum_to
-from ..engine.tensor import Prim, bind
+from ..engine.tensor import Prim, as_array, bind
 
 _reshape = Prim(
     "reshape", lambda x, shape: np.reshape(x, shape), (lambda g, y, x, shape: reshape(g, x.shape),), kind="linear"
@@ -51,13 +51,15 @@ def ravel(x: Any) -> Any:
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """x with its axes permuted; reversed for None."""
-    ndim = np.ndim(x)
+    x = as_array(x)
+    ndim = x.ndim
     return bind(_transpose, x, axes=tuple(reversed(range(ndim))) if axes is None else tuple(a % ndim for a in axes))
 
 
 def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """x with the axes `source` at the places `destination`."""
-    ndim = np.ndim(x)
+    x = as_array(x)
+    ndim = x.ndim
     sources = [a % ndim for a in as_tuple(source)]
     places = [a % ndim for a in as_tuple(destination)]
     order = [a for a in range(ndim) if a not in sources]
@@ -68,7 +70,8 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """x with two axes exchanged."""
-    order = list(range(np.ndim(x)))
+    x = as_array(x)
+    order = list(range(x.ndim))
     order[axis1], order[axis2] = order[axis2], order[axis1]
     return transpose(x, order)
 
@@ -76,7 +79,8 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """x with axes of length 1 inserted at `axis` of the result."""
     axes = as_tuple(axis)
-    ndim = np.ndim(x) + len(axes)
+    x = as_array(x)
+    ndim = x.ndim + len(axes)
     inserted, rest = {a % ndim for a in axes}, iter(x.shape)
     return reshape(x, [1 if i in inserted else next(rest) for i in range(ndim)])
 
@@ -121,7 +125,8 @@ def pad(x: Any, pad_width: int | Sequence, mode: str = "constant") -> Any:
     """x with zeros around it; pad_width as NumPy's: n, (before, after), or one pair per axis."""
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} has no derivative rule, expected 'constant'")
-    return bind(_pad, x, width=tuple(map(tuple, np.broadcast_to(pad_width, (np.ndim(x), 2)).tolist())))
+    x = as_array(x)
+    return bind(_pad, x, width=tuple(map(tuple, np.broadcast_to(pad_width, (x.ndim, 2)).tolist())))
 
 
 def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:

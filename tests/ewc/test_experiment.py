@@ -1,0 +1,126 @@
+"""The experiment ewc-permuted-3 on few images: its record, its figures, its choice of lambda, and an exact resume."""
+
+import numpy as np
+import pytest
+
+from tinymeta.experiments import load
+from tinymeta.experiments.ewc_permuted_3 import TASKS, Config
+from tinymeta.lab import Run, UserError, configure, execute, run
+from tinymeta.lab.experiment import config_hash
+from tinymeta.lab.records import read_result
+
+EXPERIMENT = load("ewc-permuted-3")
+SMALL = {
+    "images": "subset", "hidden": "12", "learning_rate": "0.1", "epochs": "1", "batch_size": "50", "l2_lams": "0.01",
+    "ewc_lams": "0.5,2", "validation": "9000", "evaluations": "2", "repeats": "2",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return execute(EXPERIMENT, configure(EXPERIMENT, "quick", SMALL), tmp_path_factory.mktemp("runs"))
+
+
+def test_the_record_holds_curves_grid_rows_and_claims(folder):
+    outcome = read_result(folder)[1]
+    series = outcome.series
+    assert series["epochs"] == pytest.approx(np.linspace(0, 3, 7))
+    assert [(point["method"], point["lambda"]) for point in series["grid"]] == [
+        ("SGD", 0.0), ("L2", 0.01), ("EWC", 0.5), ("EWC", 2.0)
+    ]  # fmt: skip
+    assert {method: np.shape(curve["mean"]) for method, curve in series["curves"].items()} == dict.fromkeys(
+        ("SGD", "L2", "EWC"), (7, 3)
+    )
+    assert all(0 <= point["validation"] <= 100 for point in series["grid"])
+    assert len(outcome.rows) == 3 * (len(TASKS) + 1)
+    assert all(row.published is None and row.ci95 is not None for row in outcome.rows)
+    assert len(outcome.claims) == 2
+
+
+def test_all_methods_share_the_first_task_and_then_differ(folder):
+    curves = {method: np.array(curve["mean"]) for method, curve in read_result(folder)[1].series["curves"].items()}
+    for method in ("L2", "EWC"):
+        np.testing.assert_array_equal(curves[method][:3], curves["SGD"][:3])
+        assert not np.array_equal(curves[method][3:], curves["SGD"][3:])
+    assert curves["SGD"][2, 0] > 30 > curves["SGD"][0, 0]
+    assert curves["SGD"][0, 0] != curves["SGD"][0, 1]  # the tasks are different permutations
+
+
+def test_the_lambda_with_the_best_validation_is_chosen_and_its_test_accuracy_reported(folder):
+    outcome = read_result(folder)[1]
+    best = max((p for p in outcome.series["grid"] if p["method"] == "EWC"), key=lambda point: point["validation"])
+    assert outcome.series["chosen"]["EWC"] == best["lambda"]
+    assert {row.quantity: row.ours for row in outcome.rows}["EWC, mean of tasks after C"] == pytest.approx(best["test"])
+
+
+def test_the_figures_come_from_the_record_alone(folder):
+    figures = EXPERIMENT.draw(read_result(folder)[1])
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figures["accuracy"].axes] == [
+        "Task A", "Task B", "Task C"
+    ]  # fmt: skip
+    assert len(figures["accuracy"].axes[0].lines) == 3 + 2  # a curve per method, a mark per boundary
+    assert (folder / "figures/lambda.png").stat().st_size > 0
+
+
+def test_an_interrupted_run_ends_bit_for_bit_like_another(folder, tmp_path, monkeypatch):
+    config = configure(EXPERIMENT, "quick", SMALL)
+    monkeypatch.setattr(run, "SAVE_SECONDS", 0.0)
+    left = [75]  # of 2 * 3 * 20 steps: in the first task of the second repeat
+    log = Run._log
+
+    def fail(self, line):
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError
+        log(self, line)
+
+    monkeypatch.setattr(Run, "_log", fail)
+    with pytest.raises(MemoryError), Run(tmp_path, EXPERIMENT.name, config_hash(config)) as first:
+        EXPERIMENT.train(config, first)
+    monkeypatch.undo()
+    with Run(tmp_path, EXPERIMENT.name, config_hash(config)) as second:
+        outcome = EXPERIMENT.train(config, second)
+    expected = read_result(folder)[1]
+    assert outcome.rows == expected.rows
+    assert outcome.claims == expected.claims
+    for method, curve in expected.series["curves"].items():
+        np.testing.assert_array_equal(outcome.series["curves"][method]["mean"], curve["mean"])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+
+
+def test_a_lambda_that_diverges_is_warned_of_and_not_chosen(tmp_path):
+    config = configure(EXPERIMENT, "quick", SMALL | {"ewc_lams": "1,1e5", "repeats": "1"})
+    with (
+        pytest.warns(RuntimeWarning, match="gradient descent diverges"),
+        Run(tmp_path, EXPERIMENT.name, config_hash(config)) as only,
+    ):
+        outcome = EXPERIMENT.train(config, only)
+    assert outcome.series["chosen"]["EWC"] == 1.0
+    assert outcome.series["grid"][-1]["validation"] < 20
+    assert all(row.ci95 is None for row in outcome.rows)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("images", "cifar", "images = 'cifar', expected one of mnist, subset"),
+        ("fisher", "exakt", "fisher = 'exakt', expected one of exact, sampled, empirical, batched"),
+        ("epochs", "0", "epochs = 0, expected 1 or more"),
+        ("ewc_lams", "", r"ewc_lams = \(\), expected at least one value, none negative"),
+        ("l2_lams", "-1", r"l2_lams = \(-1.0,\), expected at least one value, none negative"),
+    ],
+)
+def test_wrong_settings_are_named(key, value, message):
+    with pytest.raises(UserError, match=message):
+        configure(EXPERIMENT, "paper", {key: value})
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path):
+    with pytest.raises(UserError, match="validation = 9980 and batch_size = 50 leave nothing to train on"):
+        execute(EXPERIMENT, configure(EXPERIMENT, "quick", SMALL | {"validation": "9980"}), tmp_path)
+
+
+def test_the_defaults_are_the_papers_protocol():
+    config = Config()
+    assert (config.hidden, config.learning_rate, config.epochs, config.images) == ((400, 400), 1e-3, 20, "mnist")
+    assert configure(EXPERIMENT, "paper", {}) == config

@@ -1,0 +1,453 @@
+"""tm.ewc.fisher_diagonal: the vectorised path against a loop over samples and labels, and the laws of the Fisher information."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta import ewc, nets, ops
+from tinymeta.engine import trees
+from tinymeta.ewc.by_layer import squares_by_layer
+from tinymeta.kernels.fisher import mlp_fisher
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(lambda s: (*s[:-1], s[-1] + 1))
+activations = st.sampled_from([ops.relu, ops.tanh])
+kinds = st.sampled_from(list(ewc.KINDS))
+counts = st.integers(1, 7)
+
+
+def problem(seed, sizes, count, dtype=np.float64):
+    """Weights with biases, samples and labels, all random."""
+    rng = np.random.default_rng(seed)
+    params = trees.map(lambda w: rng.normal(size=w.shape).astype(dtype), nets.init_mlp(rng, sizes))
+    return params, rng.normal(size=(count, sizes[0])).astype(dtype), rng.integers(0, sizes[-1], count)
+
+
+def hidden_structure(net):
+    """The same function, in which no weight enters as a bare matrix product: one gradient per sample."""
+    return lambda params, x: net(trees.map(lambda w: w * 1.0, params), x)
+
+
+def by_hand(net, params, x, weight_of_labels):
+    """mean_n Σ_c weight_of_labels[n, c] (∂ log p(c | x_n) / ∂θ)², by as many gradients."""
+    total = trees.map(np.zeros_like, params)
+    for n, weights in enumerate(weight_of_labels):
+        for c, weight in enumerate(weights):
+            score = tm.grad(lambda p: ops.log_softmax(net(p, x[n : n + 1]))[0, c])(params)  # noqa: B023
+            total = trees.map(lambda t, g: t + weight * g * g / len(x), total, score)  # noqa: B023
+    return total
+
+
+def assert_trees_close(found, expected, rtol=1e-9):
+    for a, b in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol, atol=rtol * np.max(np.abs(b), initial=0))
+
+
+# ---- one answer by every road ----
+
+
+@given(seed=seeds, sizes=sizes, count=counts, activation=activations, kind=kinds, batch_size=st.integers(1, 8))
+def test_all_samples_at_once_equal_one_by_one_and_the_kernel(seed, sizes, count, activation, kind, batch_size):
+    params, x, y = problem(seed, sizes, count)
+    net = lambda p, x: nets.mlp(p, x, activation)
+    found = ewc.fisher_diagonal(net, params, x, y, kind, batch_size=batch_size)
+    slow = ewc.fisher_diagonal(hidden_structure(net), params, x, y, kind, batch_size=batch_size)
+    assert type(found[0]) is nets.Layer
+    assert_trees_close(found, slow)
+    uniforms = np.random.default_rng(0).random(count)
+    assert_trees_close(found, mlp_fisher(params, x, y, activation.__name__, kind, uniforms, batch_size))
+
+
+@given(seed=seeds, sizes=sizes, count=counts, activation=activations)
+def test_exact_and_empirical_are_sums_of_squared_gradients_of_log_probabilities(seed, sizes, count, activation):
+    params, x, y = problem(seed, sizes, count)
+    net = lambda p, x: nets.mlp(p, x, activation)
+    p = np.exp(ops.log_softmax(net(params, x)))
+    assert_trees_close(ewc.fisher_diagonal(net, params, x), by_hand(net, params, x, p))
+    one_hot = np.eye(sizes[-1])[y]
+    assert_trees_close(ewc.fisher_diagonal(net, params, x, y, "empirical"), by_hand(net, params, x, one_hot))
+
+
+@given(seed=seeds, count=counts, batch_size=st.integers(1, 8))
+def test_batched_squares_the_gradient_of_each_batch(seed, count, batch_size):
+    params, x, y = problem(seed, (3, 4, 3), count)
+    loss = lambda p, rows: ops.sum(ops.softmax_cross_entropy(nets.mlp(p, x[rows]), y[rows]))
+    batches = [slice(s, s + batch_size) for s in range(0, count, batch_size)]
+    squares = [trees.map(np.square, tm.grad(loss)(params, rows)) for rows in batches]
+    expected = trees.map(lambda *parts: sum(parts) / count, *squares)
+    assert_trees_close(ewc.fisher_diagonal(nets.mlp, params, x, y, "batched", batch_size=batch_size), expected)
+
+
+@given(seed=seeds, sizes=sizes, count=counts, kind=kinds)
+def test_float32_stays_float32_and_close_to_float64(seed, sizes, count, kind):
+    params, x, y = problem(seed, sizes, count, np.float32)
+    found = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
+    assert {F.dtype for F in trees.leaves(found)} == {np.dtype(np.float32)}
+    wide = ewc.fisher_diagonal(nets.mlp, trees.map(np.float64, params), np.float64(x), y, kind)
+    assert_trees_close(found, wide, rtol=1e-3)
+
+
+# ---- which nets take all samples at once ----
+
+
+def linear(params, x):
+    return x @ params["w"]
+
+
+def autoencoder(params, x):
+    return (x @ params["w"]) @ params["w"].T
+
+
+def scaled(params, x):
+    return x @ (2.0 * params["w"])
+
+
+def of_sequences(params, x):
+    return (x.reshape(len(x), -1, 2) @ params["w"]).sum(axis=1)
+
+
+def gated(params, x):
+    return (x * params["s"]) @ params["w"]
+
+
+def added_twice(params, x):
+    return (x @ params["w"] + params["b"]) * 2 + params["b"]
+
+
+def images(params, x):
+    return np.where(x > 0, x, 0.1 * x).reshape(len(x), -1) @ params["w"] + params["b"]
+
+
+def normalised(params, x):
+    return ops.log_softmax(x @ params["w"])
+
+
+def whole_batch_weight(params, x):
+    return x + params["s"]
+
+
+def of_plain_arrays(params, x):
+    return x.view() @ params["w"]
+
+
+def two_faced(params, x):
+    return (x if isinstance(x, np.ndarray) else 2 * x) @ params["w"]
+
+
+@pytest.mark.parametrize(
+    ("net", "width", "at_once"),
+    [
+        (linear, 4, True),
+        (images, 4, True),
+        (autoencoder, 4, False),
+        (scaled, 4, False),
+        (of_sequences, 2, False),
+        (gated, 4, False),
+        (added_twice, 4, False),
+        (normalised, 4, False),
+        (whole_batch_weight, 4, False),
+        (of_plain_arrays, 4, False),
+        (two_faced, 4, False),
+    ],
+)
+def test_the_structure_of_a_net_is_detected_and_never_changes_the_answer(net, width, at_once):
+    rng = np.random.default_rng(1)
+    params = {"w": rng.normal(size=(width, 3)), "b": rng.normal(size=3), "s": rng.normal(size=(1, 4))}
+    x = rng.normal(size=(5, 4))
+    logits = net(params, x)
+    squares = squares_by_layer(net, params, x, logits, np.zeros((1, *logits.shape)))
+    assert (squares is not None) == at_once
+    expected = by_hand(net, params, x, np.exp(ops.log_softmax(logits)))
+    assert_trees_close(ewc.fisher_diagonal(net, params, x), expected)
+
+
+def test_a_net_of_convolutions_goes_one_by_one():
+    rng = np.random.default_rng(2)
+    params = [rng.normal(size=(3, 1, 2, 2)), rng.normal(size=(3, 4))]
+    x = rng.normal(size=(4, 1, 3, 3))
+    net = lambda p, x: ops.mean(ops.tanh(ops.conv2d(x, p[0])), axis=(2, 3)) @ p[1]
+    assert_trees_close(ewc.fisher_diagonal(net, params, x), by_hand(net, params, x, ops.softmax(net(params, x))))
+
+
+def test_integer_samples_go_one_by_one():
+    table, x = np.random.default_rng(3).normal(size=(5, 3)), np.array([0, 4, 1])
+    net = lambda p, x: ops.take(p, x, axis=0)
+    assert_trees_close(ewc.fisher_diagonal(net, table, x), by_hand(net, table, x, ops.softmax(net(table, x))))
+
+
+def test_layers_take_a_batch_in_a_few_calls_of_the_net():
+    params, x, _ = problem(0, (6, 5, 10), 1000)
+    calls = []
+    net = lambda p, x: calls.append(len(x)) or nets.mlp(p, x)
+    ewc.fisher_diagonal(net, params, x, batch_size=250)
+    assert len(calls) <= 4 * 3
+
+
+# ---- laws ----
+
+
+@given(seed=seeds, n1=counts, n2=counts, kind=st.sampled_from(["exact", "sampled", "empirical"]), batch_size=counts)
+def test_samples_add_up_however_they_are_split(seed, n1, n2, kind, batch_size):
+    params, x, y = problem(seed, (3, 4, 3), n1 + n2)
+    rng = np.random.default_rng(7)
+    parts = [
+        ewc.fisher_diagonal(nets.mlp, params, x[rows], y[rows], kind, batch_size=batch_size, rng=rng)
+        for rows in (slice(n1), slice(n1, None))
+    ]
+    joined = trees.map(lambda a, b: (n1 * a + n2 * b) / (n1 + n2), *parts)
+    whole = ewc.fisher_diagonal(nets.mlp, params, x, y, kind, rng=np.random.default_rng(7))
+    assert_trees_close(whole, joined)
+
+
+def test_only_batched_depends_on_the_batch_size():
+    params, x, y = problem(0, (3, 4, 3), 6)
+    by_two, by_three = (ewc.fisher_diagonal(nets.mlp, params, x, y, "batched", batch_size=b) for b in (2, 3))
+    assert not np.allclose(by_two[0].w, by_three[0].w, rtol=0.1)
+
+
+@given(seed=seeds, sizes=sizes)
+def test_exact_weights_the_labels_of_a_sample_by_their_probabilities(seed, sizes):
+    params, x, _ = problem(seed, sizes, 1)
+    p = ops.softmax(nets.mlp(params, x))[0]
+    of_label = [ewc.fisher_diagonal(nets.mlp, params, x, [c], "empirical") for c in range(sizes[-1])]
+    expected = trees.map(lambda *fs: sum(weight * F for weight, F in zip(p, fs, strict=True)), *of_label)
+    assert_trees_close(ewc.fisher_diagonal(nets.mlp, params, x), expected)
+
+
+def test_sampled_is_unbiased_for_exact():
+    params, x, _ = problem(4, (3, 4, 3), 1)
+    draws = 4000
+    rng = np.random.default_rng(5)
+    sampled = ewc.fisher_diagonal(nets.mlp, params, np.repeat(x, draws, axis=0), kind="sampled", rng=rng)
+    p = ops.softmax(nets.mlp(params, x))[0]
+    of_label = [ewc.fisher_diagonal(nets.mlp, params, x, [c], "empirical") for c in range(3)]
+    for found, *fs in zip(*map(trees.leaves, [sampled, *of_label]), strict=True):
+        mean = np.tensordot(p, fs, 1)
+        deviation = np.sqrt(np.tensordot(p, (np.array(fs) - mean) ** 2, 1) / draws)
+        assert np.all(np.abs(found - mean) <= 5 * deviation + 1e-12)
+        assert np.max(deviation) > 0
+
+
+@given(seed=seeds, kind=st.sampled_from(["exact", "sampled"]))
+def test_exact_and_sampled_never_look_at_labels(seed, kind):
+    params, x, y = problem(seed, (3, 4, 3), 5)
+    with_labels = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
+    without = ewc.fisher_diagonal(nets.mlp, params, x, kind=kind)
+    trees.map(np.testing.assert_array_equal, with_labels, without)
+
+
+def test_empirical_looks_at_labels():
+    params, x, y = problem(0, (3, 4, 3), 5)
+    one, other = (ewc.fisher_diagonal(nets.mlp, params, x, labels, "empirical") for labels in (y, (y + 1) % 3))
+    assert np.max(np.abs(one[0].w - other[0].w)) > 0.1 * np.max(one[0].w)
+
+
+def hessian_diagonal(net, params, x, y):
+    """The diagonal of the Hessian of the mean cross-entropy, by our own second derivatives."""
+    blocks = tm.hessian(lambda p: ops.mean(ops.softmax_cross_entropy(net(p, x), y)))(trees.leaves(params))
+    diagonals = [
+        np.diag(blocks[k][k].reshape(w.size, w.size)).reshape(w.shape) for k, w in enumerate(trees.leaves(params))
+    ]
+    return trees.unflatten(params, diagonals)
+
+
+def flat(net, like):
+    return lambda leaves, x: net(trees.unflatten(like, leaves), x)
+
+
+@given(seed=seeds, count=counts)
+def test_for_relu_nets_it_is_the_diagonal_of_the_hessian_at_any_point_and_labels(seed, count):
+    params, x, y = problem(seed, (3, 4, 3, 3), count)
+    assert_trees_close(
+        ewc.fisher_diagonal(nets.mlp, params, x), hessian_diagonal(flat(nets.mlp, params), params, x, y), 1e-8
+    )
+
+
+def test_for_relu_nets_it_is_the_second_difference_of_the_loss():
+    params, x, y = problem(3, (3, 4, 3), 5)
+    leaves, step = trees.leaves(params), 1e-4
+    loss = lambda leaves: np.mean(ops.softmax_cross_entropy(nets.mlp(trees.unflatten(params, leaves), x), y))
+    for k, F in enumerate(trees.leaves(ewc.fisher_diagonal(nets.mlp, params, x))):
+        for at in np.ndindex(F.shape):
+            shifted = []
+            for sign in (-1, 1):
+                moved = [w.copy() for w in leaves]
+                moved[k][at] += sign * step
+                shifted.append(loss(moved))
+            assert (shifted[0] - 2 * loss(leaves) + shifted[1]) / step**2 == pytest.approx(F[at], rel=1e-4, abs=1e-6)
+
+
+def test_for_tanh_nets_it_is_not_the_hessian():
+    params, x, y = problem(0, (3, 4, 3), 5)
+    net = lambda p, x: nets.mlp(p, x, ops.tanh)
+    fisher, hessian = ewc.fisher_diagonal(net, params, x), hessian_diagonal(flat(net, params), params, x, y)
+    assert np.max(np.abs(fisher[0].w - hessian[0].w)) > 0.1 * np.max(fisher[0].w)
+    assert_trees_close((fisher[1],), (hessian[1],))  # the last layer is linear in its weights
+
+
+# ---- symmetries ----
+
+
+@given(seed=seeds, kind=st.sampled_from(["exact", "empirical", "batched"]))
+def test_permuting_pixels_permutes_the_rows_of_the_first_layer(seed, kind):
+    params, x, y = problem(seed, (5, 4, 3), 6)
+    order = np.random.default_rng(seed).permutation(5)
+    shuffled = (params[0]._replace(w=params[0].w[order]), params[1])
+    found = ewc.fisher_diagonal(nets.mlp, shuffled, x[:, order], y, kind)
+    plain = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
+    assert_trees_close(found, (plain[0]._replace(w=plain[0].w[order]), plain[1]))
+
+
+@given(seed=seeds)
+def test_permuting_hidden_units_and_classes_permutes_the_fisher(seed):
+    params, x, y = problem(seed, (3, 5, 4), 6)
+    rng = np.random.default_rng(seed)
+    units, classes = rng.permutation(5), rng.permutation(4)
+
+    def permuted(p):
+        return nets.Layer(p[0].w[:, units], p[0].b[units]), nets.Layer(p[1].w[units][:, classes], p[1].b[classes])
+
+    found = ewc.fisher_diagonal(nets.mlp, permuted(params), x, np.argsort(classes)[y], "empirical")
+    assert_trees_close(found, permuted(ewc.fisher_diagonal(nets.mlp, params, x, y, "empirical")))
+
+
+@given(seed=seeds, constant=st.floats(-5, 5), scale=st.sampled_from([0.5, 2.0, 4.0]))
+def test_a_constant_on_the_logits_changes_nothing_and_scaled_pixels_scale_by_the_square(seed, constant, scale):
+    params, x, _ = problem(seed, (3, 4), 5)
+    plain = ewc.fisher_diagonal(nets.mlp, params, x)
+    assert_trees_close(ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) + constant, params, x), plain)
+    factor = np.array([scale, 1.0, 1.0])
+    rescaled = (params[0]._replace(w=params[0].w / factor[:, None]),)
+    found = ewc.fisher_diagonal(nets.mlp, rescaled, x * factor)
+    assert_trees_close(found, (plain[0]._replace(w=plain[0].w * factor[:, None] ** 2),))
+
+
+@given(seed=seeds, kind=kinds)
+def test_it_is_not_negative_and_zero_where_nothing_can_matter(seed, kind):
+    params, x, y = problem(seed, (4, 5, 3), 6)
+    x[:, 2] = 0  # a pixel that is never on
+    dead = params[0]._replace(b=params[0].b - 1e3 * np.eye(5)[1])  # a unit that never is
+    found = ewc.fisher_diagonal(nets.mlp, (dead, params[1]), x, y, kind)
+    assert all((F >= 0).all() for F in trees.leaves(found))
+    assert not found[0].w[2].any()
+    assert not found[0].w[:, 1].any()
+    assert not found[1].w[1].any()
+    assert found[1].b.any()
+
+
+@given(seed=seeds, count=counts, kind=st.sampled_from(["exact", "empirical"]))
+def test_the_sum_over_a_layer_is_that_of_squared_norms(seed, count, kind):
+    """Σ F_W = mean_n |d_n|² |a_n|², and Σ F_b = |d_n|² for one sample."""
+    params, x, y = problem(seed, (4, 5, 3), count)
+    whole = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
+    ones = [ewc.fisher_diagonal(nets.mlp, params, x[n : n + 1], y[n : n + 1], kind) for n in range(count)]
+    inputs = [x, np.maximum(x @ params[0].w + params[0].b, 0)]
+    for k, a in enumerate(inputs):
+        norms = [one[k].b.sum() * (a[n] @ a[n]) for n, one in enumerate(ones)]
+        assert whole[k].w.sum() == pytest.approx(np.mean(norms), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("net", [nets.mlp, hidden_structure(nets.mlp)], ids=["at once", "one by one"])
+@pytest.mark.parametrize("kind", ewc.KINDS)
+def test_it_has_no_side_effects_and_repeats_itself(net, kind):
+    params, x, y = problem(0, (4, 5, 3), 6)
+    before = trees.map(np.copy, (params, x, y))
+    rng = np.random.default_rng(1)
+    state = rng.bit_generator.state
+    first = ewc.fisher_diagonal(net, params, x, y, kind, rng=rng)
+    assert (rng.bit_generator.state == state) == (kind != "sampled")
+    trees.map(np.testing.assert_array_equal, (params, x, y), before)
+    assert all(leaf.flags.writeable for leaf in trees.leaves((params, x, first)))
+    rng.bit_generator.state = state
+    trees.map(np.testing.assert_array_equal, first, ewc.fisher_diagonal(net, params, x, y, kind, rng=rng))
+
+
+# ---- what is refused ----
+
+
+def mixing(params, x):
+    return nets.mlp(params, x - ops.mean(x, axis=0))
+
+
+def mixing_unseen(params, x):
+    return nets.mlp(params, ops.where(x > ops.mean(x, axis=0), x, 0.0))
+
+
+@pytest.mark.parametrize("net", [mixing, mixing_unseen])
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
+def test_nets_that_mix_samples_are_refused(net, kind):
+    params, x, y = problem(0, (4, 5, 3), 6)
+    with pytest.raises(ValueError, match=r"logits of a sample change by .* without the rest of its batch"):
+        ewc.fisher_diagonal(net, params, x, y, kind)
+
+
+def changed(index, value):
+    def change(args):
+        args[index] = value(args[index]) if callable(value) else value
+        return args
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            changed(4, "exakt"),
+            ValueError,
+            "kind is 'exakt', expected one of 'exact', 'sampled', 'empirical', 'batched'",
+        ),
+        (changed(3, None), ValueError, "kind 'empirical' needs the labels y"),
+        (changed(3, lambda y: y.astype(float)), TypeError, r"y is float64\[6\], expected integer labels"),
+        (changed(3, lambda y: y[:4]), ValueError, r"y is int64\[4\], expected one label per sample, shape \[6\]"),
+        (
+            changed(3, [0, 1, 2, 0, 3, 1]),
+            ValueError,
+            "label of sample 4 is 3, expected 0 to 2, for the net has 3 outputs",
+        ),
+        (changed(3, [0, 1, -1, 0, 1, 1]), ValueError, "label of sample 2 is -1"),
+        (changed(2, lambda x: x[:0]), ValueError, r"x is float64\[0,4\], expected .* at least one sample"),
+        (changed(2, 3.0), ValueError, "x is float, expected an array"),
+        (changed(2, lambda x: np.where(np.arange(6)[:, None] == 5, np.nan, x)), ValueError, "sample 5 are not finite"),
+        (
+            changed(0, lambda net: lambda p, x: net(p, x)[:, 0]),
+            ValueError,
+            r"net gave float64\[2\] .* shape \[2,classes\]",
+        ),
+        (changed(0, lambda net: lambda p, x: net(p, x)[:1]), ValueError, r"net gave float64\[1,3\]"),
+        (changed(0, lambda net: lambda p, x: x > 0), ValueError, r"net gave bool\[2,4\]"),
+        (
+            changed(1, lambda p: [p[0].w.astype(int), p[1]]),
+            TypeError,
+            r"params\[0\] is int64\[4,5\], expected .* floats",
+        ),
+        (changed(1, lambda p: [1.0]), TypeError, r"params\[0\] is float, expected an array of floats"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, message):
+    params, x, y = problem(0, (4, 5, 3), 6)
+    net, params, x, y, kind = change([nets.mlp, params, x, y, "empirical"])
+    with pytest.raises(error, match=f"fisher_diagonal: .*{message}"):
+        ewc.fisher_diagonal(net, params, x, y, kind, batch_size=2)
+
+
+def test_a_batch_of_no_samples_is_refused():
+    params, x, _ = problem(0, (4, 5, 3), 6)
+    with pytest.raises(ValueError, match="batch_size is 0, expected 1 or more"):
+        ewc.fisher_diagonal(nets.mlp, params, x, batch_size=0)
+
+
+def test_overflow_is_refused():
+    params = (nets.Layer(np.zeros((1, 2), np.float32), np.zeros(2, np.float32)),)
+    with pytest.raises(ValueError, match=r"result at params\[0\]\['w'\] overflows float32"):
+        ewc.fisher_diagonal(nets.mlp, params, np.full((2, 1), 1e25, np.float32))
+
+
+def test_it_refuses_to_be_differentiated():
+    params, x, _ = problem(0, (4, 5, 3), 6)
+    with pytest.raises(TypeError, match=r"params\[0\]\['w'\] is a Tensor; the Fisher has no derivative"):
+        tm.grad(lambda p: ewc.fisher_diagonal(nets.mlp, p, x)[0].w.sum())(params)
+    with pytest.raises(TypeError, match="the net uses a Tensor from outside"):
+        tm.grad(lambda s: ewc.fisher_diagonal(lambda p, x: s * nets.mlp(p, x), params, x)[0].w.sum())(np.float64(2))

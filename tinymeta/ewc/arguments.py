@@ -1,0 +1,107 @@
+"""What this package refuses, each in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from ..engine import trees
+from ..engine.tensor import Tensor, describe
+
+Array = np.ndarray
+_WHO = "fisher_diagonal"
+
+
+def check(params: Any, x: Any, kind: str, kinds: Collection[str], batch_size: int) -> None:
+    """The kind, the batch size, params as float arrays, x as an array of at least one sample."""
+    if kind not in kinds:
+        raise ValueError(f"{_WHO}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
+    if batch_size < 1:
+        raise ValueError(f"{_WHO}: batch_size is {batch_size}, expected 1 or more")
+    for path, w in trees.items(params):
+        if type(w) is Tensor:
+            raise TypeError(f"{_WHO}: params{path} is a Tensor; the Fisher has no derivative, call it on plain arrays")
+        if getattr(getattr(w, "dtype", None), "kind", None) != "f":
+            raise TypeError(f"{_WHO}: params{path} is {describe(w)}, expected an array of floats; use .astype")
+    if not hasattr(x, "shape") or x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"{_WHO}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
+
+
+def checked_labels(y: Any, samples: int, kind: str) -> Array:
+    """y as an integer array (samples,)."""
+    if y is None:
+        raise ValueError(f"{_WHO}: kind {kind!r} needs the labels y; kinds 'exact' and 'sampled' do without")
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{_WHO}: y is {describe(labels)}, expected integer labels of shape [{samples}]")
+    if labels.shape != (samples,):
+        raise ValueError(f"{_WHO}: y is {describe(labels)}, expected one label per sample, shape [{samples}]")
+    return labels
+
+
+def check_range(labels: Array, classes: int, start: int) -> None:
+    """Labels lie in 0..classes-1; `start` is the number of the first one's sample."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        n = int(wrong[0])
+        raise ValueError(
+            f"{_WHO}: the label of sample {start + n} is {labels[n]}, expected 0 to {classes - 1}, for the net has "
+            f"{classes} outputs"
+        )
+
+
+def checked_logits(logits: Any, x: Array, start: int) -> Array:
+    """Finite float logits (N, C) for x (N, ...); `start` is the number of the first sample."""
+    if type(logits) is Tensor:
+        raise TypeError(
+            f"{_WHO}: the net uses a Tensor from outside; the Fisher has no derivative, call it on plain arrays"
+        )
+    if getattr(getattr(logits, "dtype", None), "kind", None) != "f" or logits.ndim != 2 or len(logits) != len(x):
+        raise ValueError(
+            f"{_WHO}: the net gave {describe(logits)} for x {describe(x)}, expected float logits of shape [{len(x)},classes]"
+        )
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if wrong.size:
+        n = int(wrong[0])
+        raise ValueError(
+            f"{_WHO}: the logits of sample {start + n} are not finite ({logits[n]}); look for NaN in x and params"
+        )
+    return logits
+
+
+def check_unmixed(again: Any, logits: Array) -> None:
+    """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
+    change = np.max(np.abs(again - logits[: len(again)]), initial=0.0)
+    if change > np.cbrt(np.finfo(logits.dtype).eps) * np.max(np.abs(logits)):
+        raise ValueError(
+            f"{_WHO}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
+            "no score is its own; use a net without batch statistics and without dropout"
+        )
+
+
+def checked_result(fisher: Any) -> Any:
+    """The Fisher, all finite."""
+    for path, F in trees.items(fisher):
+        if not np.isfinite(F).all():
+            raise ValueError(
+                f"{_WHO}: the result at params{path} overflows {F.dtype}; scale x down or use float64 params"
+            )
+    return fisher
+
+
+def check_like(expected: Any, tree: Any, name: str) -> None:
+    """`tree` has the structure, shapes and dtypes of `expected`."""
+    found: list = []
+    trees.map(lambda _, leaf: found.append(leaf), expected, tree)
+    for (path, wanted), leaf in zip(trees.items(expected), found, strict=True):
+        if describe(leaf) != describe(wanted):
+            raise ValueError(f"{name}{path} is {describe(leaf)}, expected {describe(wanted)}")
+
+
+def check_fisher(fisher: Any, name: str) -> None:
+    """Entries are finite and not negative."""
+    for path, F in trees.items(fisher):
+        if not (np.isfinite(F).all() and np.min(F, initial=0.0) >= 0):
+            raise ValueError(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")

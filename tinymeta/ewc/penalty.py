@@ -1,0 +1,102 @@
+"""The penalty on moving weights that earlier tasks need (Kirkpatrick et al. 2016, arXiv 1612.00796, Eq. 3)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import trees
+from ..kernels import penalty as kernels
+from .arguments import check_fisher, check_like
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """λ/2 Σ_tasks Σ_i F_i (θ_i - θ*_i)², a value: add_task gives a new one. Without tasks it is 0.
+
+    In units where the loss is a *mean* cross-entropy and F the *mean* squared score per sample, lam = 1 is Bayes' rule for
+    tasks of one size. All tasks fold into one quadratic of Fisher ΣF and the weighted mean of the anchors θ*, plus a
+    constant: memory and time do not grow with the tasks, and value() is the sum over them.
+
+    With a number for gamma it is online EWC (Schwarz et al. 2018, arXiv 1805.06370) instead: F ← gamma F + F_new, anchored
+    at the latest task alone. ValueError if lam or gamma is negative or not finite.
+    """
+
+    lam: float
+    gamma: float | None = None
+    fisher: Any = field(default=None, repr=False)
+    anchor: Any = field(default=None, repr=False)
+    constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, number in (("lam", self.lam), ("gamma", self.gamma or 0.0)):
+            if not 0 <= number < np.inf:
+                raise ValueError(f"Penalty: {name} is {number}, expected a finite number, 0 or more")
+
+    def add_task(self, params: Any, fisher: Any) -> Penalty:
+        """The penalty with one more task, learned as `params` (θ*), of Fisher diagonal `fisher`, a tree like it.
+
+        Both are copied. ValueError if they differ in structure, shapes or dtypes, or if F is negative or not finite.
+        """
+        check_like(params, fisher, "Penalty.add_task: fisher")
+        check_fisher(fisher, "Penalty.add_task: fisher")
+        if self.fisher is None:
+            return replace(self, **_folded(params, [(params, fisher)]))
+        check_like(self.anchor, params, "Penalty.add_task: params")
+        if self.gamma is not None:
+            decayed = trees.map(lambda old, new: self.gamma * old + new, self.fisher, fisher)
+            return replace(self, fisher=decayed, anchor=trees.map(np.copy, params))
+        folded = _folded(params, [(self.anchor, self.fisher), (params, fisher)])
+        return replace(self, **(folded | {"constant": self.constant + folded["constant"]}))
+
+    def value(self, params: Any) -> Any:
+        """The penalty at `params`, a scalar of their dtype; differentiable to any order."""
+        if self.fisher is None:
+            return 0.0
+        check_like(self.anchor, params, "Penalty.value: params")
+        squares = trees.map(lambda w, a, F: ops.sum(F * ops.square(w - a)), params, self.anchor, self.fisher)
+        return float(self.lam) * (0.5 * sum(trees.leaves(squares)) + self.constant)
+
+    def grad(self, params: Any) -> Any:
+        """λ Σ_tasks F (θ - θ*), a tree like `params`: the gradient of value, by hand."""
+        if self.fisher is None:
+            return trees.map(np.zeros_like, params)
+        return trees.map(lambda w, a, F: kernels.penalty_grad(w, a, F, self.lam), params, self.anchor, self.fisher)
+
+    def stability(self, lr: float) -> float:
+        """max η λ F: a gradient step of rate `lr` overshoots an anchor where this passes 1, and diverges beyond 2."""
+        return float(lr * self.lam * max((np.max(F, initial=0.0) for F in trees.leaves(self.fisher)), default=0.0))
+
+
+def uniform_fisher(params: Any) -> Any:
+    """Ones like `params`: with them the penalty is the paper's L2 baseline, which holds all weights alike."""
+    return trees.map(np.ones_like, params)
+
+
+def warn_if_unstable(penalty: Penalty, lr: float) -> float:
+    """penalty.stability(lr), with a RuntimeWarning if it is more than 1; for use before training with plain SGD."""
+    stability = penalty.stability(lr)
+    if stability > 1:
+        outcome = "diverges" if stability > 2 else "overshoots its anchor"
+        warnings.warn(
+            f"lr * lam * max(fisher) is {stability:.3g}: gradient descent {outcome} where it passes "
+            f"{2 if stability > 2 else 1}; lower lr to {lr / stability:.3g}, or lam",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return stability
+
+
+def _folded(params: Any, tasks: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf."""
+    columns = zip(*(zip(trees.leaves(a), trees.leaves(F), strict=True) for a, F in tasks), strict=True)
+    fishers, anchors, constants = zip(*(kernels.fold(list(column)) for column in columns), strict=True)
+    return {
+        "fisher": trees.unflatten(params, fishers),
+        "anchor": trees.unflatten(params, anchors),
+        "constant": float(sum(constants)),
+    }
