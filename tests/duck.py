@@ -6,6 +6,7 @@ no GPU. What runs on it runs on any array library that implements the two protoc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,7 +21,7 @@ def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 class Duck(np.lib.mixins.NDArrayOperatorsMixin):
-    __array__ = __int__ = __index__ = __iter__ = _refuse
+    __array__ = __int__ = __index__ = _refuse
     __slots__ = ("inner",)
 
     def __init__(self, inner: Any) -> None:
@@ -56,14 +57,23 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.inner)
 
+    def __iter__(self) -> Iterator[Duck]:
+        return (self[i] for i in range(len(self)))
+
     def __bool__(self) -> bool:  # explicit questions, which CuPy answers too
         return bool(self.inner)
 
     def __float__(self) -> float:
         return float(self.inner)
 
-    def astype(self, dtype: Any) -> Duck:
-        return Duck(self.inner.astype(dtype))
+    def astype(self, dtype: Any, **options: Any) -> Duck:
+        return Duck(self.inner.astype(dtype, **options))
+
+    def swapaxes(self, axis1: int, axis2: int) -> Duck:
+        return Duck(self.inner.swapaxes(axis1, axis2))
+
+    def max(self, axis: Any = None, **options: Any) -> Duck:
+        return Duck(self.inner.max(axis, **options))
 
     def reshape(self, *shape: Any) -> Duck:
         return Duck(self.inner.reshape(*shape))

@@ -193,6 +193,6 @@ KIND_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def test_the_duck_is_strict() -> None:
     duck = Duck(np.ones(3))
-    for convert in (np.asarray, lambda d: d + np.ones(3), lambda d: np.concatenate([d, np.ones(3)]), list):
+    for convert in (np.asarray, lambda d: d + np.ones(3), lambda d: np.concatenate([d, np.ones(3)]), int):
         with pytest.raises(TypeError):
             convert(duck)

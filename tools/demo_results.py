@@ -6,9 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from tinymeta.experiments import DEMO
-
 from bench.measure import RESULTS, machine
+from tinymeta.experiments import DEMO
 
 
 def newest(root: Path, name: str) -> Path:

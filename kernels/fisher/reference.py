@@ -49,7 +49,7 @@ def label_scores(logits: Array, labels: Array) -> Array:
     """D (N, C) = e_y - p (9), the score of one label per sample, from integer labels (N,)."""
     _, residuals = _softmax_and_residuals("label_scores", logits)
     _check_labels(labels, *logits.shape)
-    return residuals[np.arange(len(logits)), labels]
+    return residuals[np.arange(len(logits), like=logits), labels]
 
 
 def scores(logits: Array) -> Array:
@@ -63,7 +63,7 @@ def scores_reduced(logits: Array) -> Array:
     p, _ = _softmax_and_residuals("scores_reduced", logits)
     N, C = p.shape
     tails = np.cumsum(p[:, ::-1], axis=1)[:, ::-1]  # r_v = sum_{k >= v} p_k
-    S = np.zeros((C - 1, N, C), p.dtype)
+    S = np.zeros_like(p, shape=(C - 1, N, C))
     for v in range(C - 1):
         rest = tails[:, v + 1 : v + 2]
         pivot = np.sqrt(_share(p[:, v : v + 1], tails[:, v : v + 1]) * rest)
@@ -92,7 +92,8 @@ def _softmax_and_residuals(operation: str, logits: Array) -> tuple[Array, Array]
         raise ValueError(f"{operation}: logits has shape {logits.shape}, expected at least one class")
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     total = e.sum(axis=1, keepdims=True)
-    own = np.eye(C, dtype=bool)
+    classes = np.arange(C, like=logits)
+    own = classes[:, None] == classes
     others = np.where(own, 0, e[:, None, :]).sum(axis=2) / total
     p = e / total
     return p, np.where(own, others[:, :, None], -p[:, None, :])

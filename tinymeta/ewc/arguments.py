@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from ..engine.tensor import Tensor, describe
+from ..engine.tensor import Tensor, as_array, describe
 
 Array = np.ndarray
 _WHO = "fisher_diagonal"
@@ -33,7 +33,7 @@ def checked_labels(y: Any, samples: int, kind: str) -> Array:
     """y as an integer array (samples,)."""
     if y is None:
         raise ValueError(f"{_WHO}: kind {kind!r} needs the labels y; kinds 'exact' and 'sampled' do without")
-    labels = np.asarray(y)
+    labels = as_array(y)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{_WHO}: y is {describe(labels)}, expected integer labels of shape [{samples}]")
     if labels.shape != (samples,):

@@ -58,7 +58,7 @@ def fisher_diagonal(
     of range, outputs that are not (N, C) or not finite, and nets that mix the samples of a batch, as batch norm does.
     """
     arguments.check(params, x, kind, KINDS, batch_size)
-    given = _given(kind, len(x), y, rng)
+    given = _given(kind, x, y, rng)
     totals = _zeros(params)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
         for start in range(0, len(x), batch_size):
@@ -73,11 +73,12 @@ def fisher_diagonal(
     return arguments.checked_result(trees.unflatten(params, leaves))
 
 
-def _given(kind: str, samples: int, y: Any, rng: np.random.Generator | None) -> Array:
+def _given(kind: str, x: Array, y: Any, rng: np.random.Generator | None) -> Any:
     """Per sample its label, or the uniform number that will draw it: independent of how samples are split into batches."""
     if kind in LABELLED:
-        return arguments.checked_labels(y, samples, kind)
-    return (rng or np.random.default_rng(0)).random(samples) if kind == "sampled" else np.empty(samples)
+        return arguments.checked_labels(y, len(x), kind)
+    drawn = (rng or np.random.default_rng(0)).random(len(x) if kind == "sampled" else 0)
+    return np.asarray(drawn, like=x)
 
 
 def _squares_per_sample(net: Callable, params: Any, x: Array, logits: Array, columns: Array) -> list[Array]:
@@ -104,7 +105,7 @@ def _squares_of_sum(net: Callable, params: Any, x: Array, logits: Array, columns
 
 
 def _zeros(params: Any) -> list[Array]:
-    return [np.zeros(w.shape, np.float64) for w in trees.leaves(params)]
+    return [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
 
 
 def _add(totals: list[Array], terms: list[Array]) -> None:
