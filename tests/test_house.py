@@ -74,3 +74,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
         assert getattr(tm, name).__doc__, f"tm.{name} has no docstring"
     for name in tm.ops.__all__:
         assert getattr(tm.ops, name).__doc__, f"tm.ops.{name} has no docstring"
+
+
+def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_committed_results() -> None:
+    subprocess.run([sys.executable, str(ROOT / "tools/readme_tables.py"), "--check"], check=True)

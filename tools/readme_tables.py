@@ -1,15 +1,17 @@
-"""Write the tables of README.md between their markers, from committed results only; --check fails if they are out of date."""
+"""Write the tables of README.md and docs/ between their markers, from committed results only; --check fails if they are old."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "demo.md")
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -24,43 +26,62 @@ def benchmark(name: str) -> str:
     )
 
 
-def demo(name: str) -> str:
-    """The demo's *published | ours* table over its experiments."""
-    results = json.loads((RESULTS / f"{name}.json").read_text())
-    lines = ["| experiment | quantity | published | ours ± 95 % CI |", "|---|---|---|---|"]
-    for result in results["experiments"]:
-        for row in result["rows"]:
-            ci = f" ± {row['ci95']:.2g}" if row["ci95"] is not None else ""
-            published = f"{row['published']:.3g}" if row["published"] is not None else "–"
-            lines.append(
-                f"| {result['experiment']} | {row['quantity']} | {published} | {row['ours']:.3g}{ci} {row['unit']} |".replace(
-                    " |", " |"
-                )
-            )
+def demo() -> str:
+    """The demo's rows that have a published number, and what became of the papers' claims."""
+    results = json.loads((RESULTS / "demo.json").read_text())
+    rows = [line for e in results["experiments"] for line in _rows(e, lambda row: row["published"] is not None)]
     claims = [
-        f"- {'✓' if c['held'] else '✗'} {c['sentence']}: {c['detail']}."
-        for r in results["experiments"]
-        for c in r["claims"]
+        f"- {'✓' if c['held'] else '✗'} `{e['experiment']}`: {c['sentence']} ({c['detail']})."
+        for e in results["experiments"]
+        for c in e["claims"]
     ]
-    return "\n".join([*lines, "", *claims, "", f"{results['machine']}, seed {results['seed']}, presets `quick`.", ""])
+    return "\n".join([*_HEAD, *rows, "", *claims, "", _machine(results), ""])
 
 
-RENDER = {"demo": demo, "overhead": benchmark, "imports": benchmark}
+def demo_full() -> str:
+    """Every row of the demo, one table per experiment."""
+    results = json.loads((RESULTS / "demo.json").read_text())
+    tables = [["", f"## {e['experiment']}", "", *_HEAD, *_rows(e, lambda row: True)] for e in results["experiments"]]
+    return "\n".join([_machine(results), *(line for table in tables for line in table), ""])
+
+
+_HEAD = ("| experiment | quantity | published | ours ± 95 % CI |", "|---|---|---|---|")
+
+
+def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[str]:
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        ci95 = f" ± {row['ci95']:.2g}" if row["ci95"] is not None else ""
+        published = f"{row['published']:.3g}" if row["published"] is not None else "–"
+        return experiment["experiment"], row["quantity"], published, f"{row['ours']:.3g}{ci95} {row['unit']}".strip()
+
+    return [f"| {' | '.join(cells(row))} |" for row in experiment["rows"] if wanted(row)]
+
+
+def _machine(results: dict[str, Any]) -> str:
+    return f"Presets `quick`, seed {results['seed']}; {results['machine']}; NumPy {results['versions']['numpy']}."
+
+
+RENDER: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "demo_full": demo_full,
+    "overhead": lambda: benchmark("overhead"),
+    "imports": lambda: benchmark("imports"),
+}
 
 
 def rendered(text: str) -> str:
-    """README's text with every table written anew."""
-    return MARKER.sub(lambda m: f"{m[1]}{RENDER[m[2]](m[2])}{m[3]}", text)
+    """The page with every table written anew."""
+    return MARKER.sub(lambda m: f"{m[1]}{RENDER[m[2]]()}{m[3]}", text)
 
 
 def main() -> int:
-    before = README.read_text()
-    after = rendered(before)
+    old = [page for page in PAGES if rendered(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
-        if before != after:
-            print("README.md is out of date: run python tools/readme_tables.py", file=sys.stderr)
-        return int(before != after)
-    README.write_text(after)
+        for page in old:
+            print(f"{page.relative_to(ROOT)} is out of date: run python tools/readme_tables.py", file=sys.stderr)
+        return int(bool(old))
+    for page in old:
+        page.write_text(rendered(page.read_text()))
     return 0
 
 

@@ -18,7 +18,7 @@ BASELINES: dict[str, Callable[[float], optim.Optimizer]] = {
     "RMSprop": optim.rmsprop,
     "ADAM": optim.adam,
 }
-RATES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+RATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
 def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
