@@ -14,8 +14,6 @@ FLOORS = (
     {"kernels"}, {"engine"}, {"ops"}, {"check", "nets", "optim"}, {"l2l", "maml", "ewc"}, {"data", "lab"}, {"experiments"}, {"cli"},
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-# the engine names the few structural ops that its sweeps and transforms need (DESIGN: "may register itself")
-ALLOWED_UP = {("engine/transforms.py", "ops")}
 SOURCES = [p for p in (ROOT / "tinymeta").rglob("*.py") if p != ROOT / "tinymeta/__init__.py"] + list(
     (ROOT / "kernels").rglob("*.py")
 )
@@ -47,7 +45,7 @@ def rooms_imported(path: Path) -> set[str]:
 def test_a_room_imports_only_from_its_own_and_lower_floors(path: Path) -> None:
     room = module_of(path)[1]
     at = "/".join(module_of(path)[1:]) + ".py"
-    above = {r for r in rooms_imported(path) if LEVEL[r] > LEVEL[room] and (at, r) not in ALLOWED_UP}
+    above = {r for r in rooms_imported(path) if LEVEL[r] > LEVEL[room]}
     assert not above, f"{at} imports from {sorted(above)}, which lie above {room}"
 
 

@@ -11,38 +11,28 @@ from tinymeta import l2l
 from tinymeta.data import minibatch_indices, mnist, mnist_subset
 from tinymeta.lab import Experiment, Outcome, Run
 
-from .l2l_training import draw, run_comparison
+from .l2l_training import Training, draw, run_comparison
 
 PUBLISHED = {"LSTM": 0.26, "NAG": 0.33, "RMSprop": 0.36, "ADAM": 0.37, "SGD": 0.46, "ratio": 0.26 / 0.33}
 
 
 @dataclass(frozen=True)
-class Config:
-    """The paper's protocol; what it does not state (meta-learning rate, epochs, problems per meta-step) is ours."""
+class Config(Training):
+    """The paper's protocol: preprocessing with p = 10, output scaled by 0.1, mini-batches of 128."""
 
-    seed: int = 0
     images: str = "full"  # or "subset", the 10,000 + 2,000 images that travel with the package
     pool: int = 1  # average over pool x pool pixels: 4 makes images 7 x 7 and the MLP thirteen times smaller
     hidden: tuple[int, ...] = (20,)
-    sigma: float = 0.01  # θ_0 ~ N(0, sigma²)
     batch_size: int = 128
-    steps: int = 100
-    unroll_length: int = 20
-    hidden_units: tuple[int, ...] = (20, 20)
-    scale: float = 0.1
-    p: float = 10.0
-    meta_epochs: int = 1000
-    meta_batch: int = 4
-    meta_lr: float = 0.005
-    validate_every: int = 10
-    validation_problems: int = 8
-    test_problems: int = 24
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.images not in ("full", "subset"):
             raise ValueError(f"images is {self.images!r}, expected 'full' or 'subset'")
         if self.pool < 1 or 28 % self.pool:
             raise ValueError(f"pool is {self.pool}, expected a divisor of 28")
+        if min((self.batch_size, *self.hidden)) < 1:
+            raise ValueError(f"batch_size and hidden are {self.batch_size} and {self.hidden}, expected 1 or more")
 
 
 def train(config: Config, run: Run) -> Outcome:

@@ -11,31 +11,31 @@ from tinymeta import l2l
 from tinymeta.data import quadratics
 from tinymeta.lab import Experiment, Outcome, Run
 
-from .l2l_training import draw, run_comparison
+from .l2l_training import Training, draw, run_comparison
 
 # Loss at step 100, read off Fig. 4; the paper's scale cannot be recovered from its text, so only the ratio is compared.
 PUBLISHED = {"ratio": 0.039 / 0.052}
 
 
 @dataclass(frozen=True)
-class Config:
-    """The paper's protocol; what it does not state (meta-learning rate, epochs, problems per meta-step) is ours."""
+class Config(Training):
+    """The paper's protocol: neither preprocessing nor scaling of the output."""
 
-    seed: int = 0
     kind: str = "gaussian"  # entries of W and y: N(0, 1), or "uniform" as in the authors' code
     dim: int = 10
-    sigma: float = 0.01  # θ_0 ~ N(0, sigma²)
-    steps: int = 100
-    unroll_length: int = 20
-    hidden_units: tuple[int, ...] = (20, 20)
     scale: float = 1.0
-    p: float = 0.0  # 0: no preprocessing
-    meta_epochs: int = 1000
+    p: float = 0.0
     meta_batch: int = 128
     meta_lr: float = 0.003
-    validate_every: int = 10
     validation_problems: int = 256
     test_problems: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("gaussian", "uniform"):
+            raise ValueError(f"kind is {self.kind!r}, expected 'gaussian' or 'uniform'")
+        if self.dim < 1:
+            raise ValueError(f"dim is {self.dim}, expected 1 or more")
 
 
 def train(config: Config, run: Run) -> Outcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +16,38 @@ FIGURE_READ = "1606.04474 Fig. 4, read off the figure (3-5 %)"
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 
 
-class Training(Protocol):
-    """The configuration that meta-training needs; every L2L experiment's config has these fields."""
+@dataclass(frozen=True)
+class Training:
+    """What every L2L experiment sets. The paper states steps, unroll_length and hidden_units; scale and p where it uses them;
+    the meta-learning rate ("by random search"), epochs and problems per meta-step are ours."""
 
-    seed: int
-    steps: int
-    unroll_length: int
-    meta_epochs: int
-    meta_batch: int
-    meta_lr: float
-    scale: float
-    p: float
-    hidden_units: tuple[int, ...]
-    validate_every: int
-    validation_problems: int
-    test_problems: int
+    seed: int = 0
+    sigma: float = 0.01  # θ_0 ~ N(0, sigma²)
+    steps: int = 100
+    unroll_length: int = 20
+    hidden_units: tuple[int, ...] = (20, 20)
+    scale: float = 0.1
+    p: float = 10.0  # 0: no preprocessing
+    meta_epochs: int = 1000
+    meta_batch: int = 4
+    meta_lr: float = 0.005
+    validate_every: int = 10
+    validation_problems: int = 8
+    test_problems: int = 24
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "unroll_length", "meta_epochs", "meta_batch", "validate_every", "validation_problems"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.test_problems < 2:
+            raise ValueError(f"test_problems is {self.test_problems}, expected 2 or more, for a confidence interval")
+        if self.steps % self.unroll_length:
+            raise ValueError(f"unroll_length is {self.unroll_length}, expected a divisor of steps, {self.steps}")
+        if not 0 <= self.p < 88:
+            raise ValueError(f"p is {self.p}, expected 0 (no preprocessing) to 88, so that e^p fits in float32")
 
 
-def run_comparison(config: Any, run: Run, make_problem: MakeProblem, published: dict[str, float]) -> Outcome:
+def run_comparison(config: Training, run: Run, make_problem: MakeProblem, published: dict[str, float]) -> Outcome:
     """Meta-train, tune the baselines on validation problems, and compare all on fresh test problems."""
     optimizer, history = meta_train(config, run, make_problem)
     grid = tune_baselines(config, run, make_problem)
