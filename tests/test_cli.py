@@ -142,6 +142,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, arguments, 
     assert words in refused(capsys, *arguments)
 
 
+def test_a_run_that_diverges_says_where_without_a_traceback(capsys):
+    with toy.failing_at(25, FloatingPointError("the loss is inf at step 25: lower learning_rate")):
+        assert cli.main(["run", "toy"]) == 2
+    assert capsys.readouterr().err.endswith("the run diverged: the loss is inf at step 25: lower learning_rate\n")
+
+
 @pytest.mark.parametrize("name", ["checkpoint.npz", "config.json"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"{}", b'{"format": 99}'])
 def test_a_damaged_run_is_refused_and_left_alone(capsys, tmp_path, name, content):

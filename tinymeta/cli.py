@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (UserError, DataError) as error:
         return _say(f"tinymeta: {error}", BAD_INPUT)
+    except FloatingPointError as error:  # an experiment's own sentence: what diverged, where, and what to change
+        return _say(f"tinymeta: the run diverged: {error}", BAD_INPUT)
     except ImportError as error:
         sentence = optional.missing(error)
         if sentence is None:

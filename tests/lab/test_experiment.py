@@ -11,7 +11,7 @@ values = st.fixed_dictionaries(
     {
         "seed": st.integers(),
         "steps": st.integers(0),
-        "learning_rate": st.floats(allow_nan=False),
+        "learning_rate": st.floats(allow_nan=False, allow_infinity=False),
         "sizes": st.lists(st.integers()).map(tuple),
         "momentum": st.booleans(),
         "label": st.text(),
@@ -53,7 +53,12 @@ def test_presets_and_their_names():
         ("zzz", {}, "toy has no preset 'zzz'; choose one of quick, paper"),
         ("quick", {"learning_rat": "1"}, "toy has no key 'learning_rat'; did you mean learning_rate?"),
         ("quick", {"steps": "1e3"}, "steps = '1e3' is not a whole number; the default of toy is 60"),
-        ("quick", {"learning_rate": "fast"}, "learning_rate = 'fast' is not a number; the default of toy is 0.05"),
+        (
+            "quick",
+            {"learning_rate": "fast"},
+            "learning_rate = 'fast' is not a finite number; the default of toy is 0.05",
+        ),
+        ("quick", {"learning_rate": "inf"}, "learning_rate = 'inf' is not a finite number; the default of toy is 0.05"),
         ("quick", {"momentum": "maybe"}, "momentum = 'maybe' is not true or false; the default of toy is True"),
         ("quick", {"sizes": "4,x"}, "sizes = '4,x' is not values separated by commas, each a whole number;"),
         ("quick", {"steps": "-1"}, "toy: steps = -1, expected 0 or more"),

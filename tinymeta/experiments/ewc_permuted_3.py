@@ -65,6 +65,8 @@ class Config:
         for name in ("epochs", "batch_size", "validation", "evaluations", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}, expected 1 or more")
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden = {self.hidden}, expected layers of 1 or more")
         for name in ("l2_lams", "ewc_lams"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}, expected at least one value, none negative")

@@ -19,7 +19,7 @@ SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
 
 AT_LEAST_ONE = (
     "meta_batch", "points", "query_points", "inner_steps", "test_points", "test_tasks", "test_steps", "test_query_points",
-    "validation_tasks",
+    "validation_tasks", "hidden",
 )  # fmt: skip
 
 Params = tuple[nets.Layer, ...]
