@@ -19,11 +19,15 @@ def benchmark(name: str) -> str:
     """A benchmark's rows as a Markdown table, with the machine below."""
     table = json.loads((RESULTS / f"{name}.json").read_text())
     head = f"| {table['title']} | median, {table['unit']} | × tinymeta |\n|---|---|---|\n"
-    rows = "".join(f"| {r['name']} | {r['median']:.3g} | {r['ratio']:.2f} |\n" for r in table["rows"])
+    rows = "".join(f"| {r['name']} | {_number(r['median'])} | {_number(r['ratio'])} |\n" for r in table["rows"])
     versions = ", ".join(f"{k} {v}" for k, v in table["versions"].items() if k != "tinymeta")
     return (
         f"{head}{rows}\n{table['machine']}; {versions}; {table['rounds']} alternated fresh processes. {table['note']}\n"
     )
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
 
 
 def demo() -> str:

@@ -62,6 +62,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> No
     assert json.loads((folder / "result.json").read_text())["series"] == whole["series"]
 
 
+def test_second_derivatives_are_a_switch_that_changes_the_training(tmp_path) -> None:
+    _, dropped = finished("l2l-quadratic", tmp_path / "dropped")
+    experiment = experiments.load("l2l-quadratic")
+    config = configure(experiment, "quick", {**TINY["l2l-quadratic"], "second_derivatives": "true"})
+    kept = json.loads((execute(experiment, config, root=tmp_path / "kept") / "result.json").read_text())
+    assert kept["series"]["history"] != dropped["series"]["history"]
+    assert kept["series"]["grid"] == dropped["series"]["grid"]
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [

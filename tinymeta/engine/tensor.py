@@ -92,7 +92,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         made_by = self.prim.name if self.prim else "leaf"
-        return f"Tensor({np.array2string(self.data, prefix='Tensor(')}, {describe(self)}, {made_by})"
+        return f"<Tensor {describe(self)} from {made_by}: {self.data}>"
 
 
 def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:

@@ -76,7 +76,7 @@ EXPERIMENT = Experiment(
     "should fall fastest and end lowest.",
     config=Config,
     presets={
-        "quick": {"images": "subset", "pool": 4, "meta_epochs": 36, "validate_every": 3},
+        "quick": {"images": "subset", "pool": 4, "meta_epochs": 48, "validate_every": 3},
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
     },

@@ -31,6 +31,7 @@ class Training:
     meta_epochs: int = 1000
     meta_batch: int = 4
     meta_lr: float = 0.005
+    second_derivatives: bool = False  # True keeps ∂∇_t/∂φ, the dashed edges that the paper drops
     validate_every: int = 10
     validation_problems: int = 8
     test_problems: int = 24
@@ -89,7 +90,7 @@ def meta_train(config: Training, run: Run, make_problem: MakeProblem) -> tuple[l
         problem = make_problem(stream(config.seed, "problem", epoch), config.meta_batch, "train")
         optimizer, adam_state, carry, loss = l2l.meta_step(
             blank.with_weights(state["weights"]), problem, state["carry"] if part else None, adam, state["adam"],
-            config.unroll_length,
+            config.unroll_length, second_derivatives=config.second_derivatives,
         )  # fmt: skip
         state = {**state, "weights": optimizer.weights, "adam": adam_state, "carry": carry}
         if part + 1 == unrolls and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.meta_epochs):
