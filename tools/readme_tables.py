@@ -42,10 +42,10 @@ def demo() -> str:
     return "\n".join([*_HEAD, *rows, "", *claims, "", _machine(results), ""])
 
 
-def demo_full() -> str:
-    """Every row of the demo, one table per experiment."""
-    results = json.loads((RESULTS / "demo.json").read_text())
-    tables = [["", f"## {e['experiment']}", "", *_HEAD, *_rows(e, lambda row: True)] for e in results["experiments"]]
+def every_row(name: str) -> str:
+    """Every row of a collection of results, one table per experiment."""
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    tables = [["", f"### {e['experiment']}", "", *_HEAD, *_rows(e, lambda row: True)] for e in results["experiments"]]
     return "\n".join([_machine(results), *(line for table in tables for line in table), ""])
 
 
@@ -62,12 +62,15 @@ def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[st
 
 
 def _machine(results: dict[str, Any]) -> str:
-    return f"Presets `quick`, seed {results['seed']}; {results['machine']}; NumPy {results['versions']['numpy']}."
+    first = results["experiments"][0]
+    numpy, seed = first["versions"]["numpy"], first["config"]["seed"]
+    return f"Preset `{first['preset']}`, seed {seed}; {results['machine']}; NumPy {numpy}."
 
 
 RENDER: dict[str, Callable[[], str]] = {
     "demo": demo,
-    "demo_full": demo_full,
+    "demo_full": lambda: every_row("demo"),
+    "paper": lambda: every_row("paper"),
     "overhead": lambda: benchmark("overhead"),
     "imports": lambda: benchmark("imports"),
 }

@@ -1,0 +1,37 @@
+"""Collect finished runs into bench/results/NAME.json, from which the tables of the README and the docs are generated.
+
+python -m tools.collect_results runs/demo demo            # the demo's four experiments
+python -m tools.collect_results runs paper maml-sine      # the newest run of each experiment named, below runs/
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.measure import RESULTS, machine
+from tinymeta.experiments import DEMO
+
+
+def newest(root: Path, name: str) -> dict[str, Any]:
+    """Configuration, versions, rows and claims of the newest finished run of an experiment."""
+    finished = sorted((root / name).glob("*/result.json"))
+    if not finished:
+        raise SystemExit(f"no finished run of {name} below {root}: run it first")
+    config, result = (json.loads((finished[-1].parent / f).read_text()) for f in ("config.json", "result.json"))
+    kept = {key: config[key] for key in ("preset", "config", "versions")}
+    return {"experiment": name, **kept, "rows": result["rows"], "claims": result["claims"]}
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    root, table, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:] or DEMO
+    results = {"machine": machine(), "experiments": [newest(root, name) for name in names]}
+    (RESULTS / f"{table}.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
