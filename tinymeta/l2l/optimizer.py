@@ -76,8 +76,9 @@ class LSTMOptimizer:
             known = header["format"] == FORMAT
             loaded = _checked(cls(_weights(arrays, header["layers"]), header["scale"], header["p"])) if known else None
         except Exception as error:  # a damaged archive raises a dozen kinds
+            found = " ".join(str(error).split())  # the text of a damaged file may be part of it
             raise ValueError(
-                f"{path} is not a saved LSTMOptimizer, or it is damaged ({error}); save it again"
+                f"{path} is not a saved LSTMOptimizer, or it is damaged ({found}); save it again"
             ) from error
         if loaded is None:
             raise ValueError(

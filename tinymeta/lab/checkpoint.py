@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.files import atomic_write, file_errors
 
 FORMAT = 1
@@ -116,7 +116,7 @@ def _damage(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is damaged or truncated ({type(error).__name__}: {error}); "
+            f"{path} is damaged or truncated ({type(error).__name__}: {one_line(error)}); "
             "start a new run, or put back a copy of this file and resume"
         ) from error
 
@@ -126,7 +126,7 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        raise zipfile.BadZipFile(f"wrong checksum of {damaged!r}")
     file.seek(0)
     with np.load(file, allow_pickle=False) as members:
         arrays = {key: members[key] for key in members.files}

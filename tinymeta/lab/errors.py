@@ -10,6 +10,11 @@ class UserError(Exception):
     """What was given, what was expected and what to do, in one sentence; the command prints it and exits with 2."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, on one line: the text of a damaged file may be part of it."""
+    return " ".join(str(error).split())
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown `word`: the close matches, or all that is known."""
     names = list(known)

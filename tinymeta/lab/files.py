@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, one_line
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); move its folder away and run again") from error
+        raise UserError(f"{path} is damaged ({one_line(error)}); move its folder away and run again") from error
     if not isinstance(value, dict):
         raise UserError(
             f"{path} holds a {type(value).__name__}, expected an object; move its folder away and run again"

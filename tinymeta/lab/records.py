@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.experiment import Claim, Experiment, Outcome, Row, config_hash, preset_of, restore
 from tinymeta.lab.files import make_folder, read_json, write_json
 from tinymeta.lab.versions import versions
@@ -90,7 +90,9 @@ def read_result(folder: Path) -> tuple[dict[str, Any], Outcome]:
         rows = [Row(**row) for row in record["rows"]]
         return record, Outcome(rows, [Claim(**claim) for claim in record["claims"]], record["series"])
     except TypeError as error:
-        raise UserError(f"{folder / 'result.json'} is of another version ({error}); start a new run") from error
+        raise UserError(
+            f"{folder / 'result.json'} is of another version ({one_line(error)}); start a new run"
+        ) from error
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
