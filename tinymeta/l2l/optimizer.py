@@ -63,7 +63,7 @@ class LSTMOptimizer:
         header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
         with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
+            np.savez(file, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> LSTMOptimizer:

@@ -85,7 +85,7 @@ def save(path: Path, tree: Tree, owner: Mapping[str, str]) -> None:
     header = {"format": FORMAT, "owner": dict(owner), "tree": _encode(tree, arrays)}
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, header=text, **arrays)
+        np.savez(file, header=text, **arrays)
 
 
 def load(path: Path, owner: Mapping[str, str]) -> Tree:
