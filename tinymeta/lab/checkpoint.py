@@ -81,7 +81,7 @@ def _text(key: Any, where: str) -> str:
 
 def save(path: Path, tree: Tree, owner: Mapping[str, str]) -> None:
     """Write a settled tree atomically; `owner` says what it belongs to and must be given again to load it."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     header = {"format": FORMAT, "owner": dict(owner), "tree": _encode(tree, arrays)}
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with atomic_write(path) as file:
