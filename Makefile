@@ -21,8 +21,13 @@ lint: .venv/.dev  ## style and types
 bench: .venv/.bench  ## the benchmarks, against PyTorch, JAX and autograd in the same run; writes bench/results/
 	$(BIN)/python -m bench
 
-gpu:  ## on a machine with a GPU and CuPy: the engine's tests on CuPy arrays, with the Python that is active; needs no network
-	$(PYTHON) -m pytest -p no:cacheprovider tests/gpu
+# The package is put together in build/gpu, so that the active Python needs only NumPy, CuPy and pytest, and no network.
+gpu:  ## on a machine with a GPU: the tests on CuPy arrays, then the GPU benchmark; writes bench/results/gpu.json
+	rm -rf build/gpu && mkdir -p build/gpu
+	cp -r tinymeta bench build/gpu/ && cp -r kernels build/gpu/tinymeta/kernels
+	PYTHONPATH=build/gpu:tests $(PYTHON) -P -m pytest --noconftest -p no:cacheprovider -o filterwarnings=default tests/gpu
+	PYTHONPATH=build/gpu $(PYTHON) -P -m bench.gpu
+	cp build/gpu/bench/results/gpu.json bench/results/
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
