@@ -8,7 +8,7 @@ from typing import Any
 from . import trees
 from .scope import running
 from .sweeps import Graph, pullback, pushforward
-from .tensor import IDENTITY, Tensor
+from .tensor import IDENTITY, Tensor, is_float
 
 
 class Rerun:
@@ -38,4 +38,4 @@ class Rerun:
 def _leaf(x: Any) -> Any:
     if type(x) is Tensor:
         return Tensor(x.data, IDENTITY, (x,))
-    return Tensor(x) if getattr(getattr(x, "dtype", None), "kind", None) == "f" else x
+    return Tensor(x) if is_float(x) else x

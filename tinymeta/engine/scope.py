@@ -12,7 +12,7 @@ import numpy as np
 from . import trees
 from .structural import astype
 from .sweeps import Graph, pullback, pushforward
-from .tensor import IDENTITY, THREAD, Tensor, describe, lock, unlock
+from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock, unlock, value
 
 
 @contextlib.contextmanager
@@ -47,8 +47,9 @@ class Traced:
             self.output = f(*call_args, **kwargs)
             self.seals = [(a, _fingerprint(a)) for a in THREAD.locked] if seal and not self.nested else []
 
-    def graph(self, outputs: Sequence) -> Graph:
-        return Graph(self.leaves, outputs)
+    def graph(self) -> Graph:
+        """From the leaves to all that f returned."""
+        return Graph(self.leaves, trees.leaves(self.output))
 
     def pull(self, graph: Graph, cotangents: Sequence) -> list:
         """One cotangent per leaf, as Tensors if an enclosing derivative depends on them and plain arrays otherwise."""
@@ -66,17 +67,11 @@ class Traced:
                     f"an array {describe(array)} was changed in place after vjp or linearize had captured it: call them again"
                 )
 
-    def escape(self, tree: Any) -> Any:
-        """The values of a tree: Tensors stay Tensors only if an enclosing derivative's variables reach them."""
-
-        def value(x: Any) -> Any:
-            if type(x) is not Tensor or (self.nested and self.graph([x]).outer):
-                return x
-            return x.data
-
-        return trees.unflatten(
-            tree, release([value(x) for x in trees.leaves(tree)], keep=[w.data for w in self.leaves])
-        )
+    def escape(self, graph: Graph) -> Any:
+        """The output's values: Tensors stay Tensors only if an enclosing derivative's variables reach them."""
+        recorded = self.nested and graph.outer
+        values = [x if recorded else value(x) for x in graph.outputs]
+        return trees.unflatten(self.output, release(values, keep=[w.data for w in self.leaves]))
 
 
 def _fingerprint(array: np.ndarray) -> int:
@@ -93,8 +88,7 @@ def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
         return Tensor(x.data, IDENTITY, (x,))
     if isinstance(x, (float, np.floating)):
         x = np.asarray(x)
-    kind = getattr(getattr(x, "dtype", None), "kind", None)
-    if kind != "f":
+    if not is_float(x):
         raise TypeError(
             f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass x.astype(np.float64), "
             "or leave it out of argnums"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import trees
 from .scope import Traced
 from .sweeps import Graph
 from .tensor import Tensor, describe, where_made
@@ -77,4 +76,4 @@ class Listing:
 def show(f: Callable, *xs: Any) -> Listing:
     """The graph of f at xs, derivatives inside f included: `print(tm.show(tm.grad(loss), w))` shows the gradient's own graph."""
     traced = Traced(f, xs, range(len(xs)), {}, "show")
-    return Listing(traced.graph(trees.leaves(traced.output)))
+    return Listing(traced.graph())

@@ -90,7 +90,7 @@ def _pull_one(node: Tensor, g: Any, live: set[Tensor], totals: dict[Tensor, Any]
     if record:
         THREAD.site = (node.code, node.lasti)
     else:
-        args = [x.data if type(x) is Tensor else x for x in args]
+        args = [x.data if type(x) is Tensor else x for x in args]  # value(x), without a call: this is the hot path
     i = 0
     try:
         if prim.vjps:
@@ -157,7 +157,7 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
         return dots[0][node.params["index"]]
     if record:
         THREAD.site = (node.code, node.lasti)
-    args = node.inputs if record else [x.data if type(x) is Tensor else x for x in node.inputs]
+    args = node.inputs if record else tuple(map(value, node.inputs))
     try:
         dot = _tangent(node, dots, args, record)
     except Exception as error:
@@ -194,15 +194,11 @@ def _transpose_of_vjp(node: Tensor, dots: list, given: list[int], args: Sequence
     g = tuple(gs) if many else gs[0]
     if node.prim.vjp is not None:
         pulled = node.prim.vjp(g, out, *args, **node.params)
-        pulled = [pulled[i] for i in given]
     else:
-        pulled = [node.prim.vjps[i](g, out, *args, **node.params) for i in given if node.prim.vjps[i] is not None]
-        given = [i for i in given if node.prim.vjps[i] is not None]
-    linear = [(p, dots[i]) for p, i in zip(pulled, given, strict=True) if type(p) is Tensor]
-    fitted = [
-        _fit(p, node.inputs[i], node.prim.broadcasts) for p, i in zip(pulled, given, strict=True) if type(p) is Tensor
-    ]
-    result = pullback(Graph(gs, fitted), [d for _, d in linear], record)
+        pulled = [rule and rule(g, out, *args, **node.params) for rule in node.prim.vjps]
+    used = [i for i in given if type(pulled[i]) is Tensor]
+    fitted = [_fit(pulled[i], node.inputs[i], node.prim.broadcasts) for i in used]
+    result = pullback(Graph(gs, fitted), [dots[i] for i in used], record)
     return tuple(result) if many else result[0]
 
 

@@ -148,6 +148,11 @@ def value(x: Any) -> Any:
     return x.data if type(x) is Tensor else x
 
 
+def is_float(x: Any) -> bool:
+    """Whether x is a Tensor or an array, of any library, of floats: what a derivative can be taken of."""
+    return getattr(getattr(x, "dtype", None), "kind", None) == "f"
+
+
 def as_array(x: Any) -> Any:
     """x itself if it is a Tensor or an array of any library, np.asarray of a number or list."""
     return x if hasattr(x, "ndim") else np.asarray(x)

@@ -30,9 +30,10 @@ def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool 
         at = [_argnum(i, args, f) for i in indices]
         traced = Traced(f, args, at, kwargs, "grad")
         y = _value_of(traced.output, has_aux)
-        gradients = traced.pull(traced.graph([y]), [_one(y)])
+        graph = traced.graph()
+        gradients = traced.pull(graph, [_one(y), *[None] * (len(graph.outputs) - 1)])
         result = _regroup(traced.trees, gradients)
-        return traced.escape(traced.output), result[0] if isinstance(argnums, int) else tuple(result)
+        return traced.escape(graph), result[0] if isinstance(argnums, int) else tuple(result)
 
     return value_and_grad_of
 
@@ -56,33 +57,31 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
 
 def _vjp(f: Callable, xs: tuple, seal: bool) -> tuple[Any, Callable]:
     traced = Traced(f, xs, range(len(xs)), {}, "vjp", seal)
-    outputs = trees.leaves(traced.output)
-    graph = traced.graph(outputs)
-    value = traced.escape(traced.output)
+    graph = traced.graph()
     names = [f"vjp: cotangent{path}" for path, _ in trees.items(traced.output)]
 
     def pull(cotangent: Any) -> tuple:
         given = _match(traced.output, cotangent)
         cotangents = [
             as_tangent(g, y, name) if g is not None and type(y) is Tensor else None
-            for g, y, name in zip(given, outputs, names, strict=True)
+            for g, y, name in zip(given, graph.outputs, names, strict=True)
         ]
         return tuple(_regroup(traced.trees, traced.pull(graph, cotangents)))
 
-    return value, pull
+    return traced.escape(graph), pull
 
 
 def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), push), where push(*tangents) is the tangent of the output; f runs once for any number of tangents."""
     traced = Traced(f, xs, range(len(xs)), {}, "linearize", seal=True)
-    graph = traced.graph(trees.leaves(traced.output))
+    graph = traced.graph()
 
     def push(*tangents: Any) -> Any:
         given = [v for tree, t in zip(traced.trees, tangents, strict=True) for v in _match(tree, t)]
         vs = [as_tangent(v, w, f"jvp: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))]
         return trees.unflatten(traced.output, traced.push(graph, vs))
 
-    return traced.escape(traced.output), push
+    return traced.escape(graph), push
 
 
 def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:

@@ -31,7 +31,7 @@ def squares_by_layer(net: Callable, params: Any, x: Array, logits: Array, column
     if not np.array_equal(value(traced.output), logits):
         return None
     *weights, rows = traced.leaves
-    graph = traced.graph([traced.output])
+    graph = traced.graph()
     entries = _entries(graph, weights, rows)
     if entries is None:
         return None

@@ -50,8 +50,9 @@ class Training:
 
 def run_comparison(config: Training, run: Run, make_problem: MakeProblem, published: dict[str, float]) -> Outcome:
     """Meta-train, tune the baselines on validation problems, and compare all on fresh test problems."""
-    optimizer, history = meta_train(config, run, make_problem)
-    grid = tune_baselines(config, run, make_problem)
+    validation = make_problem(stream(config.seed, "validation"), config.validation_problems, "validation")
+    optimizer, history = meta_train(config, run, make_problem, validation)
+    grid = tune_baselines(config, run, validation)
     optimizer.save(run.folder / "optimizer.npz", experiment=run.experiment, seed=config.seed)
     test = make_problem(stream(config.seed, "test"), config.test_problems, "test")
     chosen = {name: l2l.best_rate(results) for name, results in grid.items()}
@@ -68,12 +69,13 @@ def run_comparison(config: Training, run: Run, make_problem: MakeProblem, publis
     return Outcome(_rows(curves, published, config.steps), [_claim(curves, chosen, config.steps)], series)
 
 
-def meta_train(config: Training, run: Run, make_problem: MakeProblem) -> tuple[l2l.LSTMOptimizer, dict[str, list]]:
+def meta_train(
+    config: Training, run: Run, make_problem: MakeProblem, validation: l2l.Problem
+) -> tuple[l2l.LSTMOptimizer, dict[str, list]]:
     """The optimizer with the lowest validation loss at the last step, and the validation losses by epoch."""
     unrolls = config.steps // config.unroll_length
     meta_steps = config.meta_epochs * unrolls
     adam = optim.adam(optim.cosine(config.meta_lr, meta_steps))
-    validation = make_problem(stream(config.seed, "validation"), config.validation_problems, "validation")
     blank = l2l.LSTMOptimizer.create(
         stream(config.seed, "weights"), config.hidden_units, config.scale, config.p if config.p else None
     )
@@ -105,15 +107,14 @@ def meta_train(config: Training, run: Run, make_problem: MakeProblem) -> tuple[l
 def _validated(
     state: dict[str, Any], optimizer: l2l.LSTMOptimizer, problem: l2l.Problem, steps: int, epoch: int
 ) -> dict:
-    loss = float(np.mean(l2l.optimize(optimizer, problem, steps)[-1]))
+    loss = l2l.final_loss(optimizer, problem, steps)
     better = {"best": optimizer.weights, "best_loss": loss} if loss < state["best_loss"] else {}
     return {**state, **better, "epochs": [*state["epochs"], epoch], "losses": [*state["losses"], loss]}
 
 
-def tune_baselines(config: Training, run: Run, make_problem: MakeProblem) -> dict[str, dict[float, float]]:
-    """Final loss of each baseline at each rate of the grid, on the validation problems: the paper's rule takes the best."""
+def tune_baselines(config: Training, run: Run, problem: l2l.Problem) -> dict[str, dict[float, float]]:
+    """Final loss of each baseline at each rate of the grid, on validation problems: the paper's rule takes the best."""
     pairs = [(name, lr) for name in l2l.BASELINES for lr in l2l.RATES]
-    problem = make_problem(stream(config.seed, "validation"), config.validation_problems, "validation")
 
     def step(losses: list[float], i: int) -> tuple[list[float], dict[str, float]]:
         name, lr = pairs[i]
@@ -139,14 +140,18 @@ def _rows(curves: dict[str, np.ndarray], published: dict[str, float], steps: int
         )
         for name, (mean, ci95) in final.items()
     ]
-    best = min((name for name in final if name != "LSTM"), key=lambda name: final[name][0])
+    best = _best_baseline(curves)
     return [*rows, Row(f"LSTM / best baseline ({best}) at step {steps}", final["LSTM"][0] / final[best][0],
                        published.get("ratio"), source=FIGURE_READ)]  # fmt: skip
 
 
+def _best_baseline(curves: dict[str, np.ndarray]) -> str:
+    return min((name for name in curves if name != "LSTM"), key=lambda name: float(np.mean(curves[name][-1])))
+
+
 def _claim(curves: dict[str, np.ndarray], chosen: dict[str, float], steps: int) -> Claim:
     """The comparison is paired: every method starts from the same θ_0 on the same problem with the same mini-batches."""
-    best = min((name for name in curves if name != "LSTM"), key=lambda name: float(np.mean(curves[name][-1])))
+    best = _best_baseline(curves)
     mean, ci95 = mean_ci95(curves[best][-1] - curves["LSTM"][-1])
     detail = (
         f"at step {steps} its loss is {np.mean(curves['LSTM'][-1]):.3g}, that of the best baseline, {best} with learning rate "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,11 @@ class LSTMOptimizer:
         """Write weights, settings and `notes` (JSON-able: seed, config, result) to `path`, an .npz file without pickle."""
         header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
-        with open(path, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
+        buffer = io.BytesIO()
+        np.savez(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
+        temporary = Path(f"{path}.tmp")  # the old file stays whole until the new one is
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | Path) -> LSTMOptimizer:

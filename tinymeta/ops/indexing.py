@@ -53,9 +53,15 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
     labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"one_hot: labels are {labels.dtype}, expected integers")
-    if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
-        raise ValueError(f"one_hot: labels lie in [{np.min(labels)}, {np.max(labels)}], expected 0 to {classes - 1}")
+    check_range("one_hot", labels, classes)
     return ew.equal(labels[..., None], np.arange(classes, like=labels)).astype(dtype)
+
+
+def check_range(op: str, labels: Any, classes: int, there: str = "") -> None:
+    """ValueError, naming op and place, unless all labels lie in 0 to classes - 1."""
+    if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
+        found = f"[{np.min(labels)}, {np.max(labels)}]"
+        raise ValueError(f"{op}: labels lie in {found}, expected 0 to {classes - 1}{there}")
 
 
 def _add_at(zeros: Any, index: Any, g: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine.backend import choose
 from ..engine.rerun import Rerun
-from ..engine.tensor import Prim, Tensor, bind, describe
+from ..engine.tensor import Prim, Tensor, bind, describe, is_float
 
 Kernels = Mapping[str, Callable]  # backend ("numpy", "numba", "cuda") -> function of plain arrays
 KERNELS: dict[str, Callable] = {}  # every declared kernel op by name: its tests and benchmarks are generated from this
@@ -62,7 +62,7 @@ def _kernel_prim(
             return Rerun(reference, args, params=params).pull(gs)
         several = len(gs) if isinstance(g, tuple) else 0
         found = iter(bind(pulled, *gs, *args, several=several, given=params))
-        return [next(found) if _is_float(a) else None for a in args]
+        return [next(found) if is_float(a) else None for a in args]
 
     def jvp_rule(tangents: Any, out: Any, *args: Any, **params: Any) -> Any:
         if jvp and not any(type(x) is Tensor for x in (*tangents, *args)):
@@ -113,12 +113,8 @@ def _of_floats(name: str, cotangents: Any, args: tuple) -> tuple:
     if len(cotangents) != len(args):
         raise ValueError(f"the VJP kernel of {name} returned {len(cotangents)} cotangents for {len(args)} arguments")
     for i, (g, a) in enumerate(zip(cotangents, args, strict=True)):
-        if _is_float(a) and g is None:
+        if is_float(a) and g is None:
             raise ValueError(
                 f"the VJP kernel of {name} returned None for argument {i}, {describe(a)}; expected an array"
             )
-    return tuple(g for g, a in zip(cotangents, args, strict=True) if _is_float(a))
-
-
-def _is_float(x: Any) -> bool:
-    return getattr(getattr(x, "dtype", None), "kind", None) == "f"
+    return tuple(g for g, a in zip(cotangents, args, strict=True) if is_float(a))

@@ -9,7 +9,7 @@ import numpy as np
 from ..engine.structural import as_tuple
 from ..engine.tensor import Prim, bind, describe, value
 from . import elementwise as ew
-from .indexing import take_along_axis
+from .indexing import check_range, take_along_axis
 from .linalg import matmul
 from .reduce import logsumexp, max, mean
 from .shape import expand_dims, pad, reshape, swapaxes
@@ -99,11 +99,7 @@ def softmax_cross_entropy(logits: Any, labels: Any) -> Any:
             f"softmax_cross_entropy: labels are {describe(labels)}, expected integers of shape {list(logits.shape[:-1])} for "
             f"logits {describe(logits)}"
         )
-    if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
-        raise ValueError(
-            f"softmax_cross_entropy: labels lie in [{np.min(labels)}, {np.max(labels)}], expected 0 to {classes - 1} for "
-            f"logits {describe(logits)}"
-        )
+    check_range("softmax_cross_entropy", labels, classes, f" for logits {describe(logits)}")
     chosen = take_along_axis(logits, labels[..., None], -1)
     return logsumexp(logits, -1) - reshape(chosen, labels.shape)
 

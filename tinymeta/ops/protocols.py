@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -123,7 +122,7 @@ _METHODS: dict[str, Any] = {
     "ravel": shape.ravel, "flatten": shape.ravel, "swapaxes": shape.swapaxes, "squeeze": shape.squeeze, "astype": shape.astype,
     "sum": reduce.sum, "mean": reduce.mean, "max": reduce.max, "min": reduce.min, "var": reduce.var, "std": reduce.std,
     "prod": reduce.prod, "cumsum": reduce.cumsum, "clip": ew.clip, "dot": linalg.dot, "take": indexing.take,
-    "copy": lambda x: x, "argmax": lambda x, axis=None: operator.attrgetter("data")(x).argmax(axis),
+    "copy": lambda x: x, "argmax": lambda x, axis=None: x.data.argmax(axis),
     "argmin": lambda x, axis=None: x.data.argmin(axis),
 }  # fmt: skip
 for _name, _method in _METHODS.items():
