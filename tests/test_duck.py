@@ -25,9 +25,9 @@ def host(tree: Any) -> Any:
     return tm.trees.map(inner, tree)
 
 
-def assert_same(on_ducks: Any, on_numpy: Any) -> None:
+def assert_same(on_ducks: Any, on_numpy: Any, atol: float = 0.0) -> None:
     for a, b in zip(tm.trees.leaves(host(on_ducks)), tm.trees.leaves(on_numpy), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def elementwise(x: Any) -> Any:
@@ -148,7 +148,8 @@ def test_the_learned_optimizer_trains() -> None:
         )
         return step[0].weights
 
-    assert_same(run(*ducks((optimizer.weights, draws))), run(optimizer.weights, draws))
+    # NumPy's own arrays go through another kernel, which rounds otherwise
+    assert_same(run(*ducks((optimizer.weights, draws))), run(optimizer.weights, draws), atol=1e-6)
 
 
 def test_maml_adapts_and_its_meta_gradient_flows() -> None:

@@ -26,8 +26,8 @@ One layer, Hochreiter & Schmidhuber with forget gates, s the logistic function; 
 
 ``lstm_cell_vjp`` is the transposed derivative of steps 6 to 1; ``lstm_cell_vjp_vjp`` that of the vjp itself, for
 second-order use. ``unroll_forward`` runs T steps of (1)-(3) on gradients given as constants (the paper drops
-d grad / d phi, Fig. 2) and returns a ``Trace`` of activations, 9 arrays of (n, H) or so per step and layer, from
-which ``unroll_backward`` computes the truncated backpropagation through time.
+d grad / d phi, Fig. 2); ``unroll_backward``, from the same inputs and the cotangents of its outputs, is the truncated
+backpropagation through time. It recomputes the forward pass, so that an unroll need not store its activations.
 
 Values. A row holding inf or NaN leaves the other rows' updates and states as they were. g = 0 gives x = (-1, 0);
 g = inf gives x = (inf, 1), which saturates the gates: the update stays finite unless weights on x are 0 (0 inf =
@@ -40,7 +40,6 @@ layers are not as many as the weights', and on p outside 0 < p < log of the larg
 from .reference import (
     Cell,
     State,
-    Trace,
     Weights,
     log_and_sign,
     log_and_sign_vjp,
@@ -56,7 +55,6 @@ from .reference import (
 __all__ = [
     "Cell",
     "State",
-    "Trace",
     "Weights",
     "log_and_sign",
     "log_and_sign_vjp",

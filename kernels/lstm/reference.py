@@ -39,15 +39,6 @@ class Cell(NamedTuple):
     h_new: Array
 
 
-class Trace(NamedTuple):
-    """What an unroll stores for its backward: its inputs, and cells[step][layer]."""
-
-    gradients: Array
-    scale: float
-    p: float | None
-    cells: tuple[tuple[Cell, ...], ...]
-
-
 def zero_state(weights: Weights, n: int) -> State:
     """The state before the first step: h = c = 0 for n coordinates."""
     shapes = [(b, (n, b.size // 4)) for _, b in weights.layers]
@@ -210,36 +201,53 @@ def step(
 
 def unroll_forward(
     weights: Weights, state: State, gradients: Array, scale: float = 1.0, p: float | None = 10
-) -> tuple[Array, State, Trace]:
-    """(updates (T, n), final state, trace) of T steps on the constant gradients (T, n)."""
-    agree("unroll_forward", gradients=(gradients, "T n"))
-    _check_state("unroll_forward", weights, state, gradients)
-    updates, cells = np.empty_like(gradients), []
-    for t, gradient in enumerate(gradients):
-        updates[t], layers = _step(weights, state, gradient, scale, p)
-        state = _state_after(layers)
-        cells.append(layers)
-    return updates, state, Trace(gradients, float(scale), p, tuple(cells))
+) -> tuple[Array, State]:
+    """(updates (T, n), final state) of T steps on the constant gradients (T, n)."""
+    updates, _, state = _unroll("unroll_forward", weights, state, gradients, scale, p)
+    return updates, state
 
 
 def unroll_backward(
-    weights: Weights, trace: Trace, d_updates: Array, d_state: State, wrt_gradients: bool = False
+    weights: Weights,
+    state: State,
+    gradients: Array,
+    d_updates: Array,
+    d_state: State,
+    scale: float = 1.0,
+    p: float | None = 10,
+    wrt_gradients: bool = False,
 ) -> tuple[Weights, State, Array | None]:
     """(d_weights, d_state at the start, d_gradients (T, n) or None) from d_updates (T, n) and d_state at the end."""
-    agree("unroll_backward", gradients=(trace.gradients, "T n"), d_updates=(d_updates, "T n"))
+    agree("unroll_backward", gradients=(gradients, "T n"), d_updates=(d_updates, "T n"))
     _check_state("unroll_backward", weights, d_state, d_updates)
+    _, steps, _ = _unroll("unroll_backward", weights, state, gradients, scale, p)
     d_weights = Weights(
         tuple((np.zeros_like(W), np.zeros_like(b)) for W, b in weights.layers),
         np.zeros_like(weights.W_out),
         np.zeros_like(weights.b_out),
     )
-    d_gradients = np.empty_like(trace.gradients) if wrt_gradients else None
-    for t in reversed(range(len(d_updates))):
-        d_x, d_state, d_weights_t = _step_backward(weights, trace, t, d_updates[t], d_state)
+    d_gradients = np.empty_like(gradients) if wrt_gradients else None
+    for t in reversed(range(len(gradients))):
+        x, d_out = _features(gradients[t], p), float(scale) * d_updates[t]  # of S3: update = scale (h W_out + b_out)
+        d_x, d_state, d_weights_t = _step_backward(weights, x, steps[t], d_out, d_state)
         d_weights = _sum(d_weights, d_weights_t)
         if d_gradients is not None:
-            d_gradients[t] = _features_vjp(d_x, trace.gradients[t], trace.p)
+            d_gradients[t] = _features_vjp(d_x, gradients[t], p)
     return d_weights, d_state, d_gradients
+
+
+def _unroll(
+    operation: str, weights: Weights, state: State, gradients: Array, scale: float, p: float | None
+) -> tuple[Array, list[tuple[Cell, ...]], State]:
+    """(updates, cells by step and layer, final state)"""
+    agree(operation, gradients=(gradients, "T n"))
+    _check_state(operation, weights, state, gradients)
+    updates, steps = np.empty_like(gradients), []
+    for t, gradient in enumerate(gradients):
+        updates[t], cells = _step(weights, state, gradient, scale, p)
+        state = _state_after(cells)
+        steps.append(cells)
+    return updates, steps, state
 
 
 def _step(
@@ -255,11 +263,9 @@ def _step(
 
 
 def _step_backward(
-    weights: Weights, trace: Trace, t: int, d_update: Array, d_state: State
+    weights: Weights, x: Array, cells: tuple[Cell, ...], d_out: Array, d_state: State
 ) -> tuple[Array, State, Weights]:
-    cells = trace.cells[t]
-    last = cells[-1].h_new if cells else _features(trace.gradients[t], trace.p)
-    d_out = trace.scale * d_update  # of S3: update = scale (h_last W_out + b_out)
+    last = cells[-1].h_new if cells else x
     d_x = np.outer(d_out, weights.W_out)
     d_layers, d_state_before = [], []
     for cell, (W, _), (dh, dc) in zip(cells[::-1], weights.layers[::-1], d_state[::-1], strict=True):
@@ -284,7 +290,7 @@ def _state_after(cells: tuple[Cell, ...]) -> State:
 
 def _sum(a: Weights, b: Weights) -> Weights:
     layers = tuple((Wa + Wb, ba + bb) for (Wa, ba), (Wb, bb) in zip(a.layers, b.layers, strict=True))
-    return Weights(layers, a.W_out + b.W_out, np.asarray(a.b_out + b.b_out))
+    return Weights(layers, a.W_out + b.W_out, np.reshape(a.b_out + b.b_out, ()))
 
 
 def _check_state(operation: str, weights: Weights, state: State, gradients: Array) -> None:

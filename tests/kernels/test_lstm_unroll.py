@@ -101,9 +101,9 @@ def test_coordinates_share_weights_and_nothing_else(normal, seed, n):
     rng = np.random.default_rng(seed)
     weights, state = make_weights(rng, normal, (3, 2), 10), make_state(rng, normal, (3, 2), n)
     gradients, order = make_gradients(rng, 3, n), rng.permutation(n)[1:]
-    updates, final, _ = unroll_forward(weights, state, gradients)
+    updates, final = unroll_forward(weights, state, gradients)
     some = tuple((h[order], c[order]) for h, c in state)
-    updates_of_some, final_of_some, _ = unroll_forward(weights, some, gradients[:, order])
+    updates_of_some, final_of_some = unroll_forward(weights, some, gradients[:, order])
     np.testing.assert_allclose(updates_of_some, updates[:, order], rtol=1e-11, atol=1e-13)
     assert_same(flat_state(final_of_some), [array[order] for array in flat_state(final)], rtol=1e-11, atol=1e-13)
 
@@ -114,9 +114,8 @@ def test_an_unroll_is_its_steps(normal, seed, hidden, n, T, p):
     rng = np.random.default_rng(seed)
     weights, state = make_weights(rng, normal, hidden, p), make_state(rng, normal, hidden, n)
     gradients = make_gradients(rng, T, n)
-    updates, final, trace = unroll_forward(weights, state, gradients, 0.1, p)
+    updates, final = unroll_forward(weights, state, gradients, 0.1, p)
     assert updates.shape == (T, n)
-    assert [len(cells) for cells in trace.cells] == [len(hidden)] * T
     for t in range(T):
         update, state = step(weights, state, gradients[t], 0.1, p)
         np.testing.assert_array_equal(updates[t], update)
@@ -132,14 +131,14 @@ def test_backpropagation_through_time_is_the_transposed_derivative(normal, check
 
     def forward(*arrays):
         weights, state, (gradients,) = unflat(arrays, layers)
-        updates, final, _ = unroll_forward(weights, state, gradients, 0.1, p)
+        updates, final = unroll_forward(weights, state, gradients, 0.1, p)
         return (updates, *flat_state(final))
 
     def backward(d_updates, *arrays):
         d_final, inputs = unflat_state(arrays[: 2 * layers]), arrays[2 * layers :]
         weights, state, (gradients,) = unflat(inputs, layers)
-        *_, trace = unroll_forward(weights, state, gradients, 0.1, p)
-        d_weights, d_state, d_gradients = unroll_backward(weights, trace, d_updates, d_final, wrt_gradients=True)
+        found = unroll_backward(weights, state, gradients, d_updates, d_final, 0.1, p, wrt_gradients=True)
+        d_weights, d_state, d_gradients = found
         return (*flat(d_weights, d_state), d_gradients)
 
     check_vjp(forward, backward, [*flat(weights, state), make_gradients(rng, T, n)], rng)
@@ -151,13 +150,11 @@ def test_two_unrolls_chained_through_the_state_are_one(normal, seed, T, cut):
     rng, cut, hidden, n = np.random.default_rng(seed), min(cut, T), (3, 2), 4
     weights, state = make_weights(rng, normal, hidden, 10), make_state(rng, normal, hidden, n)
     gradients, d_updates, d_final = make_gradients(rng, T, n), normal(rng, T, n), make_state(rng, normal, hidden, n)
-    *_, trace = unroll_forward(weights, state, gradients)
-    d_weights, d_state, _ = unroll_backward(weights, trace, d_updates, d_final)
+    d_weights, d_state, _ = unroll_backward(weights, state, gradients, d_updates, d_final)
 
-    _, middle, first = unroll_forward(weights, state, gradients[:cut])
-    *_, second = unroll_forward(weights, middle, gradients[cut:])
-    d_second, d_middle, _ = unroll_backward(weights, second, d_updates[cut:], d_final)
-    d_first, d_start, _ = unroll_backward(weights, first, d_updates[:cut], d_middle)
+    _, middle = unroll_forward(weights, state, gradients[:cut])
+    d_second, d_middle, _ = unroll_backward(weights, middle, gradients[cut:], d_updates[cut:], d_final)
+    d_first, d_start, _ = unroll_backward(weights, state, gradients[:cut], d_updates[:cut], d_middle)
     sums = [a + b for a, b in zip(flat(d_first), flat(d_second), strict=True)]
     assert_same(sums, flat(d_weights), rtol=1e-10, atol=1e-12)
     assert_same(flat_state(d_start), flat_state(d_state), rtol=1e-12, atol=1e-13)
@@ -166,9 +163,9 @@ def test_two_unrolls_chained_through_the_state_are_one(normal, seed, T, cut):
 def test_the_cotangent_of_the_gradients_comes_on_request_only(normal):
     rng = np.random.default_rng(1)
     weights = make_weights(rng, normal, (2,), 10)
-    *_, trace = unroll_forward(weights, zero_state(weights, 3), make_gradients(rng, 2, 3))
-    without = unroll_backward(weights, trace, np.ones((2, 3)), zero_state(weights, 3))
-    with_it = unroll_backward(weights, trace, np.ones((2, 3)), zero_state(weights, 3), wrt_gradients=True)
+    zero = zero_state(weights, 3)
+    inputs = weights, zero, make_gradients(rng, 2, 3), np.ones((2, 3)), zero
+    without, with_it = unroll_backward(*inputs), unroll_backward(*inputs, wrt_gradients=True)
     assert without[2] is None
     assert with_it[2].shape == (2, 3)
     assert_same(flat(*without[:2]), flat(*with_it[:2]), rtol=0)
@@ -183,8 +180,10 @@ def test_float32_stays_float32_near_float64_with_free_strides(normal):
     for dtype in (np.float32, np.float64):
         cast = [array.astype(dtype) for array in flat(weights, state)]
         w, s, _ = unflat(cast, 2)
-        updates, final, trace = unroll_forward(w, s, gradients.astype(dtype), 0.1)
-        d_weights, d_state, d_gradients = unroll_backward(w, trace, np.ones_like(updates), final, wrt_gradients=True)
+        g = gradients.astype(dtype)
+        updates, final = unroll_forward(w, s, g, 0.1)
+        found = unroll_backward(w, s, g, np.ones_like(updates), final, 0.1, wrt_gradients=True)
+        d_weights, d_state, d_gradients = found
         results.append([updates, *flat_state(final), *flat(d_weights, d_state), d_gradients])
     for narrow, exact in zip(*results, strict=True):
         assert narrow.dtype == np.float32
@@ -194,12 +193,14 @@ def test_float32_stays_float32_near_float64_with_free_strides(normal):
 def test_extreme_gradients_behave_as_documented(normal):
     weights = make_weights(np.random.default_rng(3), normal, (4, 3), 10, np.float32)
     gradients = np.array([[0, 1e-30, -1e30, np.inf, -np.inf, np.nan]], np.float32)
-    updates, final, trace = unroll_forward(weights, zero_state(weights, 6), gradients)
+    zero = zero_state(weights, 6)
+    updates, final = unroll_forward(weights, zero, gradients)
     assert np.isfinite(updates[0, :5]).all()
     assert np.isnan(updates[0, 5])
     assert np.isnan(final[0][0][5]).all()
     with np.errstate(invalid="ignore"):
-        d_weights, d_state, d_gradients = unroll_backward(weights, trace, np.ones((1, 6), np.float32), final, True)
+        found = unroll_backward(weights, zero, gradients, np.ones((1, 6), np.float32), final, wrt_gradients=True)
+    d_weights, d_state, d_gradients = found
     assert np.isnan(d_weights.layers[0][0]).any()
     assert np.isfinite(d_gradients[0, :5]).all()
     assert all(np.isfinite(array[:5]).all() for array in flat_state(d_state))
@@ -233,8 +234,7 @@ def test_an_unroll_that_does_not_fit_is_refused(normal, change, error, message):
 def test_cotangents_that_do_not_fit_are_refused(normal):
     weights = make_weights(np.random.default_rng(5), normal, (3,), 10)
     state = zero_state(weights, 4)
-    *_, trace = unroll_forward(weights, state, np.ones((5, 4)))
     with pytest.raises(ValueError, match=r"d_updates has shape \(4, 4\), expected \(T, n\) = \(5, 4\)"):
-        unroll_backward(weights, trace, np.ones((4, 4)), state)
+        unroll_backward(weights, state, np.ones((5, 4)), np.ones((4, 4)), state)
     with pytest.raises(ValueError, match=r"layer 0: h has shape \(1, 3\), expected \(n, H\) = \(4, 3\)"):
-        unroll_backward(weights, trace, np.ones((5, 4)), zero_state(weights, 1))
+        unroll_backward(weights, state, np.ones((5, 4)), np.ones((5, 4)), zero_state(weights, 1))

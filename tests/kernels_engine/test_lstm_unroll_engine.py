@@ -65,11 +65,11 @@ def test_the_step_is_its_composition(dtype, seed, hidden, p):
 def test_the_unroll_and_its_backward_are_the_engines(dtype, seed, hidden, p, steps, n):
     """d_weights, d_state and d_gradients of backpropagation through time, for cotangents of updates and final state."""
     rng, weights, state, gradients = case(seed, hidden, p, dtype, steps, n)
-    updates, final, trace = lstm.unroll_forward(weights, state, gradients, SCALE, p)
+    updates, final = lstm.unroll_forward(weights, state, gradients, SCALE, p)
     value, pull = tm.vjp(unrolled(composed_step, p), weights, state, gradients)
     assert_close((updates, final), value, ulps=128)
     d_updates, d_state = normals_like(rng, (updates, final))
-    found = lstm.unroll_backward(weights, trace, d_updates, d_state, wrt_gradients=True)
+    found = lstm.unroll_backward(weights, state, gradients, d_updates, d_state, SCALE, p, wrt_gradients=True)
     assert_close(found, pull((d_updates, d_state)), ulps=128)
 
 
@@ -102,14 +102,12 @@ def test_the_meta_gradient_is_the_hand_derived_backward(seed, p):
     def total(weights):
         return l2l.unroll(optimizer.with_weights(weights), problem, start, 4)[0]
 
-    thetas = [problem.theta]
-    gradient, state = tm.grad(lambda x: problem.loss(x, 0)[0]), start.state
+    thetas, zero = [problem.theta], lstm.zero_state(optimizer.weights, 3)
+    gradient, state = tm.grad(lambda x: problem.loss(x, 0)[0]), zero
     for _ in range(4):
         updates, state = lstm.step(optimizer.weights, state, gradient(thetas[-1])[0], SCALE, p)
         thetas.append(thetas[-1] + updates)
     gradients = np.concatenate([gradient(theta) for theta in thetas])
-    _, final, trace = lstm.unroll_forward(optimizer.weights, start.state, gradients[:-1], SCALE, p)
     later = np.cumsum(gradients[:0:-1], axis=0)[::-1]
-    nothing = trees.map(np.zeros_like, final)
-    d_weights, _, _ = lstm.unroll_backward(optimizer.weights, trace, later, nothing)
+    d_weights, _, _ = lstm.unroll_backward(optimizer.weights, zero, gradients[:-1], later, zero, SCALE, p)
     assert_close(tm.grad(total)(optimizer.weights), d_weights, ulps=512)

@@ -22,8 +22,7 @@ def test_a_tree_is_updated_as_its_coordinates_in_order(rng):
         flat, flat_state = optimizer.update(np.concatenate([x.ravel() for x in trees.leaves(g)]), flat_state)
         assert {path: x.shape for path, x in trees.items(updates)} == {path: x.shape for path, x in trees.items(g)}
         np.testing.assert_array_equal(np.concatenate([x.ravel() for x in trees.leaves(updates)]), flat)
-    for a, b in zip(trees.leaves(state), trees.leaves(flat_state), strict=True):
-        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(state.blocks, flat_state.blocks)
 
 
 def test_nothing_given_is_changed(rng):
@@ -36,13 +35,25 @@ def test_nothing_given_is_changed(rng):
         np.testing.assert_array_equal(a, b)
 
 
+def test_in_place_the_state_is_overwritten_by_the_next(rng):
+    optimizer, g = settings.optimizer(rng), settings.tree_of(rng)
+    kept, given = optimizer.init(g), optimizer.init(g)
+    for _ in range(2):
+        updates, kept = optimizer.update(g, kept)
+        updates_in_place, state = optimizer.update(g, given, in_place=True)
+        assert state.blocks is given.blocks
+        np.testing.assert_array_equal(state.blocks, kept.blocks)
+        for a, b in zip(trees.leaves(updates), trees.leaves(updates_in_place), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_the_first_state_is_zero_and_later_ones_are_not(rng):
     optimizer, g = settings.optimizer(rng, hidden=(4, 3)), rng.normal(size=(2, 5))
     state = optimizer.init(g)
-    assert [(h.shape, c.shape) for h, c in state] == [((10, 4), (10, 4)), ((10, 3), (10, 3))]
-    assert not any(x.any() for x in trees.leaves(state))
+    assert [(h.shape, c.shape) for h, c in optimizer.hidden(state)] == [((10, 4), (10, 4)), ((10, 3), (10, 3))]
+    assert not any(x.any() for x in trees.leaves(optimizer.hidden(state)))
     _, state = optimizer.update(g, state)
-    assert all(x.any() for x in trees.leaves(state))
+    assert all(x.all() for x in trees.leaves(optimizer.hidden(state)))
     first, second = (optimizer.update(g, s)[0] for s in (optimizer.init(g), state))
     assert not np.allclose(first, second)
 
@@ -65,7 +76,7 @@ def test_float32_stays_float32(rng, p, scale):
     optimizer = settings.optimizer(rng, p=p, scale=scale, dtype=np.float32)
     g = settings.tree_of(rng, np.float32)
     updates, state = optimizer.update(g, optimizer.init(g))
-    assert {x.dtype for x in trees.leaves((updates, state))} == {np.dtype(np.float32)}
+    assert {x.dtype for x in trees.leaves((updates, state.blocks))} == {np.dtype(np.float32)}
     problem = settings.quadratics(rng, dtype=np.float32)
     assert l2l.optimize(optimizer, problem, 2).dtype == np.float32
     total, gradient = tm.value_and_grad(
@@ -82,9 +93,13 @@ def test_with_weights_changes_the_weights_alone(rng):
 
 def test_the_update_is_differentiable_in_weights_state_and_gradient(rng):
     optimizer, g = settings.optimizer(rng, hidden=(3,), p=None), rng.normal(size=2)
-    state = trees.map(lambda x: rng.normal(size=x.shape), optimizer.init(g))
-    f = lambda weights, state, g: optimizer.with_weights(weights).update(g, state)
-    tm.check.gradients(f, optimizer.weights, state, g, order=2)
+    blocks = rng.normal(size=optimizer.init(g).blocks.shape)
+
+    def f(weights, blocks, g):
+        updates, state = optimizer.with_weights(weights).update(g, l2l.LSTMState(blocks, 2))
+        return updates, state.blocks
+
+    tm.check.gradients(f, optimizer.weights, blocks, g, order=2)
 
 
 # ---- refusals ----
@@ -95,6 +110,19 @@ def test_a_state_for_another_number_of_coordinates_is_refused(rng):
     sentence = r"gradients have 3 coordinates, the state is for 2; call init\(params\)"
     with pytest.raises(ValueError, match=sentence):
         optimizer.update({"a": np.ones(1), "b": np.ones((2, 1))}, optimizer.init(np.ones(2)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_is_refused_by_its_name_before_anything_changes(rng, bad):
+    optimizer, g = settings.optimizer(rng), settings.tree_of(rng)
+    state = optimizer.init(g)
+    g["w"][0, 1] = bad
+    sentence = (
+        r"the gradient \['w'\], float64\[2,2\], holds 1 values that are inf or NaN; state and parameters are unchanged"
+    )
+    with pytest.raises(FloatingPointError, match=sentence):
+        optimizer.update(g, state, in_place=True)
+    assert not state.blocks.any()
 
 
 def test_gradients_of_several_dtypes_are_refused(rng):

@@ -68,7 +68,9 @@ def test_step_numbers_choose_the_mini_batches():
         return ops.sum(ops.square(theta), axis=-1)
 
     optimizer = settings.linear_optimizer()
-    l2l.unroll(optimizer, l2l.Problem(np.ones((1, 2)), loss), l2l.Carry(np.ones((1, 2)), (), 5), 2)
+    l2l.unroll(
+        optimizer, l2l.Problem(np.ones((1, 2)), loss), l2l.Carry(np.ones((1, 2)), optimizer.init(np.ones((1, 2))), 5), 2
+    )
     assert asked == [5, 6, 6, 7]
 
 
@@ -119,7 +121,7 @@ def test_every_step_sends_its_gradient_to_the_weights_of_earlier_steps():
     """θ_{t+1} = θ_t + g_t stays on the tape: with L = Σ θ_t and g = b, d L / d b is 1 + 2 + ... + T."""
     optimizer = settings.linear_optimizer()
     problem = l2l.Problem(np.zeros((1, 1)), lambda theta, t: ops.sum(theta, axis=-1))
-    gradient = tm.grad(meta_loss(optimizer, problem, l2l.Carry(problem.theta, (), 0)))(optimizer.weights)
+    gradient = tm.grad(meta_loss(optimizer, problem, settings.start(optimizer, problem)))(optimizer.weights)
     assert gradient.b_out == sum(range(1, LENGTH + 1))
 
 
@@ -213,6 +215,21 @@ def test_training_lowers_the_loss_on_fresh_quadratics():
         problem = settings.quadratics(rng, problems=16, d=2, dtype=np.float32)
         optimizer, state, _, _ = l2l.meta_step(optimizer, problem, None, adam, state, 20)
     assert l2l.final_loss(optimizer, fresh, 20) < 0.5 * before
+
+
+@preprocessing
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_fused_meta_gradient_is_the_engines_on_the_unroll(p, first):
+    """Both leave out ∂∇/∂φ; one is a kernel on suffix sums of gradients, the other the tape of every op."""
+    rng = np.random.default_rng(first)
+    optimizer, problem = settings.optimizer(rng, (4, 3), p=p), settings.quadratics(rng, problems=30)
+    state = l2l.LSTMState(rng.normal(size=optimizer.init(problem.theta).blocks.shape), problem.theta.size)
+    carry = l2l.Carry(problem.theta, state, first)
+    total, gradient, end = l2l.meta_gradient(optimizer, problem, carry, LENGTH)
+    value, expected = tm.value_and_grad(meta_loss(optimizer, problem, carry))(optimizer.weights)
+    assert total == pytest.approx(value, rel=1e-12)
+    assert_same(gradient, expected, rtol=1e-8, atol=1e-9)
+    assert_same(end, l2l.unroll(optimizer, problem, carry, LENGTH)[1], rtol=1e-9, atol=1e-9)
 
 
 def test_divergence_says_what_happened_and_what_to_do():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,12 @@ def use(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def float32_only(f: Callable) -> Callable:
+    """Marks an implementation that `choose` passes over, unless it is asked for by name, when a float array is not float32."""
+    f.float32_only = True  # type: ignore[attr-defined]
+    return f
+
+
 def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Callable:
     """The implementation in `table` for these arrays; ImportError says what to install, ValueError what there is."""
     wanted = _chosen.get() or os.environ.get("TINYMETA_BACKEND")
@@ -36,7 +43,7 @@ def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Cal
             raise ValueError(f"{op}: no implementation for backend {wanted!r}, only for {sorted(table)}")
         return table[wanted]
     for name in ("numba", "numpy") if _on_host(arrays) else ("cuda", "numpy"):
-        if name in table and _installed(name):
+        if name in table and _installed(name) and _takes(table[name], arrays):
             return table[name]
     raise ImportError(f"{op}: none of its implementations {sorted(table)} can run here; {INSTALL[next(iter(table))]}")
 
@@ -48,8 +55,14 @@ def _check(name: str) -> None:
         raise ImportError(f"backend {name!r} needs the package {_MODULE[name]}: {INSTALL[name]}")
 
 
+@functools.cache
 def _installed(name: str) -> bool:
     return importlib.util.find_spec(_MODULE[name]) is not None
+
+
+def _takes(f: Callable, arrays: Sequence[Any]) -> bool:
+    narrow = getattr(f, "float32_only", False)
+    return not narrow or all(x.dtype == np.float32 for x in arrays if getattr(x, "dtype", np.dtype(int)).kind == "f")
 
 
 def _on_host(arrays: Sequence[Any]) -> bool:

@@ -9,8 +9,7 @@ import numpy as np
 from .. import ops, optim
 from ..engine import trees
 from ..engine.transforms import stop_gradient, value_and_grad
-from ..kernels.lstm import State, Weights
-from .optimizer import LSTMOptimizer
+from .optimizer import LSTMOptimizer, LSTMState
 from .problems import Problem
 from .runner import losses_and_grads
 
@@ -19,7 +18,7 @@ class Carry(NamedTuple):
     """What one unroll hands to the next: the optimizee's parameters θ, the LSTM's state, and the step number."""
 
     theta: Any
-    state: State
+    state: LSTMState
     t: int
 
 
@@ -40,6 +39,36 @@ def unroll(
     return total, Carry(theta, state, first + unroll_length)
 
 
+def meta_gradient(
+    optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int
+) -> tuple[Any, Any, Carry]:
+    """(the total of `unroll`, its gradient in φ, the new carry), with ∂∇_t/∂φ = 0.
+
+    θ_s = θ_0 + Σ_{t<s} g_t, so dL/dg_t = Σ_{s>t} ∇f(θ_s): the very gradients that the LSTM reads one step later. What is left is
+    backpropagation through the LSTM alone, on gradients that are known: one kernel.
+    """
+    theta, state, first = carry
+    gradient = losses_and_grads(problem, theta, first)[1]
+    seen, total = [gradient], 0.0
+    for t in range(first, first + unroll_length):
+        updates, state = optimizer.update(seen[-1], state, theta, in_place=t > first)
+        theta = trees.map(np.add, theta, updates)
+        losses, gradient = losses_and_grads(problem, theta, t + 1)
+        seen.append(gradient)
+        total += float(np.mean(losses))
+    d_updates = _sums_of_later(seen[1:], 1 / len(losses))
+    gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates)
+    return total, gradient, Carry(theta, state, first + unroll_length)
+
+
+def _sums_of_later(gradients: list, factor: float) -> list:
+    """Σ_{s≥t} of the trees, times the factor, for every t."""
+    sums = [trees.map(lambda x: x * x.dtype.type(factor), gradients[-1])]
+    for g in reversed(gradients[:-1]):
+        sums.append(trees.map(lambda total, x: total + x * x.dtype.type(factor), sums[-1], g))
+    return sums[::-1]
+
+
 def meta_step(
     optimizer: LSTMOptimizer,
     problem: Problem,
@@ -53,17 +82,27 @@ def meta_step(
     """One update of φ from one unroll; `carry` None starts at θ_0 with a zero state. θ and the state are carried on as
     constants: the gradient is truncated at the boundary. Returns (optimizer, meta_state, carry, mean loss per step)."""
     start = carry or Carry(problem.theta, optimizer.init(problem.theta), 0)
-
-    def loss(weights: Weights) -> tuple[Any, Carry]:
-        return unroll(optimizer.with_weights(weights), problem, start, unroll_length, second_derivatives)
-
-    with np.errstate(over="ignore", invalid="ignore"):  # proposals that diverge are reported below
-        (total, end), gradient = value_and_grad(loss, has_aux=True)(optimizer.weights)
+    gradient_of = _total_gradient if second_derivatives else meta_gradient
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # proposals that diverge are reported below
+            total, gradient, end = gradient_of(optimizer, problem, start, unroll_length)
+    except FloatingPointError:  # of the optimizer's: ∇f is not finite any more
+        total = np.nan
     if not np.isfinite(total):
         raise FloatingPointError(
-            f"the meta-loss is {float(total)} after optimizee steps {start.t} to {end.t}: the proposals diverge; lower the "
-            "meta-learning rate or the output scale"
+            f"the meta-loss is {float(total)} after optimizee steps {start.t} to {start.t + unroll_length}: the proposals diverge; "
+            "lower the meta-learning rate or the output scale"
         )
     updates, meta_state = meta_optimizer.update(optim.clip_by_global_norm(gradient, clip_norm), meta_state)
     weights = optim.apply_updates(optimizer.weights, updates)
     return optimizer.with_weights(weights), meta_state, end, float(total) / unroll_length
+
+
+def _total_gradient(
+    optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int
+) -> tuple[Any, Any, Carry]:
+    def loss(weights: Any) -> tuple[Any, Carry]:
+        return unroll(optimizer.with_weights(weights), problem, carry, unroll_length, second_derivatives=True)
+
+    (total, end), gradient = value_and_grad(loss, has_aux=True)(optimizer.weights)
+    return total, gradient, end

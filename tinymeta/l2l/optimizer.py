@@ -5,19 +5,29 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import ops
 from ..engine import trees
-from ..engine.tensor import describe
-from ..kernels.lstm import State, Weights, zero_state
-from .network import init_weights, propose
+from ..engine.tensor import Tensor, describe
+from ..kernels.lstm import Weights
+from ..kernels.lstm.blocks import from_blocks, hidden_sizes, zero_blocks
+from . import fused
+from .network import init_weights
 
 FORMAT = 1
+
+
+class LSTMState(NamedTuple):
+    """The hidden state of n coordinates in the kernels' layout, (tiles, R, 64): see `tinymeta.kernels.lstm.blocks`."""
+
+    blocks: Any
+    n: int
 
 
 @dataclass(frozen=True)
@@ -40,20 +50,41 @@ class LSTMOptimizer:
         """An untrained optimizer with layers of the given sizes, in float32."""
         return cls(init_weights(rng, 1 if p is None else 2, hidden), scale, p)
 
-    def init(self, params: Any) -> State:
+    def init(self, params: Any) -> LSTMState:
         """The state before the first step: h = c = 0 for each of the n coordinates of the tree `params`."""
-        return zero_state(self.weights, sum(int(np.size(x)) for x in trees.leaves(params)))
+        n = sum(int(np.size(x)) for x in trees.leaves(params))
+        return LSTMState(zero_blocks(self.weights, n), n)
 
-    def update(self, grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        """(updates like grads, next state): θ_{t+1} = θ_t + g_t. ValueError if the state is for another number of coordinates."""
-        flat = _flatten(grads)
-        if state and state[0][0].shape[0] != flat.shape[0]:
-            raise ValueError(
-                f"LSTMOptimizer.update: gradients have {flat.shape[0]} coordinates, the state is for {state[0][0].shape[0]}; "
-                "call init(params) with the parameters that these are gradients of"
-            )
-        proposal, state = propose(self.weights, state, flat, self.scale, self.p)
-        return _unflatten(grads, proposal), state
+    def update(self, grads: Any, state: LSTMState, params: Any = None, in_place: bool = False) -> tuple[Any, LSTMState]:
+        """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
+
+        `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for another number
+        of coordinates, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
+        """
+        leaves = _leaves(grads, state)
+        if any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
+            return self._traced(grads, leaves, state)
+        _check_finite(grads)
+        updates, after = fused.advance(self.weights, state.blocks, leaves, float(self.scale), self.p, in_place)
+        return trees.unflatten(grads, updates), LSTMState(after, state.n)
+
+    def _traced(self, grads: Any, leaves: list, state: LSTMState) -> tuple[Any, LSTMState]:
+        flat = ops.concatenate([ops.reshape(x, (-1,)) for x in leaves])
+        arrays = trees.leaves(self.weights)
+        proposal, blocks = fused.lstm_step(flat, state.blocks, *arrays, scale=float(self.scale), p=self.p)
+        return trees.unflatten(grads, fused.cut(proposal, leaves)), LSTMState(blocks, state.n)
+
+    def weights_gradient(self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any]) -> Weights:
+        """dL/dφ of the unroll that starts in `state`, with ∂∇_t/∂φ = 0: from the trees ∇_t that it reads and the dL/dg_t.
+
+        Truncated backpropagation through time in one kernel, which recomputes the forward pass.
+        """
+        read, d_read = (np.stack([_flat(tree) for tree in steps]) for steps in (gradients, d_updates))
+        return fused.weights_gradient(self.weights, state.blocks, read, d_read, self.scale, self.p)
+
+    def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
+        """The (h, c) of each layer, (n, H), for study."""
+        return from_blocks(state.blocks, hidden_sizes(self.weights), state.n)
 
     def with_weights(self, weights: Weights) -> LSTMOptimizer:
         """The same architecture with other weights φ."""
@@ -123,21 +154,34 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
-def _flatten(tree: Any) -> Any:
-    leaves = trees.leaves(tree)
+def _leaves(grads: Any, state: LSTMState) -> list:
+    """The gradients' arrays, of one dtype and as many coordinates as the state is for."""
+    leaves = trees.leaves(grads)
     if not leaves:
         raise ValueError("LSTMOptimizer.update: the gradients are an empty tree")
-    kinds = {x.dtype for x in leaves}
-    if len(kinds) > 1:
+    if len({x.dtype for x in leaves}) > 1:
         raise TypeError(
             f"LSTMOptimizer.update: gradients of several dtypes ({', '.join(map(describe, leaves))}), expected one"
         )
-    flat = [ops.reshape(x, (-1,)) for x in leaves]
-    return flat[0] if len(flat) == 1 else ops.concatenate(flat)
+    n = sum(int(np.prod(x.shape)) for x in leaves)
+    if n != state.n:
+        raise ValueError(
+            f"LSTMOptimizer.update: gradients have {n} coordinates, the state is for {state.n}; "
+            "call init(params) with the parameters that these are gradients of"
+        )
+    return leaves
 
 
-def _unflatten(like: Any, flat: Any) -> Any:
-    shapes = [x.shape for x in trees.leaves(like)]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes]).tolist()
-    pieces = ops.split(flat, ends[:-1])
-    return trees.unflatten(like, [ops.reshape(piece, shape) for piece, shape in zip(pieces, shapes, strict=True)])
+def _check_finite(grads: Any) -> None:
+    """A coordinate that has seen inf or NaN once would never recover: its state keeps it."""
+    for path, leaf in trees.items(grads):
+        if not np.isfinite(leaf).all():
+            bad = int(np.size(leaf) - np.isfinite(leaf).sum())
+            raise FloatingPointError(
+                f"LSTMOptimizer.update: the gradient {path or 'given'}, {describe(leaf)}, holds {bad} values that are inf or NaN; "
+                "state and parameters are unchanged: skip this step, or lower the scale of the updates"
+            )
+
+
+def _flat(tree: Any) -> Any:
+    return np.concatenate([np.ravel(x) for x in trees.leaves(tree)])

@@ -7,6 +7,7 @@ differentiated through the composition: never silently wrong, never refused.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -85,6 +86,7 @@ def _vjp_prim(name: str, reference: Callable, vjp: Kernels, vjp_vjp: Kernels | N
         return tuple(g for g in Rerun(reference, inputs[n:], params=given).pull(inputs[:n]) if g is not None)
 
     def adapted(kernel_function: Callable) -> Callable:
+        @functools.wraps(kernel_function)  # also its marks, such as float32_only
         def run(*inputs: Any, several: int, given: dict) -> tuple:
             g, args = _cut(inputs, several)
             return _of_floats(name, kernel_function(g, *args, **given), args)
@@ -92,6 +94,7 @@ def _vjp_prim(name: str, reference: Callable, vjp: Kernels, vjp_vjp: Kernels | N
         return run
 
     def adapted_double(kernel_function: Callable) -> Callable:
+        @functools.wraps(kernel_function)
         def run(dd: tuple, *inputs: Any, several: int, given: dict) -> Any:
             g, args = _cut(inputs, several)
             return kernel_function(dd, g, *args, **given)
