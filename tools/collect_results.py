@@ -2,6 +2,7 @@
 
 python -m tools.collect_results runs/demo demo            # the demo's four experiments
 python -m tools.collect_results runs paper maml-sine      # the newest run of each experiment named, below runs/
+python -m tools.collect_results runs l2l l2l-mnist:paper  # the newest run with that preset
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from tinymeta.experiments import DEMO
 
 
 def newest(root: Path, name: str) -> dict[str, Any]:
-    """Configuration, versions, rows and claims of the newest finished run of an experiment."""
-    finished = sorted((root / name).glob("*/result.json"))
-    if not finished:
-        raise SystemExit(f"no finished run of {name} below {root}: run it first")
-    config, result = (json.loads((finished[-1].parent / f).read_text()) for f in ("config.json", "result.json"))
-    kept = {key: config[key] for key in ("preset", "config", "versions")}
-    return {"experiment": name, **kept, "rows": result["rows"], "claims": result["claims"]}
+    """Configuration, versions, rows and claims of the newest finished run of NAME, or of NAME:PRESET."""
+    experiment, _, preset = name.partition(":")
+    for path in sorted((root / experiment).glob("*/result.json"), reverse=True):
+        config, result = (json.loads((path.parent / f).read_text()) for f in ("config.json", "result.json"))
+        if preset in ("", config["preset"]):
+            kept = {key: config[key] for key in ("preset", "config", "versions")}
+            return {"experiment": experiment, **kept, "rows": result["rows"], "claims": result["claims"]}
+    raise SystemExit(f"no finished run of {name} below {root}: run it first")
 
 
 def main() -> None:

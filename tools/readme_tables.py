@@ -34,19 +34,25 @@ def demo() -> str:
     """The demo's rows that have a published number, and what became of the papers' claims."""
     results = json.loads((RESULTS / "demo.json").read_text())
     rows = [line for e in results["experiments"] for line in _rows(e, lambda row: row["published"] is not None)]
-    claims = [
-        f"- {'✓' if c['held'] else '✗'} `{e['experiment']}`: {c['sentence']} ({c['detail']})."
-        for e in results["experiments"]
-        for c in e["claims"]
-    ]
+    claims = [line for e in results["experiments"] for line in _claims(e)]
     return "\n".join([*_HEAD, *rows, "", *claims, "", _machine(results), ""])
 
 
 def every_row(name: str) -> str:
-    """Every row of a collection of results, one table per experiment."""
+    """Every row of a collection of results and what became of the papers' claims, one table per experiment."""
     results = json.loads((RESULTS / f"{name}.json").read_text())
-    tables = [["", f"### {e['experiment']}", "", *_HEAD, *_rows(e, lambda row: True)] for e in results["experiments"]]
-    return "\n".join([_machine(results), *(line for table in tables for line in table), ""])
+    parts = [
+        ["", f"### {e['experiment']}, preset `{e['preset']}`", "", *_HEAD, *_rows(e, lambda row: True), "", *_claims(e)]
+        for e in results["experiments"]
+    ]
+    return "\n".join([_machine(results), *(line for part in parts for line in part), ""])
+
+
+def _claims(experiment: dict[str, Any]) -> list[str]:
+    return [
+        f"- {'✓' if c['held'] else '✗'} `{experiment['experiment']}`: {c['sentence']} ({c['detail']})."
+        for c in experiment["claims"]
+    ]
 
 
 _HEAD = ("| experiment | quantity | published | ours ± 95 % CI |", "|---|---|---|---|")
@@ -62,15 +68,19 @@ def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[st
 
 
 def _machine(results: dict[str, Any]) -> str:
-    first = results["experiments"][0]
-    numpy, seed = first["versions"]["numpy"], first["config"]["seed"]
-    return f"Preset `{first['preset']}`, seed {seed}; {results['machine']}; NumPy {numpy}."
+    known = [
+        (f"preset `{e['preset']}`, seed {e['config']['seed']}", e["versions"]["numpy"]) for e in results["experiments"]
+    ]
+    settings, numpy = sorted({setting for setting, _ in known}), known[0][1]
+    return f"{'; '.join(settings).capitalize()}; {results['machine']}; NumPy {numpy}."
 
 
 RENDER: dict[str, Callable[[], str]] = {
     "demo": demo,
     "demo_full": lambda: every_row("demo"),
     "paper": lambda: every_row("paper"),
+    "l2l": lambda: every_row("l2l"),
+    "lstm": lambda: benchmark("lstm"),
     "overhead": lambda: benchmark("overhead"),
     "imports": lambda: benchmark("imports"),
 }
