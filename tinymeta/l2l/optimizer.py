@@ -50,6 +50,13 @@ class LSTMOptimizer:
         """An untrained optimizer with layers of the given sizes, in float32."""
         return cls(init_weights(rng, 1 if p is None else 2, hidden), scale, p)
 
+    @classmethod
+    def pretrained(cls, name: str) -> LSTMOptimizer:
+        """A trained optimizer that is shipped with the package, such as "mnist-mlp"; ValueError names those there are."""
+        from .pretrained import pretrained  # which needs this module
+
+        return pretrained(name)
+
     def init(self, params: Any) -> LSTMState:
         """The state before the first step: h = c = 0 for each of the n coordinates of the tree `params`."""
         n = sum(int(np.size(x)) for x in trees.leaves(params))
