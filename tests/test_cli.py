@@ -133,6 +133,7 @@ def test_doctor_finds_numpy(capsys):
         (("demo", "--runs", "file"), "cannot make the folder file/demo/toy"),
         (("report", "nowhere"), "there is no finished run below nowhere"),
         (("report",), "required: DIR"),
+        (("run", "toy", "--trace"), "toy has nothing to trace"),
         (("check", "--order", "3"), "invalid choice: 3"),
         (("check", "tahn"), "there is no check of an op 'tahn'; did you mean"),
     ],

@@ -86,7 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-RUN_HELP = "Ctrl-C saves; --resume goes on, and gives bit for bit what an uninterrupted run gives."
+RUN_HELP = (
+    "Ctrl-C saves; --resume goes on, and gives bit for bit what an uninterrupted run gives. --trace can be added to both, "
+    "also when a run is finished."
+)
 DEMO_HELP = "If it was interrupted, the same command goes on; finished runs are kept."
 
 
@@ -104,6 +107,9 @@ def _add_run(parser: _Parser) -> None:
     _add_runs_folder(parser)
     parser.add_argument(
         "--resume", metavar="FOLDER", type=Path, help="go on with an interrupted run, as it was configured"
+    )
+    parser.add_argument(
+        "--trace", action="store_true", help="also record and draw what the learned optimizer does, step by step"
     )
 
 
@@ -160,7 +166,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise UserError("--resume keeps the configuration of the run; leave out --preset, --set and --seed")
     else:
         config = saved_config(experiment, chosen.resume)
-    folder = execute(experiment, config, chosen.runs, chosen.resume)
+    folder = execute(experiment, config, chosen.runs, chosen.resume, chosen.trace)
     print(f"as a page: tinymeta report {folder}")
     return DONE
 

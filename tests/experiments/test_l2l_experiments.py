@@ -3,72 +3,319 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tinymeta import experiments, l2l
-from tinymeta.lab import UserError, configure, execute
+from tinymeta import experiments, l2l, optim, trees
+from tinymeta.experiments import l2l_comparison, l2l_mnist, l2l_mnist_sweep, l2l_quadratic, l2l_trace, l2l_training
+from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.experiments.l2l_training import Training
+from tinymeta.lab import UserError, configure, execute, stream
 
-TINY = {
-    "l2l-quadratic": {
-        "meta_epochs": "4", "meta_batch": "3", "steps": "4", "unroll_length": "2", "validate_every": "2",
-        "validation_problems": "4", "test_problems": "3", "hidden_units": "3",
-    },
-    "l2l-mnist": {
-        "meta_epochs": "2", "meta_batch": "1", "steps": "4", "unroll_length": "2", "validate_every": "1",
-        "validation_problems": "2", "test_problems": "2", "hidden_units": "3", "pool": "14", "batch_size": "8", "hidden": "2",
-    },
+SMALL = {
+    "meta_epochs": "2", "meta_batch": "1", "steps": "4", "unroll_length": "2", "validate_every": "1",
+    "validation_problems": "2", "test_problems": "2", "hidden_units": "3",
 }  # fmt: skip
+SMALL_MNIST = SMALL | {"images": "subset", "pool": "14", "batch_size": "8", "hidden": "2"}
+TINY = {
+    "l2l-quadratic": SMALL | {"meta_epochs": "4", "meta_batch": "3", "validate_every": "2", "validation_problems": "4"},
+    "l2l-mnist": SMALL_MNIST | {"horizons": "4,6"},
+    "l2l-mnist-sweep": SMALL_MNIST | {"layers": "1,2", "units": "2,3"},
+}
+METHODS = ["LSTM", "SGD", "NAG", "RMSprop", "ADAM"]
+TRACES = {"trace-updates", "trace-response", "trace-gates"}
 
 
-def finished(name, tmp_path):
-    experiment = experiments.load(name)
-    folder = execute(experiment, configure(experiment, "quick", TINY[name]), root=tmp_path)
-    return folder, json.loads((folder / "result.json").read_text())
+def tiny(name, preset="quick", **changes):
+    return configure(experiments.load(name), preset, TINY[name] | changes)
+
+
+def undrawn(name):
+    """The experiment without its figures, which take longer than all the rest here."""
+    return replace(experiments.load(name), draw=lambda outcome: {})
+
+
+def finished(name, tmp_path, **changes):
+    folder = execute(undrawn(name), tiny(name, **changes), root=tmp_path)
+    return folder, result_of(folder)
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def notes(folder):
+    with np.load(folder / "optimizer.npz", allow_pickle=False) as archive:
+        return json.loads(str(archive["header"]))["notes"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(folder, result) of the tiny run of an experiment, drawn, and traced where that can be; each is run once."""
+
+    @cache
+    def run(name):
+        experiment = experiments.load(name)
+        folder = execute(experiment, tiny(name), tmp_path_factory.mktemp(name), trace=experiment.trace is not None)
+        return folder, result_of(folder)
+
+    return run
+
+
+# ---- a whole run ----
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "figures"),
+    [
+        ("l2l-quadratic", 2, {"loss-curves", "meta-training"}),
+        ("l2l-mnist", 5, {"loss-curves", "generalisation", "meta-training"}),
+    ],
+)
+def test_a_run_reports_all_methods_in_all_settings(done, name, settings, figures):
+    folder, result = done(name)
+    assert [row["quantity"].split(",")[0] for row in result["rows"][:5]] == METHODS
+    assert len(result["rows"]) == 6 * settings
+    assert all(np.isfinite(row["ours"]) for row in result["rows"])
+    assert [set(setting["grid"]) for setting in result["series"]["settings"]] == [set(l2l.BASELINES)] * settings
+    assert len(result["claims"]) == settings
+    assert {f.stem for f in (folder / "figures").glob("*.png")} == figures | TRACES
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_run_reports_all_methods_and_saves_the_optimizer(name, tmp_path) -> None:
-    folder, result = finished(name, tmp_path)
-    assert [row["quantity"].split(",")[0] for row in result["rows"][:5]] == ["LSTM", "SGD", "NAG", "RMSprop", "ADAM"]
-    assert all(np.isfinite(row["ours"]) for row in result["rows"])
-    assert set(result["series"]["grid"]) == set(l2l.BASELINES)
-    assert len(result["claims"]) == 1
+def test_the_optimizer_is_saved_with_what_made_it(done, name):
+    folder, result = done(name)
+    saved = notes(folder)
+    assert (saved["experiment"], saved["seed"], saved["preset"]) == (name, 0, "custom")
+    assert saved["config"] == json.loads((folder / "config.json").read_text())["config"]
+    assert saved["result"] == {row["quantity"]: row["ours"] for row in result["rows"]}
+    assert "numpy" in saved["versions"]
     assert l2l.LSTMOptimizer.load(folder / "optimizer.npz").scale == (1.0 if name == "l2l-quadratic" else 0.1)
-    assert {f.name for f in (folder / "figures").glob("*.png")} == {"loss-curves.png", "meta-training.png"}
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:
-    from tinymeta.experiments import l2l_training
+def test_the_sweep_compares_on_every_architecture(done, tmp_path):
+    folder, result = done("l2l-mnist-sweep")
+    wanted = [f"{n} layer{'s' if n > 1 else ''} of {units}" for n in (1, 2) for units in (2, 3)]
+    assert [cell["name"] for cell in result["series"]["cells"]] == wanted
+    assert [row["quantity"].split(",")[1].strip() for row in result["rows"]] == [x for x in wanted for _ in range(2)]
+    assert {f.stem for f in (folder / "figures").glob("*.png")} == {"sweep", "sweep-ratio"}
 
-    _, whole = finished("l2l-quadratic", tmp_path / "whole")
-    step, calls = l2l.meta_step, []
+
+def test_the_sweep_takes_an_optimizer_that_was_trained_before(done, tmp_path):
+    folder, result = done("l2l-mnist-sweep")
+    again, other = finished("l2l-mnist-sweep", tmp_path, optimizer=str(folder / "optimizer.npz"))
+    assert other["rows"] == result["rows"]
+    assert not (again / "optimizer.npz").exists()
+
+
+def test_the_sweep_refuses_an_optimizer_that_is_none(tmp_path):
+    for wanted in (str(tmp_path / "none.npz"), "no-such-name"):
+        with pytest.raises(UserError, match="which cannot be used"):
+            finished("l2l-mnist-sweep", tmp_path, optimizer=wanted)
+
+
+# ---- interrupted and resumed ----
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "calls"),
+    [(l2l, "meta_step", 5), (l2l, "final_loss", 20), (l2l, "optimize", 3)],
+    ids=["meta-training", "tuning", "test"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, owner, function, calls):
+    changes = {"curriculum": "2,4", "spread": "1.0", "patience": "3", "validate_every": "1"}
+    _, whole = finished("l2l-quadratic", tmp_path / "whole", **changes)
+    original, count = getattr(owner, function), []
 
     def interrupted(*args, **options):
-        calls.append(1)
-        if len(calls) == 5:
+        count.append(1)
+        if len(count) == calls:
             raise KeyboardInterrupt
-        return step(*args, **options)
+        return original(*args, **options)
 
-    experiment = experiments.load("l2l-quadratic")
-    config = configure(experiment, "quick", TINY["l2l-quadratic"])
-    monkeypatch.setattr(l2l_training.l2l, "meta_step", interrupted)
+    experiment, config = undrawn("l2l-quadratic"), tiny("l2l-quadratic", **changes)
+    monkeypatch.setattr(owner, function, interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(experiment, config, root=tmp_path / "cut")
     monkeypatch.undo()
     (folder,) = (tmp_path / "cut" / "l2l-quadratic").iterdir()
     execute(experiment, config, root=tmp_path / "cut", resume=folder)
-    assert json.loads((folder / "result.json").read_text())["series"] == whole["series"]
+    assert result_of(folder)["series"] == whole["series"]
 
 
-def test_second_derivatives_are_a_switch_that_changes_the_training(tmp_path) -> None:
-    _, dropped = finished("l2l-quadratic", tmp_path / "dropped")
-    experiment = experiments.load("l2l-quadratic")
-    config = configure(experiment, "quick", {**TINY["l2l-quadratic"], "second_derivatives": "true"})
-    kept = json.loads((execute(experiment, config, root=tmp_path / "kept") / "result.json").read_text())
-    assert kept["series"]["history"] != dropped["series"]["history"]
-    assert kept["series"]["grid"] == dropped["series"]["grid"]
+# ---- meta-training ----
+
+
+@pytest.mark.parametrize("change", [{"second_derivatives": "true"}, {"spread": "1.0"}, {"curriculum": "2,4"}], ids=str)
+def test_a_setting_of_meta_training_changes_it_and_not_the_problems_of_the_comparison(done, tmp_path, change):
+    plain, changed = (r["series"] for _, r in (done("l2l-quadratic"), finished("l2l-quadratic", tmp_path, **change)))
+    assert changed["history"] != plain["history"]
+    for ours, theirs in zip(changed["settings"], plain["settings"], strict=True):
+        assert ours["grid"] == theirs["grid"]
+        assert ours["curves"].pop("LSTM") != theirs["curves"]["LSTM"]
+        assert ours["curves"] == {name: theirs["curves"][name] for name in ours["curves"]}
+
+
+@given(st.lists(st.integers(1, 5), max_size=6), st.integers(1, 40))
+def test_a_curriculum_gives_each_horizon_an_equal_part_in_order(parts, epochs):
+    """Horizons are distinct here, so that their counts tell the parts."""
+    expected = [20 * (100 * k + part) for k, part in enumerate(parts)] or [100]
+    config = Training(curriculum=tuple(expected) if parts else (), meta_epochs=epochs)
+    horizons = [config.horizon(epoch) for epoch in range(epochs)]
+    assert horizons == sorted(horizons)
+    assert horizons[0] == expected[0]
+    counts = [horizons.count(steps) for steps in expected]
+    assert sum(counts) == epochs
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_curriculum_takes_its_steps(tmp_path):
+    """Four epochs, two of 2 steps and two of 4, in unrolls of 2: six meta-steps, carried on within an epoch alone."""
+    folder, _ = finished("l2l-quadratic", tmp_path, curriculum="2,4")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stage"] == "meta-training"] == list(range(6))
+
+
+def test_patience_ends_meta_training_and_the_best_is_kept(tmp_path, monkeypatch):
+    losses, seen = iter([0.5, 0.3, 0.4, 0.35, 0.1]), []
+
+    def final_loss(config, optimizer, problem):
+        seen.append(optimizer.weights)
+        return next(losses)
+
+    monkeypatch.setattr(l2l_training, "_final_loss", final_loss)
+    folder, result = finished("l2l-quadratic", tmp_path, meta_epochs="5", validate_every="1", patience="2")
+    assert result["series"]["history"] == {"epochs": [1, 2, 3, 4], "losses": [0.5, 0.3, 0.4, 0.35]}
+    kept = l2l.LSTMOptimizer.load(folder / "optimizer.npz").weights
+    trees.map(np.testing.assert_array_equal, kept, seen[1])
+    assert not np.array_equal(kept.W_out, seen[0].W_out)
+
+
+# ---- the comparison ----
+
+
+def comparison(rng, finals, fails=False):
+    """Final losses around these means, in 20 problems."""
+    curves = {name: mean + 0.01 * rng.normal(size=(4, 20)) for name, mean in finals.items()}
+    rates = dict.fromkeys(list(finals)[1:], 0.1)
+    return Comparison(Setting("", 3, None, fails=fails), {}, rates, curves)
+
+
+def held(finals, **options):
+    goal = {"ratio": 0.75}
+    return [c.held for c in l2l_comparison.claims(comparison(np.random.default_rng(0), finals, **options), 1, goal)]
+
+
+def test_the_claims_say_what_the_numbers_say():
+    assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6}) == [True, True]
+    assert held({"LSTM": 0.45, "ADAM": 0.5, "NAG": 0.6}) == [True, False]
+    assert held({"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
+    assert held({"LSTM": 0.6, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
+    assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
+
+
+def test_a_failure_that_the_paper_reports_is_reported_either_way():
+    assert held({"LSTM": 2.6, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
+    assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
+    assert held({"LSTM": np.nan, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
+    assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [False]
+
+
+def test_final_losses_are_means_over_the_last_steps():
+    found = comparison(np.random.default_rng(0), {"LSTM": 1.0, "ADAM": 2.0})
+    np.testing.assert_allclose(found.final(3)["LSTM"], found.curves["LSTM"][1:].mean(axis=0))
+    rows = l2l_comparison.rows(found, 3)
+    assert rows[0].ours == pytest.approx(found.curves["LSTM"][1:].mean())
+    assert rows[-1].ours == pytest.approx(found.curves["LSTM"][1:].mean() / found.curves["ADAM"][1:].mean())
+
+
+def test_each_baseline_gets_the_rate_with_the_best_final_loss_in_its_own_setting(done):
+    _, result = done("l2l-quadratic")
+    settings = l2l_quadratic.settings(tiny("l2l-quadratic"))
+    for setting, found in zip(settings, result["series"]["settings"], strict=True):
+        problem = setting.make_problem(stream(0, "validation"), 4, "validation")
+        for name, make in l2l.BASELINES.items():
+            losses = {lr: l2l.final_loss(make(lr), problem, setting.steps) for lr in l2l.RATES}
+            assert found["grid"][name] == {str(lr): loss for lr, loss in losses.items()}
+            assert found["rates"][name] == min(losses, key=losses.get)
+
+
+def test_published_numbers_stand_beside_the_paper_s_problem_alone():
+    full, pooled = (l2l_mnist.settings(l2l_mnist.Config(pool=pool)) for pool in (1, 4))
+    assert [s.published.get("LSTM") for s in full] == [0.26, 0.21, 0.19, 0.33, 2.6]
+    assert all(set(s.published) == {"ratio"} for s in pooled)
+    assert [s.fails for s in full] == [False] * 4 + [True]
+    shorter = l2l_mnist.settings(l2l_mnist.Config(horizons=(60,)))
+    assert not any(s.published for s in shorter)
+
+
+def test_the_variants_are_the_mlps_that_they_name():
+    config = tiny("l2l-mnist")
+    shapes = {}
+    for setting in l2l_mnist.settings(config):
+        theta = setting.make_problem(np.random.default_rng(0), 2, "validation").theta
+        shapes[setting.name, setting.steps] = [layer.w.shape[1:] for layer in theta]
+    assert shapes == {
+        ("", 4): [(4, 2), (2, 10)],
+        ("", 6): [(4, 2), (2, 10)],
+        ("40 units", 4): [(4, 40), (40, 10)],
+        ("two layers", 4): [(4, 20), (20, 20), (20, 10)],
+        ("ReLU", 4): [(4, 20), (20, 10)],
+    }
+
+
+# ---- the trace ----
+
+
+@pytest.mark.parametrize("name", ["l2l-quadratic", "l2l-mnist"])
+def test_a_trace_holds_what_it_says(done, name):
+    with np.load(done(name)[0] / "trace.npz", allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    k = len(arrays["coordinates"])
+    assert {arrays[f"updates_{m}"].shape for m in ("LSTM", "ADAM", "SGD")} == {(4, k)}
+    assert arrays["layer1_f"].shape == (4, k, 3)
+    assert arrays["proposals_LSTM"].shape == (len(arrays["moments"]), k, l2l_trace.GRID)
+
+
+def test_a_traced_run_keeps_its_trace_without_being_asked_again(done):
+    folder, _ = done("l2l-quadratic")
+    before = (folder / "trace.npz").read_bytes()
+    shutil.rmtree(folder / "figures")
+    execute(undrawn("l2l-quadratic"), tiny("l2l-quadratic"), resume=folder)
+    assert (folder / "trace.npz").read_bytes() == before
+    assert set(json.loads((folder / "figures" / "captions.json").read_text())) == TRACES
+
+
+def test_the_trace_is_of_the_optimizer_on_its_own_trajectory():
+    rng = np.random.default_rng(0)
+    optimizer = l2l.LSTMOptimizer.create(rng, (3,), 1.0, None)
+    w, y, theta = (rng.normal(size=shape).astype(np.float32) for shape in ((1, 5, 5), (1, 5), (1, 5)))
+    problem = l2l.quadratic_problem(w, y, theta)
+    arrays = l2l_trace.record_trace(optimizer, {"SGD": optim.sgd(0.1)}, problem, 10)
+    state = optimizer.init(theta)
+    for t in range(10):
+        gradient = 2 * np.einsum("bij,bi->bj", w, np.einsum("bij,bj->bi", w, theta) - y)
+        np.testing.assert_allclose(arrays["gradients"][t], gradient[0, arrays["coordinates"]], rtol=2e-4, atol=1e-5)
+        update, state = optimizer.update(gradient, state, theta)
+        np.testing.assert_allclose(arrays["updates_LSTM"][t], update[0, arrays["coordinates"]], rtol=2e-3, atol=1e-6)
+        theta = theta + update
+    np.testing.assert_allclose(arrays["updates_SGD"], -0.1 * arrays["gradients"], rtol=1e-6)
+    np.testing.assert_allclose(arrays["proposals_SGD"], np.stack([-0.1 * arrays["values"]] * 4), rtol=1e-6)
+
+
+def test_coordinates_are_chosen_by_the_size_of_their_gradients():
+    gradients = np.outer([1.0, -1.0], np.arange(101))[:, ::-1]
+    np.testing.assert_array_equal(l2l_trace.choose(gradients), [0, 1, 10, 50])
+    np.testing.assert_array_equal(l2l_trace.choose(gradients[:, :1]), [0])
+
+
+# ---- settings ----
 
 
 @pytest.mark.parametrize(
@@ -77,21 +324,32 @@ def test_second_derivatives_are_a_switch_that_changes_the_training(tmp_path) -> 
         ("l2l-quadratic", "kind", "cauchy", "kind is 'cauchy', expected 'gaussian' or 'uniform'"),
         ("l2l-quadratic", "unroll_length", "0", "unroll_length is 0, expected 1 or more"),
         ("l2l-quadratic", "unroll_length", "30", "expected a divisor of steps, 100"),
+        ("l2l-quadratic", "curriculum", "40,50", "expected a divisor of steps, 50"),
         ("l2l-quadratic", "meta_epochs", "0", "meta_epochs is 0"),
+        ("l2l-quadratic", "patience", "-1", "patience is -1, expected 0 or more"),
+        ("l2l-quadratic", "spread", "-0.5", "spread is -0.5, expected 0 or more"),
+        ("l2l-quadratic", "final_steps", "0", "final_steps is 0, expected 1 or more"),
+        ("l2l-quadratic", "rates", "0.1,0", "expected at least one learning rate, all above 0"),
         ("l2l-quadratic", "p", "-1", "p is -1.0, expected 0"),
         ("l2l-quadratic", "test_problems", "1", "expected 2 or more"),
         ("l2l-mnist", "images", "none", "images is 'none'"),
         ("l2l-mnist", "pool", "3", "expected a divisor of 28"),
         ("l2l-mnist", "batch_size", "0", "expected 1 or more"),
+        ("l2l-mnist", "horizons", "", "expected at least one number of steps"),
+        ("l2l-mnist", "variants", "tanh", "variants has 'tanh', expected some of 40 units, two layers, ReLU"),
+        ("l2l-mnist-sweep", "layers", "0,1", "layers is"),
+        ("l2l-mnist-sweep", "units", "", "units is"),
     ],
 )
-def test_bad_settings_are_refused_by_name(name, key, value, message) -> None:
+def test_bad_settings_are_refused_by_name(name, key, value, message):
     with pytest.raises(UserError, match=message):
         configure(experiments.load(name), "quick", {key: value})
 
 
-def test_the_quick_presets_name_settings_that_exist() -> None:
+def test_the_presets_name_settings_that_exist():
     for name in experiments.REGISTRY:
         experiment = experiments.load(name)
         for preset in experiment.presets:
             assert configure(experiment, preset, {}).seed == 0
+        assert set(experiment.minutes) == set(experiment.presets)
+    assert l2l_mnist_sweep.EXPERIMENT.presets["shipped"]["optimizer"] == "mnist-mlp"

@@ -97,6 +97,31 @@ def test_a_run_that_overflows_has_an_infinite_final_loss(rng):
     assert results[best] == np.mean(l2l.optimize(optim.sgd(best), problem, 50)[-1])
 
 
+def test_a_final_loss_may_be_the_mean_of_the_last_few(rng):
+    problem = settings.quadratics(rng)
+    curve = l2l.optimize(optim.sgd(0.01), problem, STEPS)
+    for last in (1, 3, STEPS + 1):
+        assert l2l.final_loss(optim.sgd(0.01), problem, STEPS, last) == pytest.approx(
+            np.mean(curve[STEPS + 1 - last :])
+        )
+
+
+def test_the_loss_is_infinite_from_where_an_optimizer_refuses_the_gradient(rng):
+    """As LSTMOptimizer does with gradients that are not finite."""
+
+    def update(grads, state, params):
+        if state == 2:
+            raise FloatingPointError("inf")
+        return -0.01 * grads, state + 1
+
+    problem, refusing = settings.quadratics(rng), optim.Optimizer(lambda params: 0, update)
+    curve = l2l.optimize(refusing, problem, STEPS)
+    np.testing.assert_array_equal(curve[:3], l2l.optimize(optim.sgd(0.01), problem, STEPS)[:3])
+    assert (curve[3:] == np.inf).all()
+    assert curve.shape == (STEPS + 1, 2)
+    assert l2l.final_loss(refusing, problem, STEPS) == np.inf
+
+
 # ---- the MNIST problem ----
 
 

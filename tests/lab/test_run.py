@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -136,6 +137,39 @@ def test_a_refused_folder_is_left_as_it_was(tmp_path, damage):
     with pytest.raises(UserError, match=r"checkpoint\.npz"):
         Run(tmp_path, experiment, config)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_stage_may_end_early_and_is_then_finished(tmp_path):
+    def never(*_):
+        raise AssertionError("ran again")
+
+    enough = lambda state: state["n"] >= 3
+    for step in (count, never):
+        with Run(tmp_path, "toy", "hash") as run:
+            assert run.stage("a", 9, lambda: {"n": 0}, step, log_every=2, until=enough) == {"n": 3}
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2]
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_a_stage_that_ends_early_resumes_to_the_same_end(tmp_path, monkeypatch, killed_after):
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 0.0)
+
+    def dying(state, i):
+        if i == killed_after:
+            raise Killed
+        return count(state, i)
+
+    enough = lambda state: state["n"] >= 3
+    with Run(tmp_path, "toy", "hash") as run, contextlib.suppress(Killed):
+        run.stage("a", 9, lambda: {"n": 0}, dying, until=enough)
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run.stage("a", 9, lambda: {"n": 0}, count, until=enough) == {"n": 3}
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+
+
+def test_the_first_state_does_not_end_a_stage(tmp_path):
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run.stage("a", 9, lambda: {"n": 5}, count, until=lambda state: state["n"] >= 3) == {"n": 6}
 
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path):

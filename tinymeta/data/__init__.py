@@ -1,5 +1,6 @@
-"""Real images and random tasks: MNIST, Omniglot, sinusoids, quadratics, permutations. Imports NumPy only."""
+"""Real images and random tasks: MNIST, CIFAR-10, Omniglot, sinusoids, quadratics, permutations. Imports NumPy only."""
 
+from tinymeta.data.cifar import Cifar10, cifar10
 from tinymeta.data.errors import DataError
 from tinymeta.data.minibatches import minibatch_indices
 from tinymeta.data.mnist import Images, mnist, mnist_subset
@@ -10,6 +11,7 @@ from tinymeta.data.quadratics import Quadratics, quadratics
 from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 
 __all__ = [
+    "Cifar10",
     "DataError",
     "FewShotTasks",
     "Images",
@@ -17,6 +19,7 @@ __all__ = [
     "Quadratics",
     "SineTasks",
     "centre_permutation",
+    "cifar10",
     "few_shot_tasks",
     "minibatch_indices",
     "mnist",

@@ -10,6 +10,8 @@ from tinymeta.lab.experiment import Experiment
 REGISTRY: dict[str, str] = {
     "l2l-quadratic": "tinymeta.experiments.l2l_quadratic",
     "l2l-mnist": "tinymeta.experiments.l2l_mnist",
+    "l2l-mnist-sweep": "tinymeta.experiments.l2l_mnist_sweep",
+    "l2l-art": "tinymeta.experiments.l2l_art",
     "maml-sine": "tinymeta.experiments.maml_sine",
     "ewc-permuted-3": "tinymeta.experiments.ewc_permuted_3",
 }

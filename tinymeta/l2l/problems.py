@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
+from ..engine import trees
 from ..nets import Layer, mlp
 
 
@@ -59,3 +60,19 @@ def mlp_problem(
         return ops.mean(ops.softmax_cross_entropy(logits, y[chosen]), axis=-1)
 
     return Problem(theta, loss)
+
+
+def rescaled(problem: Problem, rng: np.random.Generator, spread: float) -> Problem:
+    """The same problem with every coordinate in a unit of its own: f(c ∘ θ) from θ_0 / c, log c ~ U[-spread, spread].
+
+    Losses along the way of θ / c are those of θ, and gradients are c ∘ ∇f: an optimizer trained on such problems cannot
+    rely on the scale of either ("random scaling" of Lv et al. 2017, 1703.03633, section 4.1).
+    """
+    if spread < 0:
+        raise ValueError(f"rescaled: spread is {spread}, expected 0 or more")
+    factors = trees.map(lambda x: np.exp(rng.uniform(-spread, spread, x.shape)).astype(x.dtype), problem.theta)
+
+    def loss(theta: Any, t: int) -> Any:
+        return problem.loss(trees.map(lambda c, x: c * x, factors, theta), t)
+
+    return Problem(trees.map(np.divide, problem.theta, factors), loss)

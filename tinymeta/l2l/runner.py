@@ -22,13 +22,19 @@ RATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
 def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
-    """Losses (steps + 1, B) before each step and after the last, f(θ_t) on the mini-batch of step t."""
+    """Losses (steps + 1, B) before each step and after the last, f(θ_t) on the mini-batch of step t.
+
+    They are infinite from where the optimizer refuses a gradient by FloatingPointError, as LSTMOptimizer does if it is not finite.
+    """
     theta, state = problem.theta, optimizer.init(problem.theta)
     curve = []
     for t in range(steps):
         losses, grads = losses_and_grads(problem, theta, t)
         curve.append(losses)
-        updates, state = optimizer.update(grads, state, theta)
+        try:
+            updates, state = optimizer.update(grads, state, theta)
+        except FloatingPointError:
+            return np.stack([*curve, *[np.full_like(losses, np.inf)] * (steps - t)])
         theta = trees.map(np.add, theta, updates)
     curve.append(problem.loss(theta, steps))
     return np.stack(curve)
@@ -53,8 +59,9 @@ def best_rate(results: Mapping[float, float]) -> float:
     return min(finite, key=lambda lr: finite[lr])
 
 
-def final_loss(optimizer: Any, problem: Problem, steps: int) -> float:
-    """Mean loss after `steps` steps; infinite if it overflows, as it does when the learning rate is too large."""
+def final_loss(optimizer: Any, problem: Problem, steps: int, last: int = 1) -> float:
+    """Mean over the problems, and over the `last` last of the losses after 0 to `steps` steps, each on a mini-batch of its own;
+    infinite if it overflows, as it does when the learning rate is too large."""
     with np.errstate(over="ignore", invalid="ignore"):
-        loss = float(np.mean(optimize(optimizer, problem, steps)[-1]))
+        loss = float(np.mean(optimize(optimizer, problem, steps)[-last:]))
     return loss if np.isfinite(loss) else np.inf

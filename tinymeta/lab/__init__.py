@@ -8,9 +8,11 @@ stream(seed, "batch", i)                          random numbers that depend on 
 
 from tinymeta.lab.errors import UserError
 from tinymeta.lab.execute import execute
-from tinymeta.lab.experiment import Claim, Experiment, Outcome, Row, configure
+from tinymeta.lab.experiment import Claim, Experiment, Outcome, Row, Trace, configure
 from tinymeta.lab.run import Run
 from tinymeta.lab.stats import mean_ci95
 from tinymeta.lab.streams import stream
 
-__all__ = ["Claim", "Experiment", "Outcome", "Row", "Run", "UserError", "configure", "execute", "mean_ci95", "stream"]
+__all__ = [
+    "Claim", "Experiment", "Outcome", "Row", "Run", "Trace", "UserError", "configure", "execute", "mean_ci95", "stream",
+]  # fmt: skip

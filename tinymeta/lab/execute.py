@@ -6,20 +6,33 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinymeta.lab import figures, table
+from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.experiment import Experiment, Outcome, config_hash
+from tinymeta.lab.files import atomic_write
 from tinymeta.lab.optional import require
 from tinymeta.lab.records import adopt, new_folder, read_result, write_result
 from tinymeta.lab.run import Run
 
 
-def execute(experiment: Experiment, config: Any, root: str | Path = "runs", resume: str | Path | None = None) -> Path:
+def execute(
+    experiment: Experiment,
+    config: Any,
+    root: str | Path = "runs",
+    resume: str | Path | None = None,
+    trace: bool = False,
+) -> Path:
     """Run into a new folder `root`/NAME/STAMP, or go on in the folder `resume`; print the table and give the folder.
 
-    A finished run that is resumed is drawn and printed again. UserError if `resume` holds another experiment or
-    configuration; KeyboardInterrupt, whose text says how to resume, on Ctrl-C.
+    A finished run that is resumed is drawn and printed again; with `trace` its trace.npz is written too. UserError if
+    `resume` holds another experiment or configuration, or there is nothing to trace; KeyboardInterrupt, whose text says
+    how to resume, on Ctrl-C.
     """
     require("matplotlib")  # hours of training must not end in a missing package
+    if trace and experiment.trace is None:
+        raise UserError(f"{experiment.name} has nothing to trace: run it without --trace")
     if resume is None:
         folder = new_folder(experiment, config, Path(root))
     else:
@@ -27,8 +40,10 @@ def execute(experiment: Experiment, config: Any, root: str | Path = "runs", resu
         adopt(experiment, config, folder)
     try:
         outcome = _find_outcome(experiment, config, folder)
+        if trace:
+            _write_trace(experiment, config, folder, outcome)
         with figures.style():
-            figures.save(experiment.draw(outcome), folder / "figures")
+            figures.save(experiment.draw(outcome) | _draw_trace(experiment, folder), folder / "figures")
     except KeyboardInterrupt:
         command = f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
         raise KeyboardInterrupt(f"Stopped, nothing is lost; go on with: {command}") from None
@@ -42,6 +57,26 @@ def _find_outcome(experiment: Experiment, config: Any, folder: Path) -> Outcome:
         with Run(folder, experiment.name, config_hash(config)) as run:
             write_result(experiment, experiment.train(config, run), folder)
     return read_result(folder)[1]
+
+
+def _write_trace(experiment: Experiment, config: Any, folder: Path, outcome: Outcome) -> None:
+    if experiment.trace is not None and not (folder / "trace.npz").exists():
+        arrays: Any = experiment.trace.record(config, folder, outcome)
+        with atomic_write(folder / "trace.npz") as file:
+            np.savez(file, **arrays)
+
+
+def _draw_trace(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """From what trace.npz holds, so that a run that was traced once keeps these figures."""
+    path = folder / "trace.npz"
+    if experiment.trace is None or not path.exists():
+        return {}
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive raises a dozen kinds
+        raise UserError(f"{path} is damaged ({one_line(error)}); delete it and trace the run again") from error
+    return experiment.trace.draw(arrays)
 
 
 def _print_outcome(experiment: Experiment, outcome: Outcome, folder: Path) -> None:

@@ -14,6 +14,7 @@ from tinymeta.lab.files import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from tinymeta.lab.run import Run
 
@@ -54,6 +55,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """A closer look at a finished run, for those who ask for it: `tinymeta run NAME --trace`.
+
+    `record(config, folder, outcome)` gives the arrays that are kept in the run folder's trace.npz, `draw(arrays)` figures
+    by file name.
+    """
+
+    record: Callable[[Any, Path, Outcome], Mapping[str, NDArray]]
+    draw: Callable[[Mapping[str, NDArray]], dict[str, Figure]]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One figure or table of a paper.
 
@@ -61,7 +74,7 @@ class Experiment:
     default, and `seed` among them; its __post_init__ may raise ValueError. `presets` name overrides of it, `minutes`
     how long a preset takes on two cores.
     `train(config, run)` does its long loops by `run.stage`. `draw(outcome)` gives figures by file name and sees only
-    what was written to result.json: lists, and text as keys.
+    what was written to result.json: lists, and text as keys. `trace` is None where there is nothing to look into.
     """
 
     name: str
@@ -74,6 +87,7 @@ class Experiment:
     train: Callable[[Any, Run], Outcome]
     draw: Callable[[Outcome], dict[str, Figure]]
     minutes: Mapping[str, float] = field(default_factory=dict)
+    trace: Trace | None = None
 
 
 def configure(experiment: Experiment, preset: str, overrides: Mapping[str, str]) -> Any:

@@ -53,27 +53,31 @@ class Run:
         init: Callable[[], Tree],
         step: Step,
         log_every: int | None = None,
+        until: Callable[[Tree], bool] = lambda state: False,
     ) -> Tree:
         """Carry `state = init()` through `state, metrics = step(state, i)` for i in range(steps); the last state.
 
-        `step` must depend on (state, i) alone: draw by `lab.stream(seed, name, i)`. The state is a tree that
-        `lab.checkpoint` can hold. Every `log_every`-th step and the last one go to metrics.jsonl. On resume `init` is
-        called again, for the classes of its NamedTuples, but no step that was saved. KeyboardInterrupt on Ctrl-C, after
-        the step at work is done and saved.
+        It ends early after a step whose state is such that `until(state)`. `step` must depend on (state, i) alone: draw by
+        `lab.stream(seed, name, i)`. The state is a tree that `lab.checkpoint` can hold. Every `log_every`-th step and the
+        last one go to metrics.jsonl. On resume `init` is called again, for the classes of its NamedTuples, but no step
+        that was saved. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved.
         """
         first = init()
         known = named_tuples(first)
         at = self._begin(name, steps, first, known)
         every = log_every or max(1, steps // LOGGED_STEPS)
+        ended = at["done"] == steps or (at["done"] > 0 and until(at["state"]))
         with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, at["done"]) as report:
-            for i in range(at["done"], steps):
+            while not ended:
+                i = at["done"]
                 state, metrics = step(at["state"], i)
                 at = self._stages[name] = {"steps": steps, "done": i + 1, "state": settle(state, known)}
-                if i % every == 0 or i + 1 == steps:
+                ended = i + 1 == steps or until(at["state"])
+                if i % every == 0 or ended:
                     self._log({"stage": name, "step": i, **metrics})
                 report(i + 1, metrics)
                 stop = interrupted()
-                if stop or i + 1 == steps or time.monotonic() - self._saved_at >= SAVE_SECONDS:
+                if stop or ended or time.monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._save()
                 if stop:
                     raise KeyboardInterrupt

@@ -4,6 +4,7 @@ Given plain arrays they return plain arrays; inside a derivative they record. Ev
 """
 
 from . import protocols as protocols  # puts the operators and NumPy's protocols on Tensor
+from .conv import conv2d, max_pool2d, mean_pool2d
 from .einsum import einsum
 from .elementwise import (
     abs,
@@ -52,7 +53,7 @@ from .elementwise import (
 )  # fmt: skip
 from .indexing import getitem, one_hot, scatter_add, take, take_along_axis
 from .linalg import cholesky, dot, matmul, norm, outer, solve, tensordot
-from .nn import batch_norm, conv2d, log_softmax, max_pool2d, mean_pool2d, softmax, softmax_cross_entropy
+from .nn import batch_norm, log_softmax, softmax, softmax_cross_entropy
 from .reduce import cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from .shape import (
     astype,

@@ -1,0 +1,39 @@
+"""One piece of work in several threads, whose kernels run without Python's lock.
+
+Why not Numba's ``prange``: its OpenMP threads keep spinning after a loop, which on a machine with few cores makes the
+matrix products between two calls several times slower; its other layers wake slowly or refuse two callers at a time.
+Here an idle thread sleeps, and one that wakes late costs little, since the pieces are handed out as threads ask.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from numba import config
+
+
+def available() -> int:
+    """Threads that a kernel may use: NUMBA_NUM_THREADS, by default the processors of this process."""
+    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set when numba reads its settings
+
+
+def together(work: Callable[[int], None], threads: int) -> None:
+    """work(0), ..., work(threads - 1) at once, the first in this thread, until all that have begun are done.
+
+    They share what there is to do by a counter: one that has not begun when work(0) returns is not needed, and dropped.
+    """
+    helpers = [_pool().submit(work, k) for k in range(1, threads)]
+    work(0)
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, available() - 1), thread_name_prefix="tinymeta")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads

@@ -1,0 +1,98 @@
+"""A stand-in for CuPy that runs CUDA C on this machine: NumPy arrays, and a RawModule compiled by g++ (kernels/shim).
+
+What a kernel reads and writes goes to a program of its own and back, so that the program may run under sanitizers.
+"""
+
+import hashlib
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SHIM = HERE.parents[1] / "kernels" / "shim"
+SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+GPU = {  # a small one: several tiles for each block of threads
+    "MaxSharedMemoryPerBlockOptin": 227 << 10,
+    "MaxSharedMemoryPerMultiprocessor": 228 << 10,
+    "MaxThreadsPerMultiProcessor": 256,
+    "MaxRegistersPerMultiprocessor": 65536,
+    "MultiProcessorCount": 2,
+}
+
+
+class KernelError(Exception):
+    """A launch that the shim or a sanitizer ended, and what it said."""
+
+
+def fake_cupy(folder, driver, flags=SANITIZED, threads=None, **limits):
+    """`driver` is the C++ file that includes the kernels; `threads`, if given, replaces every launch's block size."""
+
+    def module(code, options):
+        return _Module(folder, driver, code, (*options, *flags), threads)
+
+    device = SimpleNamespace(attributes=GPU | limits)
+    cuda = SimpleNamespace(Device=lambda number: device, runtime=SimpleNamespace(getDevice=lambda: 0))
+    return SimpleNamespace(RawModule=module, asarray=np.asarray, ndarray=np.ndarray, cuda=cuda)
+
+
+class _Module:
+    def __init__(self, folder, driver, code, flags, threads):
+        key = hashlib.sha256(repr((code, flags, driver.read_text())).encode()).hexdigest()[:16]
+        self.program, self.threads = Path(folder) / f"{driver.stem}-{key}", threads
+        if not self.program.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as kernels:
+                built = Path(kernels) / "program"
+                (Path(kernels) / "kernels.cu").write_text(code)
+                command = ["g++", *flags, *WARNINGS, "-ffp-contract=off", "-pthread", f"-I{SHIM}", f"-I{kernels}"]
+                done = subprocess.run([*command, "-o", built, driver], capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+                built.replace(self.program)
+
+    def get_function(self, name):
+        return _Function(self.program, name, self.threads)
+
+
+class _Function:
+    max_dynamic_shared_size_bytes = 48 << 10
+    num_regs = 64
+
+    def __init__(self, program, name, threads):
+        self.program, self.name, self.threads = program, name, threads
+
+    def __call__(self, grid, block, arguments, shared_mem=0):
+        assert len(grid) == len(block) == 1
+        assert grid[0] > 0
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        launch = f"{self.name} {grid[0]} {self.threads or block[0]} {shared_mem} {len(arguments)}\n".encode()
+        given = b"".join(_sent(k, arguments) for k in range(len(arguments)))
+        done = subprocess.run([self.program], input=launch + given, capture_output=True, check=False)
+        if done.returncode:
+            raise KernelError(done.stderr.decode())
+        start = 0
+        for k, array in enumerate(arguments):
+            if isinstance(array, np.ndarray) and _first(k, arguments) == k:
+                found = np.frombuffer(done.stdout, array.dtype, array.size, start).reshape(array.shape)
+                start += array.nbytes
+                if array.flags.writeable:
+                    array[...] = found
+                else:
+                    np.testing.assert_array_equal(found, array, "a kernel wrote into its input")
+        assert start == len(done.stdout)
+
+
+def _sent(k, arguments):
+    """The protocol of kernels/shim/serve.h."""
+    argument, first = arguments[k], _first(k, arguments)
+    if first < k:
+        return b"=" + np.int64(first).tobytes()
+    kind = b"a" if isinstance(argument, np.ndarray) else b"s"
+    return kind + np.int64(argument.nbytes).tobytes() + argument.tobytes()
+
+
+def _first(k, arguments):
+    """The first argument that is this array."""
+    return next(i for i, other in enumerate(arguments[: k + 1]) if other is arguments[k])

@@ -1,0 +1,182 @@
+"""A learned optimizer beside hand-designed ones, each at its best learning rate on problems of the same kind: table and claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinymeta import l2l
+from tinymeta.lab import Claim, Outcome, Row, Run, mean_ci95, stream
+from tinymeta.lab.records import read_config
+
+from .l2l_training import MakeProblem, Training, meta_train
+
+LEARNED = "LSTM"
+
+
+class Setting(NamedTuple):
+    """Problems on which all optimizers take so many steps; the baselines are tuned for just these problems and steps.
+
+    - name: how these problems differ from those that the optimizer is trained on, "" if they do not;
+    - published: losses at the last step by method, and as "ratio" that of the LSTM to the best baseline's;
+    - fails: the paper reports that the learned optimizer fails here.
+    """
+
+    name: str
+    steps: int
+    make_problem: MakeProblem
+    published: Mapping[str, float] = {}
+    source: str = ""
+    fails: bool = False
+
+    @property
+    def title(self) -> str:
+        """For people: the name, if there is one, and the number of steps."""
+        return f"{self.name}, {self.steps} steps" if self.name else f"{self.steps} steps"
+
+
+class Comparison(NamedTuple):
+    """What was found in one setting.
+
+    - grid: final loss on validation problems by baseline and learning rate, rates: the best of each;
+    - curves: by method, the losses (steps + 1, problems) on test problems.
+    """
+
+    setting: Setting
+    grid: dict[str, dict[float, float]]
+    rates: dict[str, float]
+    curves: dict[str, NDArray]
+
+    def final(self, last: int) -> dict[str, NDArray]:
+        """By method, the final loss of every test problem: the mean over the `last` last mini-batches."""
+        return {name: curve[-last:].mean(axis=0) for name, curve in self.curves.items()}
+
+
+def run_comparison(config: Training, run: Run, settings: Sequence[Setting], untrained: Any = None) -> Outcome:
+    """Meta-train on the problems of the first setting, compare in all of them, and save the optimizer with what made it."""
+    optimizer, history = meta_train(config, run, settings[0].make_problem, untrained)
+    found = [compare(config, run, optimizer, setting) for setting in settings]
+    outcome = Outcome(
+        [row for comparison in found for row in rows(comparison, config.final_steps)],
+        [claim for comparison in found for claim in claims(comparison, config.final_steps, settings[0].published)],
+        {"history": history, "trained_for": config.steps, "settings": [series(comparison) for comparison in found]},
+    )
+    save_optimizer(optimizer, run, outcome)
+    return outcome
+
+
+def save_optimizer(optimizer: Any, run: Run, outcome: Outcome) -> None:
+    """Write the run folder's optimizer.npz: the optimizer with experiment, preset, seed, config, versions and result."""
+    record = read_config(run.folder)
+    made_by = {key: record[key] for key in ("experiment", "preset", "seed", "config", "versions")}
+    optimizer.save(run.folder / "optimizer.npz", **made_by, result={row.quantity: row.ours for row in outcome.rows})
+
+
+# ---- tuning and testing ----
+
+
+def compare(config: Training, run: Run, optimizer: Any, setting: Setting) -> Comparison:
+    """Tune the baselines on validation problems, then run all methods on the same test problems, from the same θ_0."""
+    grid = tune_baselines(config, run, setting)
+    rates = {name: l2l.best_rate(results) for name, results in grid.items()}
+    methods = {LEARNED: optimizer, **{name: l2l.BASELINES[name](lr) for name, lr in rates.items()}}
+    problem = setting.make_problem(stream(config.seed, "test"), config.test_problems, "test")
+
+    def step(curves: dict[str, NDArray], i: int) -> tuple[dict[str, NDArray], dict[str, float]]:
+        name = list(methods)[i]
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a method that diverges ends with the loss that it ends with
+            curve = l2l.optimize(methods[name], problem, setting.steps)
+        return {**curves, name: curve}, {"loss": float(np.mean(curve[-1]))}
+
+    return Comparison(setting, grid, rates, run.stage(f"test, {setting.title}", len(methods), dict, step))
+
+
+def tune_baselines(config: Training, run: Run, setting: Setting) -> dict[str, dict[float, float]]:
+    """Final loss of each baseline at each rate of the grid, on validation problems: the paper's rule takes the best."""
+    pairs = [(name, lr) for name in l2l.BASELINES for lr in config.rates]
+    problem = setting.make_problem(stream(config.seed, "validation"), config.validation_problems, "validation")
+
+    def step(losses: list[float], i: int) -> tuple[list[float], dict[str, float]]:
+        name, lr = pairs[i]
+        loss = l2l.final_loss(l2l.BASELINES[name](lr), problem, setting.steps, config.final_steps)
+        return [*losses, loss], {"lr": lr, "loss": loss}
+
+    losses = run.stage(f"tuning, {setting.title}", len(pairs), list, step)
+    grid: dict[str, dict[float, float]] = {name: {} for name in l2l.BASELINES}
+    for (name, lr), loss in zip(pairs, losses, strict=True):
+        grid[name][lr] = loss
+    return grid
+
+
+# ---- what is reported ----
+
+
+def rows(comparison: Comparison, last: int) -> list[Row]:
+    """The final loss of every method beside the published one, and the ratio of the LSTM's to the best baseline's."""
+    setting, final = comparison.setting, comparison.final(last)
+    known, where = setting.published, f"{setting.name}, " if setting.name else ""
+    found = [
+        _row(f"{method}, {where}loss at step {setting.steps}", *mean_ci95(losses), setting, known.get(method))
+        for method, losses in final.items()
+    ]
+    best = best_baseline(final)
+    ratio = float(np.mean(final[LEARNED]) / np.mean(final[best]))
+    quantity = (
+        f"{LEARNED} / best baseline ({best}){f', {setting.name},' if setting.name else ''} at step {setting.steps}"
+    )
+    return [*found, _row(quantity, ratio, None, setting, known.get("ratio"))]
+
+
+def _row(quantity: str, ours: float, ci95: float | None, setting: Setting, published: float | None) -> Row:
+    return Row(quantity, ours, published, ci95, source=setting.source if published else "")
+
+
+def best_baseline(final: Mapping[str, NDArray]) -> str:
+    """The baseline with the lowest mean final loss."""
+    return min((name for name in final if name != LEARNED), key=lambda name: float(np.mean(final[name])))
+
+
+def claims(comparison: Comparison, last: int, goal: Mapping[str, float]) -> list[Claim]:
+    """That the LSTM ends below every baseline, and by the paper's `goal` as "ratio"; that it fails, where the paper's does."""
+    setting, final = comparison.setting, comparison.final(last)
+    best = best_baseline(final)
+    detail = _beside(comparison, final, best)
+    if setting.fails:
+        worse = not float(np.mean(final[LEARNED])) <= float(np.mean(final[best]))  # NaN is worse
+        return [Claim(f"{setting.title}: the learned optimizer fails, as in the paper", worse, detail)]
+    below = f"{setting.title}: the learned optimizer ends below every tuned baseline, 95 % intervals apart"
+    found = [Claim(below, all(apart(final[LEARNED], final[name]) for name in final if name != LEARNED), detail)]
+    if "ratio" in goal:
+        ratio = float(np.mean(final[LEARNED]) / np.mean(final[best]))
+        sentence = f"{setting.title}: its loss is at most {goal['ratio']:.2f} of the best baseline's, the paper's ratio"
+        found.append(Claim(sentence, ratio <= goal["ratio"], f"ratio {ratio:.3f}"))
+    return found
+
+
+def apart(lower: NDArray, upper: NDArray) -> bool:
+    """Whether the 95 % interval of the mean of one lies below that of the other."""
+    (low, low_ci), (high, high_ci) = mean_ci95(lower), mean_ci95(upper)
+    return bool(low + low_ci < high - high_ci)
+
+
+def _beside(comparison: Comparison, final: Mapping[str, NDArray], best: str) -> str:
+    """The difference is paired: every method starts from the same θ_0 on the same problem with the same mini-batches."""
+    (ours, ci), (theirs, their_ci) = mean_ci95(final[LEARNED]), mean_ci95(final[best])
+    difference, its_ci = mean_ci95(final[best] - final[LEARNED])
+    return (
+        f"{ours:.3g} ± {ci:.2g}; best baseline {best} at learning rate {comparison.rates[best]:g}: {theirs:.3g} ± {their_ci:.2g}; "
+        f"difference on the same {len(final[best])} held-out problems {difference:.3g} ± {its_ci:.2g}"
+    )
+
+
+def series(comparison: Comparison) -> dict[str, Any]:
+    """What the figures are drawn from."""
+    curves = {name: dict(zip(("mean", "ci95"), mean_ci95(c.T), strict=True)) for name, c in comparison.curves.items()}
+    grid = {name: {str(lr): loss for lr, loss in results.items()} for name, results in comparison.grid.items()}
+    setting = comparison.setting
+    return {"name": setting.name, "steps": setting.steps, "curves": curves, "rates": comparison.rates, "grid": grid}

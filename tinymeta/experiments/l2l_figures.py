@@ -1,0 +1,52 @@
+"""Figures of the L2L experiments: loss curves as in Fig. 4 and 5 of 1606.04474, and what meta-training did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinymeta.lab.figures import BLACK, line, subplots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CAPTION = "Loss on held-out {problems} against optimization steps, each baseline at its best learning rate; bands are 95 % CIs."
+
+
+def loss_curves(settings: Sequence[Mapping[str, Any]], trained_for: int, problems: str) -> Figure:
+    """One panel per setting (of `l2l_comparison.series`); a dotted line where the steps pass those of meta-training."""
+    figure, axes = subplots(
+        len(settings), 1, height=0.6 + 2.7 * len(settings), caption=CAPTION.format(problems=problems), squeeze=False
+    )
+    for panel, setting in zip(axes[:, 0], settings, strict=True):
+        _panel(panel, setting, trained_for)
+    axes[-1][0].set_xlabel("step")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _panel(panel: Any, setting: Mapping[str, Any], trained_for: int) -> None:
+    for method, curve in setting["curves"].items():
+        look, mean, ci95 = line(method), np.array(curve["mean"]), np.array(curve["ci95"])
+        panel.plot(mean, **look)
+        panel.fill_between(np.arange(len(mean)), mean - ci95, mean + ci95, color=look["color"], alpha=0.15, linewidth=0)
+    if setting["steps"] > trained_for:
+        panel.axvline(trained_for, color=BLACK, linestyle=":", linewidth=1)
+    start = max(curve["mean"][0] for curve in setting["curves"].values())
+    title = f"{setting['name']}, {setting['steps']} steps" if setting["name"] else f"{setting['steps']} steps"
+    panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=title)
+
+
+def meta_training(history: Mapping[str, Any], setting: Mapping[str, Any]) -> Figure:
+    """The validation loss while the optimizer is trained, beside those of the tuned baselines."""
+    figure, axes = subplots(
+        caption="Validation loss at the last step while the optimizer itself is being trained; the best is kept."
+    )
+    axes.plot(history["epochs"], history["losses"], **line("LSTM"))
+    for name, lr in setting["rates"].items():
+        axes.axhline(setting["grid"][name][str(lr)], **{**line(name), "linewidth": 1.2})
+    axes.set(yscale="log", xlabel="meta-training epoch", ylabel="validation loss", title="The optimizer learns")
+    axes.legend(ncols=2)
+    return figure
