@@ -154,9 +154,8 @@ EXPERIMENT = Experiment(
             "images": "subset", "pool": 4, "meta_epochs": 48, "validate_every": 3, "layers": (1, 2), "units": (10, 20, 40),
         },
         "paper": {},
-        "shipped": {"optimizer": "mnist-mlp"},
     },
     train=train,
     draw=draw,
-    minutes={"quick": 2, "paper": 130, "shipped": 30},
+    minutes={"quick": 2, "paper": 130},
 )  # fmt: skip
