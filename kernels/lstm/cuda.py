@@ -223,17 +223,11 @@ def _prepare(kernel: str, sizes: Sizes, device: int) -> Launch:
 def _module(sizes: Sizes, in_shared: int, device: int) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source(), options=options(sizes, in_shared))
+    return cupy.RawModule(code=source(sizes, in_shared), options=("-std=c++17",))
 
 
-def options(sizes: Sizes, in_shared: int) -> tuple[str, ...]:
-    """Of the compiler, for networks of these sizes."""
-    hidden = ",".join(map(str, sizes.hidden))
-    return "-std=c++17", f"-DFEATURES={sizes.features}", f"-DSIZES={hidden}", f"-DIN_SHARED={in_shared}"
-
-
-def source() -> str:
-    """lstm.cu with its headers in their places: the compiler of a running program reads one text."""
+def source(sizes: Sizes, in_shared: int) -> str:
+    """lstm.cu for networks of these sizes, its headers in their places: a running program's compiler reads one text."""
     folder, seen = Path(__file__).parent, set()
 
     def text(name: str) -> str:
@@ -243,7 +237,9 @@ def source() -> str:
         body = (folder / name).read_text().replace("#pragma once\n", "")
         return re.sub(r'#include "(.+)"\n', lambda match: text(match[1]), body)
 
-    return text("lstm.cu")
+    hidden = ", ".join(map(str, sizes.hidden))
+    given = f"#define FEATURES {sizes.features}\n#define SIZES {hidden}\n#define IN_SHARED {in_shared}\n"
+    return given + text("lstm.cu")
 
 
 def _order(sizes: Sizes) -> tuple[Array, Array]:

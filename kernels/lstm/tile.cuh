@@ -9,7 +9,7 @@
 #pragma once
 #include "activations.cuh"
 
-#ifndef SIZES  // the paper's optimizer; other sizes come from the command line. FEATURES is 1 without preprocessing
+#ifndef SIZES  // the paper's optimizer; cuda.py defines other sizes. FEATURES is 1 without preprocessing
 #define FEATURES 2
 #define SIZES 20, 20
 #endif

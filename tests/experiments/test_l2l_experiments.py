@@ -352,4 +352,3 @@ def test_the_presets_name_settings_that_exist():
         for preset in experiment.presets:
             assert configure(experiment, preset, {}).seed == 0
         assert set(experiment.minutes) == set(experiment.presets)
-    assert l2l_mnist_sweep.EXPERIMENT.presets["shipped"]["optimizer"] == "mnist-mlp"
