@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinymeta import experiments, l2l, optim, trees
-from tinymeta.experiments import l2l_comparison, l2l_mnist, l2l_mnist_sweep, l2l_quadratic, l2l_trace, l2l_training
+from tinymeta.experiments import l2l_comparison, l2l_mnist, l2l_quadratic, l2l_trace, l2l_training
 from tinymeta.experiments.l2l_comparison import Comparison, Setting
 from tinymeta.experiments.l2l_training import Training
 from tinymeta.lab import UserError, configure, execute, stream
