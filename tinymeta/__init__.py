@@ -6,6 +6,7 @@ from typing import Any
 from . import ops
 from .engine import trees
 from .engine.backend import use as backend
+from .engine.batch import vmap
 from .engine.checkpoint import checkpoint
 from .engine.show import show
 from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, stop_gradient, value_and_grad, vjp
@@ -15,6 +16,7 @@ _ROOMS = ("check", "data", "ewc", "kernels", "l2l", "lab", "maml", "nets", "opti
 __all__ = [
     "backend", "check", "checkpoint", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l", "lab",
     "linearize", "maml", "nets", "ops", "optim", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
+    "vmap",
 ]  # fmt: skip
 
 

@@ -12,13 +12,16 @@ from .tensor import IDENTITY, Tensor, is_float
 
 
 class Rerun:
-    """f run on fresh leaves for those of `args` that are floats; Tensors stay connected, so the sweeps can be recorded."""
+    """f run on fresh leaves for those of `args` that are floats; Tensors stay connected, so the sweeps can be recorded.
+
+    `given` are the values of the closed-over Tensors, as the rule got them: Tensors again if its sweep is recorded.
+    """
 
     def __init__(
-        self, f: Callable, args: Sequence[Any], closure: Sequence[Tensor] = (), params: dict | None = None
+        self, f: Callable, args: Sequence, closure: Sequence = (), given: Sequence = (), params: dict | None = None
     ) -> None:
         self.args = args
-        self.record = any(type(a) is Tensor for a in args)
+        self.record = any(type(a) is Tensor for a in (*args, *given))
         leaves = [_leaf(a) for a in args]
         with running():
             outputs = f(*leaves, **(params or {}))

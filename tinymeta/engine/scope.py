@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import trees
+from .batched import Batched, innermost, lift, raw
 from .structural import astype
 from .sweeps import Graph, pullback, pushforward
-from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock, unlock, value
+from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock_all, unlock, value
 
 
 @contextlib.contextmanager
@@ -39,13 +40,14 @@ class Traced:
             call_args[i] = tree
         self.trees = picked
         self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
-        self.nested = THREAD.depth > 0
+        self.nested = THREAD.depth > (
+            THREAD.maps[-1].depth if THREAD.maps else 0
+        )  # in another derivative of the same vmap
         with running():
-            for leaf in self.leaves:
-                if type(leaf.data) is np.ndarray:
-                    lock(leaf.data)
-            self.output = f(*call_args, **kwargs)
-            self.seals = [(a, _fingerprint(a)) for a in THREAD.locked] if seal and not self.nested else []
+            lock_all(map(raw, self.leaves))
+            output = f(*call_args, **kwargs)
+            self.output = trees.map(lambda y: _own(y) if type(y) is Tensor else y, output) if THREAD.maps else output
+            self.seals = [(a, _fingerprint(a)) for a in THREAD.locked] if seal and THREAD.depth == 1 else []
 
     def graph(self) -> Graph:
         """From the leaves to all that f returned."""
@@ -84,8 +86,6 @@ def as_leaves(tree: Any, name: str, caller: str) -> Any:
 
 
 def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
-    if type(x) is Tensor:
-        return Tensor(x.data, IDENTITY, (x,))
     if isinstance(x, (float, np.floating)):
         x = np.asarray(x)
     if not is_float(x):
@@ -93,7 +93,13 @@ def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
             f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass x.astype(np.float64), "
             "or leave it out of argnums"
         )
-    return Tensor(x)
+    x = _own(x)
+    return Tensor(x.data, IDENTITY, (x,)) if type(x) is Tensor else Tensor(x)
+
+
+def _own(x: Any) -> Any:
+    """x as a value of the vmap that is running, if any: the derivatives outside of that vmap see its values, not its Tensors."""
+    return lift(x, innermost()) if THREAD.maps else x
 
 
 def as_tangent(v: Any, x: Any, name: str) -> Any:
@@ -120,6 +126,9 @@ def release(values: list, keep: Sequence) -> list:
 
 def constant(x: Any) -> Any:
     """The value of x with no gradient, safe from being changed in place."""
+    data = value(x)
+    if type(data) is Batched:
+        return Batched(constant(data.array), data.level, data.mapped)
     if type(x) is not Tensor:
         return x
     if type(x.data) is not np.ndarray:

@@ -27,6 +27,7 @@ _broadcast = Prim(
 _astype = Prim(
     "astype", lambda x, dtype: x.astype(dtype), (lambda g, out, x, dtype: astype(g, x.dtype),), kind="linear"
 )
+_cast = Prim("astype", lambda x, dtype: x.astype(dtype))
 
 
 def as_tuple(x: Any) -> tuple[int, ...]:
@@ -49,5 +50,5 @@ def astype(x: Any, dtype: Any) -> Any:
     """x in another float dtype; the cotangent comes back in x's own. A conversion to a non-float dtype ends the gradient."""
     dtype = np.dtype(dtype)
     if dtype.kind != "f":
-        return value(x).astype(dtype)
+        return bind(_cast, value(x), dtype=dtype)
     return x if x.dtype == dtype else bind(_astype, x, dtype=dtype)

@@ -69,11 +69,13 @@ def pullback(graph: Graph, cotangents: Sequence[Any], record: bool) -> list[Any]
     for y, g in zip(graph.outputs, cotangents, strict=True):
         if g is not None and type(y) is Tensor and y in graph.live:
             _accumulate(totals, y, g)
-    site = THREAD.site
+    site, recorded = THREAD.site, record or THREAD.maps
     try:
         for node in reversed(graph.nodes):
             g = totals.pop(node, None)
             if g is not None:
+                if recorded:
+                    THREAD.site = (node.code, node.lasti)
                 _pull_one(node, g, graph.live, totals, record)
     finally:
         THREAD.site = site
@@ -87,9 +89,7 @@ def _pull_one(node: Tensor, g: Any, live: set[Tensor], totals: dict[Tensor, Any]
         g, out = _fill(g, out), parts(node) if record else out
     elif record:
         out = node
-    if record:
-        THREAD.site = (node.code, node.lasti)
-    else:
+    if not record:
         args = [x.data if type(x) is Tensor else x for x in args]  # value(x), without a call: this is the hot path
     i = 0
     try:
@@ -155,7 +155,7 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
         return None
     if prim is PICK:
         return dots[0][node.params["index"]]
-    if record:
+    if record or THREAD.maps:
         THREAD.site = (node.code, node.lasti)
     args = node.inputs if record else tuple(map(value, node.inputs))
     try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 _HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops"})
+OPEN: list[int] = []  # the vmaps that are running in any thread: while there is none, no value is Batched
 _next_seq = itertools.count().__next__
 _new = object.__new__
 _getframe = sys._getframe
@@ -22,9 +23,10 @@ _ndarray = np.ndarray
 
 
 class Thread(threading.local):
-    """Per thread: how many derivatives are running, which arrays they locked, and the line a recorded rule belongs to."""
+    """Per thread: which derivatives and vmaps are running, the arrays they locked, and the line a recorded rule belongs to."""
 
     depth = 0
+    maps: tuple[Any, ...] = ()
     site: tuple[Any, int] | None = None
 
     def __init__(self) -> None:
@@ -97,6 +99,8 @@ class Tensor:
 
 def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     """Apply a primitive. Plain arrays in, plain array out; with a Tensor among the inputs the result is recorded."""
+    if OPEN and _any_batched(inputs):
+        return batched.bind_batched(prim, inputs, params)
     arrays, tracked = [], False
     for x in inputs:
         if type(x) is Tensor:
@@ -106,13 +110,17 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     try:
         data = prim.forward(*arrays, **params)
     except Exception as error:
-        raise explain(error, prim.name, arrays, _line_of(_user_frame(_getframe(1)))) from error
+        raise explain(error, prim.name, arrays, line_of_user(_getframe(1))) from error
     if not tracked or not prim.differentiable:
         return data
     for x in inputs:
         if type(x) is _ndarray:
             lock(x)
     return record(data, prim, inputs, params)
+
+
+def _any_batched(inputs: tuple) -> bool:
+    return any(type(x.data if type(x) is Tensor else x) is batched.Batched for x in inputs)
 
 
 def record(data: Any, prim: Prim, inputs: tuple, params: dict) -> Any:
@@ -134,7 +142,8 @@ def _user_frame(frame: Any) -> Any:
     return frame
 
 
-def _line_of(frame: Any) -> str:
+def line_of_user(frame: Any) -> str:
+    frame = _user_frame(frame)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
@@ -170,6 +179,12 @@ def lock(array: np.ndarray) -> None:
             THREAD.locked.append(a)
 
 
+def lock_all(values: Iterable) -> None:
+    for x in values:
+        if type(x) is _ndarray:
+            lock(x)
+
+
 def unlock() -> None:
     for array in sorted(THREAD.locked, key=lambda a: a.base is not None):  # a view needs its base writeable first
         array.flags.writeable = True
@@ -198,3 +213,6 @@ def explain(error: Exception, op: str, inputs: Sequence, line: str) -> Exception
         return type(error)(message)
     except Exception:
         return RuntimeError(message)
+
+
+from . import batched  # noqa: E402  (it is made of what stands above; bind needs it when a vmap runs)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import trees
+from .batched import raw
 from .scope import Traced, as_tangent, constant
 from .tensor import Tensor, describe, value
 
@@ -127,8 +128,8 @@ def stop_gradient(x: Any) -> Any:
 def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
     shape = outputs[k].shape
     rows = []
-    for i in range(int(np.prod(shape))):
-        seed = np.zeros_like(outputs[k]).reshape(-1)
+    for i in range(outputs[k].size):
+        seed = np.zeros_like(raw(outputs[k]), shape=(outputs[k].size,))
         seed[i] = 1
         rows.append(pull(trees.unflatten(y, [seed.reshape(shape) if j == k else None for j in range(len(outputs))]))[0])
     columns = zip(*(trees.leaves(row) for row in rows), strict=True) if rows else [[] for _ in trees.leaves(x)]

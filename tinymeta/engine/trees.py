@@ -51,6 +51,15 @@ def map(f: Callable, tree: Any, *rest: Any, path: str = "") -> Any:
     return rebuild([map(f, value, *more, path=f"{path}[{key!r}]") for key, value, *more in columns])
 
 
+def spread(prefix: Any, tree: Any, path: str = "") -> list:
+    """One entry per leaf of the tree: a leaf of `prefix`, or None in it, stands for all leaves below its place."""
+    if prefix is None or _children(prefix) is None:
+        return [prefix for _ in leaves(tree)]
+    keys, values, _ = _children(tree) or ((), (), None)
+    entries = zip(keys, _matching(keys, prefix, path), values, strict=True)
+    return [entry for key, p, value in entries for entry in spread(p, value, f"{path}[{key!r}]")]
+
+
 def _matching(keys: tuple, other: Any, path: str) -> tuple:
     node = _children(other)
     if node is None or set(node[0]) != set(keys):

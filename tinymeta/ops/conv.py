@@ -8,7 +8,6 @@ columns, only some lines further down, so that a row is one matrix product with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -45,7 +44,7 @@ def mean_pool2d(x: Any, size: Pair, stride: Pair | None = None) -> Any:
     """Mean over windows of the last two axes (stride: the size)."""
     windows = _fitting("mean_pool2d", x, size, size if stride is None else stride)
     places = math.prod(windows.size)
-    return bind(_gather, x, windows=windows, weights=(1 / places,) * places)
+    return bind(_gather, x, *[1 / places] * places, windows=windows)
 
 
 class Windows(NamedTuple):
@@ -180,12 +179,12 @@ def _from_images(y: Any) -> Any:
 # ---- pooling ----
 
 
-def _gather_windows(x: Any, windows: Windows, weights: Sequence[Any]) -> Any:
+def _gather_windows(x: Any, *weights: Any, windows: Windows) -> Any:
     """The weighted sum over each window; one weight, a number or an array, for each place in a window."""
     return reduce(np.add, [weight * x[place] for weight, place in zip(weights, windows.places(), strict=True)])
 
 
-def _scatter_windows(g: Any, windows: Windows, weights: Sequence[Any]) -> Any:
+def _scatter_windows(g: Any, *weights: Any, windows: Windows) -> Any:
     """The adjoint of `_gather_windows`."""
     x = np.zeros_like(g, shape=(*g.shape[:-2], *windows.image))
     for weight, place in zip(weights, windows.places(), strict=True):
@@ -202,19 +201,19 @@ def _share(g: Any, y: Any, x: Any, windows: Windows) -> Any:
     x, y = value(x), value(y)
     attained = [np.equal(x[place], y) for place in windows.places()]
     ties = reduce(np.add, [a.astype(g.dtype) for a in attained])
-    return bind(_scatter, g / ties, windows=windows, weights=attained)
+    return bind(_scatter, g / ties, *attained, windows=windows)
 
 
 _gather: Prim = Prim(
     "gather_windows",
     _gather_windows,
-    (lambda g, y, x, windows, weights: bind(_scatter, g, windows=windows, weights=weights),),
+    (lambda g, y, x, *weights, windows: bind(_scatter, g, *weights, windows=windows),),
     kind="linear",
 )
 _scatter: Prim = Prim(
     "scatter_windows",
     _scatter_windows,
-    (lambda g, x, y, windows, weights: bind(_gather, g, windows=windows, weights=weights),),
+    (lambda g, x, y, *weights, windows: bind(_gather, g, *weights, windows=windows),),
     kind="linear",
 )
 _max_pool: Prim = Prim("max_pool2d", _max_windows, (_share,))

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, Tensor, as_array, bind, lock, value
+from ..engine.batched import raw
+from ..engine.tensor import Prim, Tensor, as_array, bind, value
 from . import elementwise as ew
 from .shape import reshape
 
+ARRAY = "array"  # in an index, the place of an array: arrays are inputs of the primitives, the rest is a parameter
+
 _getitem: Prim = Prim(
-    "getitem", lambda x, index: x[index], (lambda g, y, x, index: _put(g, index=index, shape=x.shape),), kind="linear"
+    "getitem",
+    lambda x, *arrays, index: x[filled(index, arrays)],
+    (lambda g, y, x, *arrays, index: bind(_put, g, *arrays, index=index, shape=x.shape),),
+    kind="linear",
 )
 _put: Prim = Prim(
     "put",
-    lambda g, index, shape: _add_at(np.zeros_like(g, shape=shape), index, g),
-    (lambda g, y, x, index, shape: g[index],),
+    lambda g, *arrays, index, shape: _add_at(np.zeros_like(g, shape=shape), filled(index, arrays), g),
+    (lambda g, y, x, *arrays, index, shape: bind(_getitem, g, *arrays, index=index),),
     kind="linear",
 )
 
 
 def getitem(x: Any, index: Any) -> Any:
     """x[index], basic or advanced, as NumPy."""
-    return bind(_getitem, x, index=_plain_index(index))
+    index, arrays = _parted(index)
+    return bind(_getitem, x, *arrays, index=index)
+
+
+def put(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of that shape with g added at `index`: the adjoint of getitem."""
+    index, arrays = _parted(index)
+    return bind(_put, g, *arrays, index=index, shape=shape)
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
@@ -43,9 +57,8 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
 
 def scatter_add(x: Any, index: Any, values: Any) -> Any:
     """x with `values` added at `index`; an element that is indexed twice receives both. x itself is unchanged."""
-    index = _plain_index(index)
-    shape = np.shape(value(x)[index])
-    return x + bind(_put, values + np.zeros_like(value(x), shape=shape), index=index, shape=x.shape)
+    zeros = np.zeros_like(value(x), shape=getitem(value(x), index).shape)
+    return x + put(values + zeros, index, x.shape)
 
 
 def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
@@ -59,6 +72,7 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
 
 def check_range(op: str, labels: Any, classes: int, there: str = "") -> None:
     """ValueError, naming op and place, unless all labels lie in 0 to classes - 1."""
+    labels = raw(labels)
     if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
         found = f"[{np.min(labels)}, {np.max(labels)}]"
         raise ValueError(f"{op}: labels lie in {found}, expected 0 to {classes - 1}{there}")
@@ -77,16 +91,25 @@ def _is_basic(index: Any) -> bool:
     return all(i is None or i is Ellipsis or isinstance(i, (int, np.integer, slice)) for i in items)
 
 
-def _plain_index(index: Any) -> Any:
-    return tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
+def _parted(index: Any) -> tuple[Any, list]:
+    """The index with ARRAY for each of its arrays, and the arrays."""
+    if type(index) is int or type(index) is slice:
+        return index, []
+    items = index if isinstance(index, tuple) else (index,)
+    arrays = [i for i in items if _is_array(i)]
+    return (tuple(ARRAY if _is_array(i) else i for i in items) if arrays else index), arrays
 
 
-def _plain(index: Any) -> Any:
-    if type(index) is Tensor:
-        raise TypeError(f"getitem: an index is a Tensor of {index.dtype}, expected integers or booleans")
-    if type(index) is np.ndarray:
-        lock(index)
-    return index
+def filled(index: Any, arrays: Sequence) -> Any:
+    """The index with its arrays back in their places."""
+    supply = iter(arrays)
+    return tuple(next(supply) if i is ARRAY else i for i in index) if arrays else index
+
+
+def _is_array(i: Any) -> bool:
+    if type(i) is Tensor:
+        raise TypeError(f"getitem: an index is a Tensor of {i.dtype}, expected integers or booleans")
+    return hasattr(i, "dtype") and not isinstance(i, np.generic)
 
 
 def _grid(x: Any, axis: int, indices: Any) -> Any:

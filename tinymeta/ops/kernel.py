@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..engine.backend import choose
+from ..engine.batched import COMPOSED
 from ..engine.rerun import Rerun
 from ..engine.tensor import Prim, Tensor, bind, describe, is_float
 
@@ -71,7 +72,9 @@ def _kernel_prim(
         pushed = Rerun(reference, args, params=params).push(tangents)
         return pushed if isinstance(out, tuple) else pushed[0]
 
-    return Prim(name, lambda *a, **p: choose(name, forward, a)(*a, **p), vjp=vjp_rule, jvp=jvp_rule)
+    prim = Prim(name, lambda *a, **p: choose(name, forward, a)(*a, **p), vjp=vjp_rule, jvp=jvp_rule)
+    COMPOSED[prim] = reference
+    return prim
 
 
 def _vjp_prim(name: str, reference: Callable, vjp: Kernels, vjp_vjp: Kernels | None) -> Prim:

@@ -1,4 +1,4 @@
-"""NumPy's protocols on Tensors: operators, methods, and the tables by which np.exp(x), np.sum(x) or x @ w find our ops."""
+"""NumPy's protocols on Tensors and Batched values: operators, methods, and the tables by which np.exp(x) finds our exp."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..engine.batched import Batched, alive, apply
 from ..engine.tensor import Tensor, describe, value
 from . import elementwise as ew
 from . import indexing, linalg, reduce, shape
+from .batching import PLAIN, broadcasting, plain_function
 from .einsum import einsum
 from .table import UFUNCS
 
@@ -45,29 +47,35 @@ WITHOUT_DERIVATIVE = frozenset({
 })  # fmt: skip
 
 
-def _array_ufunc(self: Tensor, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
     op = UFUNCS.get(ufunc)
-    if op is None or method != "__call__" or kwargs:
-        call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
-        options = f" with {', '.join(kwargs)}" if kwargs else ""
-        raise TypeError(
-            f"np.{call}{options} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
-        )
-    return op(*inputs)
+    if op is not None and method == "__call__" and not kwargs:
+        return op(*inputs)
+    if method == "__call__" and not (kwargs or ufunc.signature or any(type(x) is Tensor for x in inputs)):
+        return apply(ufunc, broadcasting, inputs, {}, ufunc.__name__)
+    call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    options = f" with {', '.join(kwargs)}" if kwargs else ""
+    raise TypeError(
+        f"np.{call}{options} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
+    )
 
 
-def _array_function(self: Tensor, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
     if func in FUNCTIONS:
         return FUNCTIONS[func](*args, **kwargs)
-    if func in WITHOUT_DERIVATIVE:
+    if type(self) is Batched and func in PLAIN:
+        return plain_function(func, self, args, kwargs)
+    if type(self) is Tensor and func in WITHOUT_DERIVATIVE:
         return func(*map(value, args), **kwargs)
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
     raise TypeError(f"{name} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one")
 
 
 def _refuse(what: str, instead: str) -> Callable:
-    def refuse(self: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{what} of a Tensor {describe(self)} would lose its gradient; {instead}")
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        mapped = "mapped value", f"would be one for all examples of the vmap; {_FOR_EACH}"
+        kind, why = mapped if type(self) is Batched else ("Tensor", f"would lose its gradient; {instead}")
+        raise TypeError(f"{what} of a {kind} {describe(self)} {why}")
 
     return refuse
 
@@ -76,9 +84,9 @@ def _power(x: Any, n: Any) -> Any:
     return ew.square(x) if type(n) is int and n == 2 else ew.power(x, n)
 
 
-def _setitem(self: Tensor, index: Any, new: Any) -> NoReturn:
+def _setitem(self: Any, index: Any, new: Any) -> NoReturn:
     raise TypeError(
-        f"a Tensor {describe(self)} cannot be changed in place; use tm.ops.scatter_add, tm.ops.where or concatenate"
+        f"a {type(self).__name__} {describe(self)} cannot be changed in place; use tm.ops.scatter_add, tm.ops.where or concatenate"
     )
 
 
@@ -106,13 +114,14 @@ _COMPARE = {
     "eq": ew.equal,
     "ne": ew.not_equal,
 }
+_FOR_EACH = "use tm.ops.where(condition, x, y) for a branch, tm.ops.take(x, i) for an index"
 _INSTEAD = "compute with tm.ops, or take the value with tm.stop_gradient(x)"
 _METHODS: dict[str, Any] = {
     **{f"__{name}__": op for name, op in {**_BINARY, **_COMPARE}.items()},
     **{f"__r{name}__": _swapped(op) for name, op in _BINARY.items()},
     "__neg__": ew.negative, "__pos__": lambda x: x, "__abs__": ew.absolute,
     "__getitem__": indexing.getitem, "__setitem__": _setitem,
-    "__len__": lambda x: len(x.data), "__iter__": lambda x: (x[i] for i in range(len(x.data))),
+    "__len__": lambda x: len(x.data), "__iter__": lambda x: (x[i] for i in range(len(x))),
     "__bool__": lambda x: bool(x.data), "__format__": lambda x, spec: format(x.data[()], spec),
     "__float__": _refuse("float()", _INSTEAD), "__int__": _refuse("int()", _INSTEAD), "__index__": _refuse("index()", _INSTEAD),
     "__array__": _refuse("np.asarray", _INSTEAD + "; join Tensors with np.stack"), "item": _refuse("item()", _INSTEAD),
@@ -122,8 +131,24 @@ _METHODS: dict[str, Any] = {
     "ravel": shape.ravel, "flatten": shape.ravel, "swapaxes": shape.swapaxes, "squeeze": shape.squeeze, "astype": shape.astype,
     "sum": reduce.sum, "mean": reduce.mean, "max": reduce.max, "min": reduce.min, "var": reduce.var, "std": reduce.std,
     "prod": reduce.prod, "cumsum": reduce.cumsum, "clip": ew.clip, "dot": linalg.dot, "take": indexing.take,
-    "copy": lambda x: x, "argmax": lambda x, axis=None: x.data.argmax(axis),
-    "argmin": lambda x, axis=None: x.data.argmin(axis),
+    "copy": lambda x: x, "argmax": lambda x, axis=None: np.argmax(value(x), axis),
+    "argmin": lambda x, axis=None: np.argmin(value(x), axis),
 }  # fmt: skip
-for _name, _method in _METHODS.items():
-    setattr(Tensor, _name, _method)
+_OF_MASKS = {
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide, "mod": np.remainder,
+}  # fmt: skip
+_OF_BATCHED: dict[str, Any] = {
+    **_METHODS,
+    **{f"__{name}__": _swapped(_swapped(op)) for name, op in _OF_MASKS.items()},
+    **{f"__r{name}__": _swapped(op) for name, op in _OF_MASKS.items()},
+    "__invert__": lambda x: np.invert(x), "any": lambda x, axis=None: np.any(x, axis), "all": lambda x, axis=None: np.all(x, axis),
+    "__array_ufunc__": lambda x, *args, **kwargs: _array_ufunc(alive(x), *args, **kwargs),
+    "__array_function__": lambda x, *args: _array_function(alive(x), *args),
+    "__getitem__": lambda x, index: indexing.getitem(alive(x), index),
+    "astype": lambda x, dtype: shape.astype(alive(x), dtype),
+    "__len__": lambda x: len(np.broadcast_to(0, x.shape)), "__format__": lambda x, spec: repr(x),
+    "__bool__": _refuse("bool()", _FOR_EACH),
+}  # fmt: skip
+for _class, _table in ((Tensor, _METHODS), (Batched, _OF_BATCHED)):
+    for _name, _method in _table.items():
+        setattr(_class, _name, _method)

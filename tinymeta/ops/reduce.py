@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.scope import constant
 from ..engine.structural import as_tuple, broadcast_to
 from ..engine.tensor import Prim, bind, value
 from . import elementwise as ew
@@ -35,7 +36,7 @@ def _count(x: Any, axis: Axis) -> int:
 def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:
     """g shared equally among the elements that attain the extreme."""
     hit = ew.equal(value(x), np.reshape(value(y), _kept(x.shape, axis)))
-    share = reshape(g, _kept(x.shape, axis)) / np.sum(hit, axis=axis, keepdims=True, dtype=g.dtype)
+    share = reshape(g, _kept(x.shape, axis)) / sum(hit.astype(g.dtype), axis, keepdims=True)
     return ew.where(hit, share, 0)
 
 
@@ -100,7 +101,7 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
 
 def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """log Σ exp(x) over `axis`, without overflow."""
-    top = np.max(value(x), axis=axis, keepdims=True)
+    top = np.max(constant(x), axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)
     total = ew.log(sum(ew.exp(x - top), axis, keepdims))
     return total + (top if keepdims else np.reshape(top, total.shape))

@@ -136,6 +136,8 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Any:
     """x rotated along `axis`; what leaves at one end enters at the other."""
+    if axis is None:
+        return reshape(roll(ravel(x), shift, 0), x.shape)
     return bind(_roll, x, shift=shift, axis=axis)
 
 
