@@ -67,11 +67,30 @@ def check(operation: str, weights: Weights, blocks: Array, gradients: Array, p: 
     agree(operation, gradients=(gradients, "T n"), blocks=(blocks, f"{tiles} {rows} {LANES}"))
 
 
+def check_cotangents(gradients: Array, d_updates: Array, blocks: Array, d_blocks: Array) -> None:
+    """ValueError or TypeError unless each cotangent is shaped as its value."""
+    agree("unroll_backward", gradients=(gradients, "T n"), d_updates=(d_updates, "T n"))
+    agree("unroll_backward", blocks=(blocks, "k R L"), d_blocks=(d_blocks, "k R L"))
+
+
 def padded(x: Array, blocks: Array) -> Array:
-    """(..., n) -> (..., tiles, 64), zero where there is no coordinate; a copy."""
-    whole = np.zeros((*x.shape[:-1], len(blocks) * LANES), x.dtype)
-    whole[..., : x.shape[-1]] = x
-    return whole.reshape(*x.shape[:-1], len(blocks), LANES)
+    """(..., n) -> (..., lanes), zero where there is no coordinate; a copy."""
+    missing = blocks.shape[0] * LANES - x.shape[-1]
+    return np.concatenate([x, np.zeros_like(x, shape=(*x.shape[:-1], missing))], axis=-1)
+
+
+def gathered(leaves: Sequence[Array]) -> Array:
+    """The coordinates of all leaves in one row; a copy."""
+    return np.concatenate([np.reshape(leaf, (leaf.size,)) for leaf in leaves])
+
+
+def scatter(row: Array, leaves: Sequence[Array], add: bool) -> None:
+    """Write a row of coordinates back into the leaves, or add it to them."""
+    start = 0
+    for leaf in leaves:
+        piece = np.reshape(row[start : start + leaf.size], leaf.shape)
+        leaf[...] = leaf + piece if add else piece
+        start += leaf.size
 
 
 def flat_weights(weights: Weights) -> list[Array]:

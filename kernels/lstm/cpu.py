@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import agree, one_dtype
 from ..simd import available, together
-from .blocks import LANES, check, flat_weights, hidden_sizes
+from .blocks import LANES, check, flat_weights, gathered, hidden_sizes
 from .cpu_step import advance_tiles, pack
 from .reference import Array, Weights, _checked
 
@@ -53,7 +53,7 @@ def advance(
     _check_weights(weights, before, int(starts[-1]), p)
     sizes, d = hidden_sizes(weights), 1 if p is None else 2
     layers = np.array(sizes, np.int64)
-    packed, _ = pack(np.concatenate([array.reshape(-1) for array in flat_weights(weights)]), d, layers)
+    packed, _ = pack(gathered(flat_weights(weights)), d, layers)
     threads = max(1, min(available(), len(before) // TILES_PER_THREAD))
     scratch = np.empty((threads, LANES * (2 + d + sum(sizes))), np.float32)
     counter, run = np.zeros(1, np.int64), max(1, len(before) // (64 * threads))

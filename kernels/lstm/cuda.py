@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import agree
-from .gpu import Sizes, check_cotangents, check_written, flatten, plan, preprocessing, sizes_of, unflatten
+from .blocks import check_cotangents, gathered, scatter
+from .gpu import Sizes, check_written, flatten, plan, preprocessing, sizes_of, unflatten
 from .reference import Weights
 
 Array = Any  # cupy.ndarray
@@ -45,13 +46,10 @@ def advance(
     if len(targets) == 1 and targets[0].flags.c_contiguous:
         _forward("step", weights, before, after, gradients[0].reshape(1, -1), targets[0], scale, p, add)
         return
-    flat = np.concatenate([g.reshape(-1) for g in gradients])
-    update, start = np.empty_like(flat), 0
+    flat = gathered(gradients)
+    update = np.empty_like(flat)
     _forward("step", weights, before, after, flat[None], update, scale, p, add=False)
-    for target in targets:
-        piece = update[start : start + target.size].reshape(target.shape)
-        target[...] = target + piece if add else piece
-        start += target.size
+    scatter(update, targets, add)
 
 
 def unroll_forward(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import agree
-from .blocks import LANES, as_weights, check, flat_weights, hidden_sizes
+from .blocks import LANES, as_weights, check, flat_weights, gathered, hidden_sizes
 from .reference import Weights, _checked
 
 
@@ -53,12 +53,6 @@ def sizes_of(operation: str, weights: Weights, blocks: Any, gradients: Any, p: f
     return Sizes(hidden_sizes(weights), 1 if p is None else 2, *gradients.shape)
 
 
-def check_cotangents(gradients: Any, d_updates: Any, blocks: Any, d_blocks: Any) -> None:
-    """ValueError or TypeError unless each cotangent is shaped as its value."""
-    agree("unroll_backward", gradients=(gradients, "T n"), d_updates=(d_updates, "T n"))
-    agree("unroll_backward", blocks=(blocks, "k R L"), d_blocks=(d_blocks, "k R L"))
-
-
 def check_written(before: Any, after: Any, gradients: Sequence[Any], targets: Sequence[Any]) -> None:
     """ValueError or TypeError unless what a step writes is shaped as what it reads, and the state is contiguous."""
     agree("step", before=(before, "k R L"), after=(after, "k R L"))
@@ -78,7 +72,7 @@ def preprocessing(p: float | None) -> tuple[np.float32, np.float32, np.float32]:
 
 def flatten(weights: Weights) -> Any:
     """All weights in one row: W_1, b_1, W_2, ..., W_out, b_out."""
-    return np.concatenate([array.reshape(-1) for array in flat_weights(weights)])
+    return gathered(flat_weights(weights))
 
 
 def unflatten(row: Any, like: Weights) -> Weights:

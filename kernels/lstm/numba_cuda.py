@@ -19,8 +19,8 @@ import numpy as np
 from numba import cuda, float32
 
 from .. import agree
-from .blocks import LANES
-from .gpu import Sizes, check_cotangents, check_written, flatten, plan, preprocessing, sizes_of, unflatten
+from .blocks import LANES, check_cotangents, gathered, scatter
+from .gpu import Sizes, check_written, flatten, plan, preprocessing, sizes_of, unflatten
 from .reference import Array, Weights
 
 BLOCKS = 256  # of threads at once; fixed, so that sums over coordinates are the same bits on every GPU
@@ -271,13 +271,9 @@ def advance(
     """One step in place: `after`, which may be `before`, becomes the next state; each target becomes the update of its
     gradient, or is moved by it if `add`."""
     check_written(before, after, gradients, targets)
-    flat = np.concatenate([g.reshape(-1) for g in gradients])
-    moved = np.concatenate([target.reshape(-1) for target in targets])[None]
+    flat, moved = gathered(gradients), gathered(targets)[None]
     moved[...], after[...] = _run_forward("step", weights, before, flat[None], moved, scale, p, add)
-    start = 0
-    for target in targets:
-        target[...] = moved[0, start : start + target.size].reshape(target.shape)
-        start += target.size
+    scatter(moved[0], targets, add=False)  # the kernel has added
 
 
 def unroll_forward(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import agree
-from .blocks import LANES, as_weights, check, flat_weights, padded
+from .blocks import LANES, as_weights, check, check_cotangents, flat_weights, gathered, padded, scatter
 from .reference import Array, Weights, log_and_sign, log_and_sign_vjp
 
 CACHE = 1 << 20  # bytes that a step may work on at a time
@@ -51,18 +51,13 @@ def advance(
 ) -> None:
     """One step in place: `after`, which may be `before`, becomes the next state; each target becomes the update of its
     gradient, or is moved by it if `add`."""
-    flat = np.concatenate([np.ravel(g) for g in gradients])
+    flat = gathered(gradients)
     check("step", weights, before, flat[None], p)
-    tiles = padded(flat, before)
+    tiles = _tiles(flat, before)
     for group in _groups(len(before), _bytes_per_tile(weights, before)):
         tiles[group], cells = _step(weights, before[group], tiles[group], scale, p)
         after[group] = _state(cells, before[group])
-    update = tiles.reshape(-1)
-    start = 0
-    for target in targets:
-        piece = update[start : start + target.size].reshape(target.shape)
-        target[...] = target + piece if add else piece
-        start += target.size
+    scatter(tiles.reshape(-1), targets, add)
 
 
 def unroll_forward(
@@ -91,9 +86,8 @@ def unroll_backward(
     Activations are those of as many tiles as fit in `memory` bytes, at least one: each group of tiles is unrolled anew.
     """
     check("unroll_backward", weights, blocks, gradients, p)
-    agree("unroll_backward", gradients=(gradients, "T n"), d_updates=(d_updates, "T n"))
-    agree("unroll_backward", blocks=(blocks, "k R L"), d_blocks=(d_blocks, "k R L"))
-    g, d_u = padded(gradients, blocks), padded(d_updates, blocks)
+    check_cotangents(gradients, d_updates, blocks, d_blocks)
+    g, d_u = _tiles(gradients, blocks), _tiles(d_updates, blocks)
     d_before, d_gradients = np.empty_like(blocks), np.zeros_like(g)
     d_weights = [np.zeros_like(x) for x in flat_weights(weights)]
     per_tile = max(1, len(gradients)) * _bytes_per_tile(weights, blocks)
@@ -202,6 +196,11 @@ def _cell_backward(cell: Cell, d_h_new: Array, d_c_new: Array) -> tuple[Array, A
     d_i, d_f, d_g = d_c_new * g, d_c_new * c, d_c_new * i  # B4, of 4: c' = f c + i g
     slopes = d_i * i * (1 - i), d_f * f * (1 - f), d_g * (1 - g * g), d_o * o * (1 - o)  # B3, of 3
     return np.concatenate(slopes, axis=1), d_c_new * f
+
+
+def _tiles(x: Array, blocks: Array) -> Array:
+    """(..., n) -> (..., tiles, 64), a copy with the padding"""
+    return padded(x, blocks).reshape(*x.shape[:-1], len(blocks), LANES)
 
 
 def _features(gradient: Array, p: float | None) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import ops
 from ..engine.backend import choose, float32_only
 from ..kernels.lstm import State, Weights
-from ..kernels.lstm.blocks import LANES, as_weights, flat_weights, hidden_sizes
+from ..kernels.lstm.blocks import LANES, as_weights, flat_weights, from_blocks, hidden_sizes, padded
 from ..ops.kernel import kernel
 from .network import propose
 
@@ -79,23 +79,14 @@ def _lazily(module: str, name: str) -> Callable:
 
 def lstm_step_composed(gradient: Any, blocks: Any, *arrays: Any, scale: float, p: float | None) -> tuple[Any, Any]:
     """[g_t, h_{t+1}] = m(∇_t, h_t, φ): gradient (n,), blocks (tiles, R, 64), the arrays of φ in order -> (update, new blocks)."""
-    n, lanes = gradient.shape[0], blocks.shape[0] * LANES
     weights = as_weights(arrays)
-    padded = ops.concatenate([gradient, np.zeros_like(arrays[-1], shape=(lanes - n,))])
-    update, state = propose(weights, from_blocks(blocks, hidden_sizes(weights)), padded, scale, p)
-    return update[:n], to_blocks(state, blocks)
-
-
-def from_blocks(blocks: Any, sizes: Sequence[int]) -> State:
-    """The (h, c) of each layer, (lanes, H) with the padding, out of the blocked layout."""
-    rows = ops.reshape(ops.transpose(blocks, (0, 2, 1)), (blocks.shape[0] * LANES, blocks.shape[1]))
-    ends = np.cumsum([size for H in sizes for size in (H, H)]).tolist()
-    parts = ops.split(rows, ends[:-1], axis=1) if sizes else ()
-    return tuple(zip(parts[::2], parts[1::2], strict=True))
+    state = from_blocks(blocks, hidden_sizes(weights), blocks.shape[0] * LANES)
+    update, state = propose(weights, state, padded(gradient, blocks), scale, p)
+    return update[: gradient.shape[0]], to_blocks(state, blocks)
 
 
 def to_blocks(state: State, like: Any) -> Any:
-    """The inverse of `from_blocks`, in the shape of `like`."""
+    """The inverse of `from_blocks` in public ops: the (h, c) pairs in the shape of the blocks `like`."""
     if not state:
         return like
     rows = ops.concatenate([part for layer in state for part in layer], axis=1)
