@@ -28,8 +28,8 @@ except ImportError as error:
 import zlib
 from pathlib import Path
 
-from .emit import Simd, Value, Variable, native_lanes, pointer, vector_code
-from .functions import SIGMOID, exp2, log, sigmoid_denominator, sigmoid_ratio, tanh_ratio
+from .emit import Simd, Value, Variable, native_lanes, vector_code
+from .functions import SIGMOID, exp2, log, sigmoid_denominator, tanh_ratio
 from .threads import available, together
 
 SOURCES = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in ("emit.py", "functions.py")))
@@ -45,9 +45,7 @@ __all__ = [
     "log",
     "native_lanes",
     "njit",
-    "pointer",
     "sigmoid_denominator",
-    "sigmoid_ratio",
     "tanh_ratio",
     "together",
     "types",

@@ -48,11 +48,6 @@ def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
     return decorate
 
 
-def pointer(context: Any, builder: ir.IRBuilder, numba_type: Any, array: Value) -> Value:
-    """Where the data of a Numba array argument begins."""
-    return context.make_array(numba_type)(context, builder, array).data
-
-
 class Variable:
     """A vector that a loop's body changes: ``get`` and ``set``. LLVM keeps it in a register, not in memory."""
 
@@ -185,12 +180,6 @@ class Simd:
     def where(self, mask: Value, a: Value, b: Value) -> Value:
         """a where the mask is true, else b."""
         return self.builder.select(mask, a, b)
-
-    def sum(self, a: Value) -> Value:
-        """The sum of the lanes, one float, added pairwise."""
-        kind = ir.FunctionType(FLOAT, [FLOAT, self.vector])
-        function = self._declare(f"llvm.vector.reduce.fadd.v{self.lanes}f32", kind)
-        return self.builder.call(function, [ir.Constant(FLOAT, -0.0), a], fastmath=("reassoc",))
 
     def _intrinsic(self, name: str, *arguments: Value) -> Value:
         kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))

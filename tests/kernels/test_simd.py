@@ -1,0 +1,99 @@
+"""kernels.simd: the functions of vectors against float64 on dense sweeps, in units in the last place, and their special values."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from tinymeta.kernels import simd
+
+SWEEP = np.unique(np.concatenate([np.geomspace(1e-30, 100, 200_001), np.linspace(0, 12, 400_001)]).astype(np.float32))
+BOTH_SIGNS = np.concatenate([-SWEEP, SWEEP])
+INF, NAN = np.inf, np.nan
+
+
+def on_arrays(function):
+    """The function, of one vector, as a function of float32 arrays."""
+
+    @simd.vector_code(simd.types.void, simd.types.int64, simd.types.int64, simd.types.int64)
+    def emit(s, source, target, vectors):
+        source, target = s.at(source), s.at(target)
+        with s.loop(vectors) as k:
+            lane = s.times(k, s.lanes)
+            s.store(function(s, s.load(source, lane)), target, lane)
+
+    @simd.njit
+    def run(source, target, vectors):
+        emit(source.ctypes.data, target.ctypes.data, vectors)
+
+    def call(x):
+        lanes = 16  # a multiple of every processor's
+        source = np.resize(np.asarray(x, np.float32), -(-len(x) // lanes) * lanes)
+        target = np.empty_like(source)
+        run(source, target, len(source) // LANES)
+        return target[: len(x)]
+
+    return call
+
+
+@simd.vector_code(simd.types.int64)
+def _lanes(s):
+    return s.i64(s.lanes)
+
+
+@simd.njit
+def _count():
+    return _lanes()
+
+
+LANES = _count()
+tanh = on_arrays(lambda s, x: s.div(*simd.tanh_ratio(s, x)))
+sigmoid = on_arrays(lambda s, x: s.div(s.const(1), simd.sigmoid_denominator(s, s.mul(x, s.const(simd.SIGMOID)))))
+exp2 = on_arrays(simd.exp2)
+log = on_arrays(simd.log)
+
+
+def ulps(found, exact):
+    """The largest error, in units in the last place of the exact value."""
+    return float(np.max(np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32)).astype(float)))
+
+
+def test_tanh_is_within_10_ulp_and_odd_and_at_most_an_ulp_beyond_1():
+    found = tanh(BOTH_SIGNS)
+    assert ulps(found, np.tanh(BOTH_SIGNS.astype(float))) <= 10
+    np.testing.assert_array_equal(found, -tanh(-BOTH_SIGNS))
+    assert np.max(np.abs(found)) <= np.nextafter(np.float32(1), np.float32(2))
+    assert tanh(np.float32([8, 1e30])).tolist() == [1, 1]
+
+
+def test_the_logistic_function_is_within_1e6_of_its_value_down_to_its_cut():
+    x = BOTH_SIGNS[np.abs(BOTH_SIGNS) < 27]
+    exact = 1 / (1 + np.exp(-x.astype(float)))
+    np.testing.assert_allclose(sigmoid(x), exact, rtol=2e-6)  # x SIGMOID is rounded, which 2^x magnifies by |x|
+    np.testing.assert_allclose(sigmoid(x), exact, rtol=0, atol=2e-7)
+
+
+def test_a_power_of_2_is_within_4_ulp():
+    x = BOTH_SIGNS[np.abs(BOTH_SIGNS) <= 40]
+    assert ulps(exp2(x), np.exp2(x.astype(float))) <= 4
+    np.testing.assert_array_equal(exp2(np.arange(-40.0, 41)), 2.0 ** np.arange(-40, 41))
+
+
+def test_the_logarithm_is_within_2_ulp_also_of_subnormals():
+    x = np.concatenate([SWEEP[SWEEP > 0], np.float32([1e-45, 1e-40, 1.1e-38, 1e30, 3.4e38])])
+    assert ulps(log(x), np.log(x.astype(float))) <= 2
+    assert log(np.float32([1]))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "expected"),
+    [
+        (tanh, [INF, -INF, NAN, 0.0, 1e-45], [1, -1, NAN, 0, 1e-45]),
+        (sigmoid, [INF, -INF, NAN, 0.0], [1, 2.0**-40, NAN, 0.5]),
+        (exp2, [NAN, 1000.0, -1000.0, 0.0], [NAN, 2.0**40, 2.0**-40, 1]),
+        (log, [0.0, -0.0, INF, -1.0, -INF, NAN], [-INF, -INF, INF, NAN, NAN, NAN]),
+    ],
+    ids=["tanh", "sigmoid", "exp2", "log"],
+)
+def test_special_values(function, x, expected):
+    np.testing.assert_allclose(function(np.float32(x)), np.float32(expected), rtol=3e-7, atol=0)
