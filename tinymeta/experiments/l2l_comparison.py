@@ -179,4 +179,11 @@ def series(comparison: Comparison) -> dict[str, Any]:
     curves = {name: dict(zip(("mean", "ci95"), mean_ci95(c.T), strict=True)) for name, c in comparison.curves.items()}
     grid = {name: {str(lr): loss for lr, loss in results.items()} for name, results in comparison.grid.items()}
     setting = comparison.setting
-    return {"name": setting.name, "steps": setting.steps, "curves": curves, "rates": comparison.rates, "grid": grid}
+    return {
+        "name": setting.name,
+        "title": setting.title,
+        "steps": setting.steps,
+        "curves": curves,
+        "rates": comparison.rates,
+        "grid": grid,
+    }

@@ -35,8 +35,7 @@ def _panel(panel: Any, setting: Mapping[str, Any], trained_for: int) -> None:
     if setting["steps"] > trained_for:
         panel.axvline(trained_for, color=BLACK, linestyle=":", linewidth=1)
     start = max(curve["mean"][0] for curve in setting["curves"].values())
-    title = f"{setting['name']}, {setting['steps']} steps" if setting["name"] else f"{setting['steps']} steps"
-    panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=title)
+    panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=setting["title"])
 
 
 def meta_training(history: Mapping[str, Any], setting: Mapping[str, Any]) -> Figure:

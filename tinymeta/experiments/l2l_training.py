@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tinymeta import l2l, optim
-from tinymeta.l2l.problems import rescaled
 from tinymeta.lab import Run, stream
 
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
@@ -92,7 +91,7 @@ def meta_train(
     @lru_cache(maxsize=1)
     def problem(epoch: int) -> l2l.Problem:
         drawn = make_problem(stream(config.seed, "problem", epoch), config.meta_batch, "train")
-        return rescaled(drawn, stream(config.seed, "scaling", epoch), config.spread) if config.spread else drawn
+        return l2l.rescaled(drawn, stream(config.seed, "scaling", epoch), config.spread) if config.spread else drawn
 
     def begin() -> State:
         theta, weights = problem(0).theta, blank.weights

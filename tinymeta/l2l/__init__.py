@@ -5,15 +5,17 @@ Equations and files: the network m and its preprocessing (section 2.1, appendix 
 section 3 in `problems`, the comparison with tuned hand-designed optimizers in `runner`.
 """
 
+from .convnet import conv_problem
 from .fused import lstm_step
+from .groups import Grouped
 from .meta import Carry, meta_gradient, meta_step, unroll
 from .network import init_weights, log_and_sign, lstm_cell, propose
 from .optimizer import LSTMOptimizer, LSTMState
-from .problems import Problem, mlp_problem, quadratic_problem
+from .problems import Problem, mlp_problem, quadratic_problem, rescaled
 from .runner import BASELINES, RATES, best_rate, final_loss, optimize
 
 __all__ = [
-    "BASELINES", "RATES", "Carry", "LSTMOptimizer", "LSTMState", "Problem", "best_rate", "final_loss", "init_weights",
-    "log_and_sign", "lstm_cell", "lstm_step", "meta_gradient", "meta_step", "mlp_problem", "optimize", "propose",
-    "quadratic_problem", "unroll",
+    "BASELINES", "RATES", "Carry", "Grouped", "LSTMOptimizer", "LSTMState", "Problem", "best_rate", "conv_problem",
+    "final_loss", "init_weights", "log_and_sign", "lstm_cell", "lstm_step", "meta_gradient", "meta_step", "mlp_problem",
+    "optimize", "propose", "quadratic_problem", "rescaled", "unroll",
 ]  # fmt: skip
