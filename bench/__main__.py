@@ -1,6 +1,13 @@
-"""Run every benchmark."""
+"""Run benchmarks and write bench/results/: `python -m bench` all of them, `python -m bench overhead imports` those named."""
 
-from . import imports, overhead
+import sys
+from importlib import import_module
 
-for benchmark in (overhead, imports):
-    benchmark.main()
+NAMES = ("overhead", "imports")
+
+names = sys.argv[1:] or NAMES
+if unknown := set(names) - set(NAMES):
+    raise SystemExit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+sys.argv = sys.argv[:1]  # a benchmark that finds an argument is one of its own contenders
+for name in names:
+    import_module(f"bench.{name}").main()

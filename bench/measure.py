@@ -63,11 +63,22 @@ def summarise(reports: Mapping[str, list[dict[str, Any]]], key: str, ours: str) 
 
 
 def write(
-    name: str, title: str, unit: str, rounds: int, rows: list[dict[str, Any]], packages: list[str], note: str
+    name: str,
+    title: str,
+    unit: str,
+    rounds: int,
+    rows: list[dict[str, Any]],
+    packages: list[str],
+    note: str,
+    columns: Mapping[str, str] | None = None,
 ) -> None:
-    """Save one table with the machine and the versions that made it, and print it."""
+    """Save one table with the machine and the versions that made it, and print it.
+
+    `columns` gives the titles of what the rows hold beside their time, such as {"gflops": "GF/s"}.
+    """
     table = {
-        "title": title, "unit": unit, "rounds": rounds, "note": note, "rows": rows, "machine": machine(),
+        "title": title, "unit": unit, "columns": dict(columns or {}), "rounds": rounds, "note": note, "rows": rows,
+        "machine": machine(),
         "versions": {p: metadata.version(p) for p in packages} | {"python": platform.python_version()},
         "environment": f"{', '.join(UNSET)} unset in every process",
     }  # fmt: skip

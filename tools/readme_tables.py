@@ -1,4 +1,7 @@
-"""Write the tables of README.md and docs/ between their markers, from committed results only; --check fails if they are old."""
+"""Write the tables of README.md and docs/ between their markers, from committed results only; --check fails if they are old.
+
+`<!-- table: NAME -->` stands for bench/results/NAME.json: a benchmark's rows, or every row of a collection of experiments.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,27 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "demo.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def benchmark(name: str) -> str:
-    """A benchmark's rows as a Markdown table, with the machine below."""
-    table = json.loads((RESULTS / f"{name}.json").read_text())
-    head = f"| {table['title']} | median, {table['unit']} | × tinymeta |\n|---|---|---|\n"
-    rows = "".join(f"| {r['name']} | {_number(r['median'])} | {_number(r['ratio'])} |\n" for r in table["rows"])
-    versions = ", ".join(f"{k} {v}" for k, v in table["versions"].items() if k != "tinymeta")
-    return (
-        f"{head}{rows}\n{table['machine']}; {versions}; {table['rounds']} alternated fresh processes. {table['note']}\n"
+def benchmark(table: dict[str, Any]) -> str:
+    """A benchmark's rows as a Markdown table, with the machine below; `columns` (key -> title) are those it has beside time."""
+    columns = {"name": table["title"], "median": f"median, {table['unit']}", "ratio": "× tinymeta"} | table.get(
+        "columns", {}
     )
+    lines = [
+        columns.values(),
+        ["---"] * len(columns),
+        *([_cell(row.get(key)) for key in columns] for row in table["rows"]),
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in table["versions"].items() if k != "tinymeta")
+    note = f"{table['machine']}; {versions}; {table['rounds']} alternated fresh processes. {table['note']}"
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else _number(value)
 
 
 def _number(x: float) -> str:
@@ -32,15 +43,14 @@ def _number(x: float) -> str:
 
 def demo() -> str:
     """The demo's rows that have a published number, and what became of the papers' claims."""
-    results = json.loads((RESULTS / "demo.json").read_text())
+    results = committed("demo")
     rows = [line for e in results["experiments"] for line in _rows(e, lambda row: row["published"] is not None)]
     claims = [line for e in results["experiments"] for line in _claims(e)]
     return "\n".join([*_HEAD, *rows, "", *claims, "", _machine(results), ""])
 
 
-def every_row(name: str) -> str:
+def every_row(results: dict[str, Any]) -> str:
     """Every row of a collection of results and what became of the papers' claims, one table per experiment."""
-    results = json.loads((RESULTS / f"{name}.json").read_text())
     parts = [
         ["", f"### {e['experiment']}, preset `{e['preset']}`", "", *_HEAD, *_rows(e, lambda row: True), "", *_claims(e)]
         for e in results["experiments"]
@@ -75,20 +85,25 @@ def _machine(results: dict[str, Any]) -> str:
     return f"{'; '.join(settings).capitalize()}; {results['machine']}; NumPy {numpy}."
 
 
-RENDER: dict[str, Callable[[], str]] = {
-    "demo": demo,
-    "demo_full": lambda: every_row("demo"),
-    "paper": lambda: every_row("paper"),
-    "l2l": lambda: every_row("l2l"),
-    "lstm": lambda: benchmark("lstm"),
-    "overhead": lambda: benchmark("overhead"),
-    "imports": lambda: benchmark("imports"),
-}
+def committed(name: str) -> dict[str, Any]:
+    """The content of bench/results/NAME.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+SUMMARIES: dict[str, Callable[[], str]] = {"demo": demo, "demo_full": lambda: every_row(committed("demo"))}
+
+
+def table(name: str) -> str:
+    """What stands between the markers of that name."""
+    if name in SUMMARIES:
+        return SUMMARIES[name]()
+    results = committed(name)
+    return every_row(results) if "experiments" in results else benchmark(results)
 
 
 def rendered(text: str) -> str:
     """The page with every table written anew."""
-    return MARKER.sub(lambda m: f"{m[1]}{RENDER[m[2]]()}{m[3]}", text)
+    return MARKER.sub(lambda m: f"{m[1]}{table(m[2])}{m[3]}", text)
 
 
 def main() -> int:
