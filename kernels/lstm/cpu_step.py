@@ -10,19 +10,19 @@ SIGMOID, since s(z) = 1 / (1 + 2^(SIGMOID z)).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..simd import (
     SIGMOID,
-    SOURCES,
     Simd,
     Value,
     Variable,
     log,
     njit,
     sigmoid_denominator,
+    sources,
     tanh_ratio,
     types,
     vector_code,
@@ -42,16 +42,20 @@ Address, Count, Float = types.int64, types.int64, types.float32
 @vector_code(types.void, Address, Address, Float, Float, Float)
 def features(simd: Simd, gradient: Value, x: Value, *numbers: Value) -> None:
     """x = (log|g| / p, sign g), or (-1, e^p g) where |g| < e^-p: two rows, from the gradient's; numbers p, e^p, e^-p."""
+    two_features(simd, gradient, x, numbers, LANES)
+
+
+def two_features(simd: Simd, gradient: Value, x: Value, numbers: Sequence[Value], row: int) -> None:
     gradient, x = simd.at(gradient), simd.at(x)
     p, e_p, e_minus_p = (simd.splat(number) for number in numbers)
-    with simd.loop(LANES // simd.lanes) as v:
+    with simd.loop(row // simd.lanes) as v:
         lane = simd.times(v, simd.lanes)
         g = simd.load(gradient, lane)
         size = simd.absolute(g)
         large = simd.greater_equal(size, e_minus_p)
         logarithm, sign = simd.div(log(simd, size), p), simd.copysign(simd.const(1), g)
         simd.store(simd.where(large, logarithm, simd.const(-1)), x, lane)
-        simd.store(simd.where(large, sign, simd.mul(e_p, g)), x, simd.plus(lane, LANES))
+        simd.store(simd.where(large, sign, simd.mul(e_p, g)), x, simd.plus(lane, row))
 
 
 # ---- S2, equation (2) ----
@@ -65,9 +69,9 @@ def cell(simd: Simd, weights: Value, x: Value, d: Value, h: Value, c: Value, H: 
     per_unit = simd.times(simd.plus(simd.plus(d, H), 1), 4)
     with simd.loop(H) as j, simd.loop(LANES // (width * simd.lanes)) as group:
         lane, w = simd.times(group, width * simd.lanes), simd.times(j, per_unit)
-        z = [[simd.variable(b) for _ in range(width)] for b in _four(simd, weights, w)]
-        _accumulate(simd, z, weights, simd.plus(w, 4), x, lane, d)  # 1, 2: z = [x, h] W + b
-        _accumulate(simd, z, weights, simd.plus(simd.plus(w, 4), simd.times(d, 4)), h, lane, H)
+        z = [[simd.variable(b) for _ in range(width)] for b in four(simd, weights, w)]
+        accumulate(simd, z, weights, simd.plus(w, 4), x, lane, d)  # 1, 2: z = [x, h] W + b
+        accumulate(simd, z, weights, simd.plus(simd.plus(w, 4), simd.times(d, 4)), h, lane, H)
         for v in range(width):
             at = simd.plus(simd.plus(simd.times(j, LANES), lane), v * simd.lanes)
             c_next, h_next = _gates(simd, [sums[v].get() for sums in z], simd.load(c, at))
@@ -75,18 +79,25 @@ def cell(simd: Simd, weights: Value, x: Value, d: Value, h: Value, c: Value, H: 
             simd.store(h_next, h_new, at)
 
 
-def _four(simd: Simd, weights: Value, w: Value) -> list[Value]:
+def four(simd: Simd, weights: Value, w: Value) -> list[Value]:
     return [simd.broadcast(weights, simd.plus(w, gate)) for gate in range(4)]
 
 
-def _accumulate(
-    simd: Simd, z: list[list[Variable]], weights: Value, w: Value, rows: Value, lane: Value, count: Value
+def accumulate(
+    simd: Simd,
+    z: list[list[Variable]],
+    weights: Value,
+    w: Value,
+    rows: Value,
+    lane: Value,
+    count: Value,
+    row: int = LANES,
 ) -> None:
-    """z[gate] += sum over k < count of weights[w + 4 k + gate] rows[k]"""
+    """z[gate] += sum over k < count of weights[w + 4 k + gate] rows[k], rows of so many floats"""
     with simd.loop(count) as k:
-        first = simd.plus(simd.times(k, LANES), lane)
+        first = simd.plus(simd.times(k, row), lane)
         u = [simd.load(rows, simd.plus(first, v * simd.lanes)) for v in range(len(z[0]))]
-        for sums, weight in zip(z, _four(simd, weights, simd.plus(w, simd.times(k, 4))), strict=True):
+        for sums, weight in zip(z, four(simd, weights, simd.plus(w, simd.times(k, 4))), strict=True):
             for total, u_v in zip(sums, u, strict=True):
                 total.set(simd.fma(weight, u_v, total.get()))
 
@@ -194,8 +205,8 @@ def _step_tile(weights, d, sizes, before, after, numbers, scratch):
     output(weights, x, d, scale, scratch)  # S3
 
 
-def _compile(sources: int) -> tuple[Callable, Callable]:
-    """(pack, advance_tiles). Numba keeps them on disk until this file or ``sources``, which it stores with them, changes."""
+def _compile(text: int) -> tuple[Callable, Callable]:
+    """(pack, advance_tiles). Numba keeps them on disk until this file or ``text``, which it stores with them, changes."""
 
     @njit(nogil=True, cache=True)
     def pack(flat, d, sizes):
@@ -212,7 +223,7 @@ def _compile(sources: int) -> tuple[Callable, Callable]:
                         packed[at + 4 * k + gate] = scales[gate] * flat[W + (k - 1) * 4 * H + gate * H + j]
             start, d = b + 4 * H, H
         packed[start:] = flat[start:]
-        return packed, sources
+        return packed, text
 
     @njit(nogil=True, cache=True)
     def advance_tiles(
@@ -231,9 +242,9 @@ def _compile(sources: int) -> tuple[Callable, Callable]:
                 _step_tile(packed.ctypes.data, d, sizes, before + at, after + at, numbers, scratch)
                 _scatter(scratch, targets, starts, leaf, q, add)
             first = take(counter.ctypes.data, run)
-        return sources
+        return text
 
     return pack, advance_tiles
 
 
-pack, advance_tiles = _compile(SOURCES)
+pack, advance_tiles = _compile(sources())

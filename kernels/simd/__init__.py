@@ -14,29 +14,34 @@ A vector has as many lanes as a register of the processor; wider ones would be r
             x = simd.load(data, simd.times(k, simd.lanes))
             simd.store(simd.add(x, x), data, simd.times(k, simd.lanes))
 
-``double`` is then a function that compiled (njit) code may call. A function that is cached on disk refers to SOURCES, a
+``double`` is then a function that compiled (njit) code may call. A function that is cached on disk refers to `sources()`, a
 number made of this package's text, in its closure: so Numba compiles it anew when the package has changed.
 
 Importing this package needs numba, which comes with ``pip install 'tinymeta[fast]'``.
 """
+
+import zlib
+from pathlib import Path
 
 try:
     from numba import njit, types
 except ImportError as error:
     raise ImportError("the CPU kernels need numba, which is not installed; pip install 'tinymeta[fast]'") from error
 
-import zlib
-from pathlib import Path
-
-from .emit import Simd, Value, Variable, native_lanes, vector_code
+from .emit import FLOAT64, Simd, Value, Variable, native_lanes, vector_code
 from .functions import SIGMOID, exp2, log, sigmoid_denominator, tanh_ratio
 from .threads import available, together
 
-SOURCES = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in ("emit.py", "functions.py")))
+
+def sources(*files: str) -> int:
+    """A number made of the text of this package and of the files whose emitting functions a cached kernel calls."""
+    own = (Path(__file__).with_name(name) for name in ("emit.py", "functions.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in (*own, *map(Path, files))))
+
 
 __all__ = [
+    "FLOAT64",
     "SIGMOID",
-    "SOURCES",
     "Simd",
     "Value",
     "Variable",
@@ -46,6 +51,7 @@ __all__ = [
     "native_lanes",
     "njit",
     "sigmoid_denominator",
+    "sources",
     "tanh_ratio",
     "together",
     "types",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 Value = Any
 """A value of LLVM code (llvmlite has no types for mypy)."""
-FLOAT, INT, INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOAT, FLOAT64, INT, INDEX = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+LLVM = {types.void: ir.VoidType(), types.int64: INDEX, types.float32: FLOAT}
 FASTMATH: tuple[str, ...] = ()
 """LLVM's fast-math flags on every division, such as ("arcp", "afn"); none: division rounds correctly."""
+_serial = itertools.count()
 
 
 def native_lanes(context: Any) -> int:
@@ -26,16 +30,21 @@ def native_lanes(context: Any) -> int:
 
 
 def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
-    """Decorate emit(simd, *values) into a function that compiled code calls with arguments of these Numba types.
+    """Decorate emit(simd, *values) into a function that compiled code calls with arguments of these types, which are among
+    Numba's int64 and float32; the result's may be void.
 
-    ``emit`` adds the instructions to simd and returns the result's value, or None for void.
+    ``emit`` adds the instructions to simd and returns the result's value, or None for void. They become one function of a
+    compiled module, however often it is called there; LLVM may inline it.
     """
 
     def decorate(emit: Callable) -> Any:
+        name = f"{emit.__module__}.{emit.__qualname__}.{next(_serial)}"
+
         def definition(typing: Any, *arguments: Any) -> tuple[Any, Callable]:
             def code(context: Any, builder: ir.IRBuilder, signature: Any, values: list[Value]) -> Value:
-                value = emit(Simd(builder, native_lanes(context)), *values)
-                return context.get_dummy_value() if value is None else value
+                kind = ir.FunctionType(LLVM[result], [LLVM[k] for k in kinds])
+                value = builder.call(_function(builder.module, name, kind, emit, native_lanes(context)), values)
+                return context.get_dummy_value() if result == types.void else value
 
             return result(*kinds), code
 
@@ -46,6 +55,17 @@ def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
         return intrinsic(definition)
 
     return decorate
+
+
+def _function(module: ir.Module, name: str, kind: ir.FunctionType, emit: Callable, lanes: int) -> ir.Function:
+    """The module's function of this name, which is what emit emits."""
+    if name not in module.globals:
+        function = ir.Function(module, kind, name)
+        function.linkage = "internal"
+        builder = ir.IRBuilder(function.append_basic_block())
+        value = emit(Simd(builder, lanes), *function.args)
+        builder.ret_void() if value is None else builder.ret(value)
+    return module.globals[name]
 
 
 class Variable:
@@ -176,6 +196,12 @@ class Simd:
     def greater_equal(self, a: Value, b: Value) -> Value:
         """The mask of a >= b, false where either is NaN."""
         return self.builder.fcmp_ordered(">=", a, b)
+
+    def total(self, a: Value) -> Value:
+        """The sum of the lanes, one float; the order is that of a tree."""
+        kind = ir.FunctionType(FLOAT, [FLOAT, self.vector])
+        reduce = self._declare(f"llvm.vector.reduce.fadd.v{self.lanes}f32", kind)
+        return self.builder.call(reduce, [ir.Constant(FLOAT, -0.0), a], fastmath=("reassoc",))
 
     def where(self, mask: Value, a: Value, b: Value) -> Value:
         """a where the mask is true, else b."""

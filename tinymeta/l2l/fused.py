@@ -44,7 +44,7 @@ def weights_gradient(
     weights: Weights, blocks: Any, gradients: Any, d_updates: Any, scale: float, p: float | None
 ) -> Weights:
     """dL/dφ (a Weights) of an unroll from `blocks` on the constant gradients (T, n), from dL/dg_t (T, n)."""
-    backward = choose("lstm unroll", _table("unroll_backward", "tiled"), [blocks, gradients])
+    backward = choose("lstm unroll", _table("unroll_backward", "cpu_unroll"), [blocks, gradients])
     return backward(weights, blocks, gradients, d_updates, np.zeros_like(blocks), scale, p)[0]
 
 
@@ -116,5 +116,5 @@ lstm_step = kernel(
     "lstm_step",
     lstm_step_composed,
     forward=_marked(_forward, _table("step", "cpu")),
-    vjp=_marked(_vjp, _table("unroll_backward", "tiled")),
+    vjp=_marked(_vjp, _table("unroll_backward", "cpu_unroll")),
 )
