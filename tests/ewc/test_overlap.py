@@ -81,14 +81,29 @@ def test_the_result_is_a_float_per_layer_in_the_container_of_the_layers():
     assert type(overlap(one[0].w, one[0].w)) is float
 
 
+def test_the_heads_of_other_tasks_do_not_enter():
+    rng = np.random.default_rng(0)
+    trunk, other, head = rng.random(5), rng.random(5), rng.random(3)
+    one = {"trunk": trunk, "head a": head, "head b": np.zeros(3)}
+    two = {"trunk": other, "head a": np.zeros(3), "head b": head}
+    found = overlap(one, two)
+    assert found["trunk"] == pytest.approx(overlap(trunk, other))
+    assert np.isnan(found["head a"])
+    assert np.isnan(found["head b"])
+    shared = overlap(one, two, "network")
+    assert shared["head a"] == shared["head b"] == 0
+    traces = (trunk.sum() + head.sum()) * (other.sum() + head.sum())
+    assert sum(shared.values()) == pytest.approx(np.sqrt(trunk * other).sum() / np.sqrt(traces))
+
+
 @pytest.mark.parametrize(
     ("two", "options", "message"),
     [
         ([np.ones(2)], {"unit_trace": "both"}, "unit_trace is 'both', expected 'layer' or 'network'"),
         ([np.ones(3)], {}, r"fisher_2\[0\] is float64\[3\], expected float64\[2\]"),
         ([np.ones(2), np.ones(2)], {}, "trees differ at the root"),
-        ([np.zeros(2)], {}, "the Fisher of layer 0 is 0 throughout"),
-        ([np.zeros(2)], {"unit_trace": "network"}, "the Fisher of the network is 0 throughout"),
+        ([np.zeros(2)], {}, "a Fisher is 0 throughout"),
+        ([np.zeros(2)], {"unit_trace": "network"}, "a Fisher is 0 throughout"),
         ([np.array([1.0, -1.0])], {}, r"fisher_2\[0\] has entries that are negative or not finite"),
         ([np.array([1.0, np.nan])], {}, r"fisher_2\[0\] has entries that are negative or not finite"),
     ],

@@ -12,6 +12,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets
 from tinymeta.engine import trees
 from tinymeta.ewc import Penalty
+from tinymeta.lab import checkpoint
 
 seeds = st.integers(0, 2**32 - 1)
 lams = st.sampled_from([0.0, 1e-3, 1.0, 40.0])
@@ -104,6 +105,63 @@ def test_one_entry_costs_half_lambda_fisher_distance_squared():
     np.testing.assert_array_equal(penalty.grad(np.array([3.0, 2.0])), [60.0, 20.0])
 
 
+def test_a_mask_leaves_frozen_layers_and_heads_free():
+    rng = np.random.default_rng(0)
+    (anchor, fisher), far = task(rng), weights(rng)
+    held = trees.map(np.copy, fisher)
+    held["layer"].b[:] = 0
+    held["s"][0] = 0
+    mask = {"layer": nets.Layer(True, False), "s": np.array([False, True])}
+    masked = Penalty(2.0).add_task(anchor, fisher, mask)
+    assert masked.value(far) == Penalty(2.0).add_task(anchor, held).value(far)
+    prefix = Penalty(2.0).add_task(anchor, fisher, {"layer": False, "s": True})
+    assert prefix.value(far) == pytest.approx(np.sum(fisher["s"] * (far["s"] - anchor["s"]) ** 2))
+    assert fisher["layer"].b.any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"w": 1.0}, r"mask of fisher\['w'\] is float, expected True, False or bool\[2\]"),
+        ({"w": np.array([True])}, r"mask of fisher\['w'\] is bool\[1\]"),
+        ({"v": True}, "trees differ at the root"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(mask, message):
+    with pytest.raises(ValueError, match=message):
+        Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.ones(2)}, mask)
+
+
+@given(seed=seeds, gamma=st.sampled_from([None, 0.9]))
+def test_a_network_may_grow_a_head(seed, gamma):
+    rng = np.random.default_rng(seed)
+    tasks, params = [task(rng) for _ in range(2)], weights(rng)
+    penalty = added(Penalty(3.0, gamma), tasks)
+    head = {"head": nets.Layer(rng.normal(size=(2, 3)), rng.normal(size=3))}
+    grown = penalty.grown(head | params)
+    assert grown.value(params | head) == penalty.value(params)
+    assert not any(g.any() for g in trees.leaves(grown.grad(head | params)["head"]))
+    further = grown.add_task(head | params, trees.map(np.ones_like, head | params))
+    assert further.value(trees.map(lambda w: w + 1.0, head | params)) > 3.0 / 2 * 9
+    with pytest.raises(ValueError, match=r"params\['layer'\]\['b'\] is missing, which the penalty holds"):
+        penalty.grown(head)
+    assert Penalty(1.0).grown(params) == Penalty(1.0)
+
+
+def test_it_comes_back_from_a_checkpoint_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    tasks, params = [task(rng, np.float32) for _ in range(2)], weights(rng, np.float32)
+    for penalty in (Penalty(2.0), added(Penalty(2.0), tasks), added(Penalty(2.0, gamma=0.9), tasks)):
+        known = checkpoint.named_tuples(vars(penalty))
+        path = tmp_path / "penalty.npz"
+        checkpoint.save(path, checkpoint.settle(vars(penalty), known), {"run": "a test"})
+        again = Penalty(**checkpoint.dress(checkpoint.load(path, {"run": "a test"}), known))
+        assert vars(again).keys() == vars(penalty).keys()
+        assert (again.lam, again.gamma, again.constant) == (penalty.lam, penalty.gamma, penalty.constant)
+        trees.map(np.testing.assert_array_equal, (again.fisher, again.anchor), (penalty.fisher, penalty.anchor))
+        assert again.value(params) == penalty.value(params)
+
+
 def test_masked_entries_contribute_exactly_nothing():
     penalty = (
         Penalty(3.0).add_task(np.array([1.0, 2.0]), np.array([0.0, 1.0])).add_task(np.zeros(2), np.array([0.0, 1.0]))
@@ -130,6 +188,23 @@ def test_online_with_gamma_1_and_one_anchor_is_the_sum_over_tasks(seed, count):
     tasks = [(anchor, task(rng)[1]) for _ in range(count)]
     online, separate = added(Penalty(2.0, gamma=1.0), tasks), added(Penalty(2.0), tasks)
     assert online.value(params) == pytest.approx(separate.value(params), rel=1e-12)
+
+
+@given(seed=seeds, count=st.integers(1, 4), lam=lams)
+def test_gamma_1_is_huszars_form_one_anchor_and_the_sum_of_fishers(seed, count, lam):
+    rng = np.random.default_rng(seed)
+    tasks, params = [task(rng) for _ in range(count)], weights(rng)
+    total = trees.map(lambda *fs: sum(fs), *[fisher for _, fisher in tasks])
+    huszar = added(Penalty(lam, gamma=1.0), tasks)
+    assert huszar.value(params) == pytest.approx(by_hand(lam, params, [(tasks[-1][0], total)]), rel=1e-12)
+
+
+@given(seed=seeds, count=st.integers(1, 4))
+def test_gamma_0_knows_the_latest_task_only(seed, count):
+    rng = np.random.default_rng(seed)
+    tasks, params = [task(rng) for _ in range(count)], weights(rng)
+    latest = added(Penalty(2.0), tasks[-1:])
+    assert added(Penalty(2.0, gamma=0.0), tasks).value(params) == latest.value(params)
 
 
 @given(seed=seeds, gamma=st.sampled_from([0.0, 0.5, 0.95, 1.0]))

@@ -3,11 +3,28 @@
 fisher_diagonal(net, params, x)                   how much each weight matters to the task just learned
 Penalty(lam).add_task(params, fisher)             what it costs to move the weights that mattered, Eq. 3
 Penalty(lam).add_task(params, uniform_fisher(params))   the paper's L2 baseline: all weights matter alike
+Penalty(lam, gamma)                               online EWC, and Huszár's form for gamma = 1
 overlap(fisher_a, fisher_b)                       how far two tasks use the same weights, Fig. 2C
+
+penalised_sgd, penalised_adam, proximal_sgd, proximal_adam   optimizers on loss + penalty in one pass (steps.py)
+PathIntegral, mas_importance, squisher            other importances: SI, MAS, Adam's second moment
+accuracy_matrix, average_accuracy, backward_transfer, forward_transfer, forgetting   what a sequence of tasks has cost
+standard_lam(lam, convention)                     λ of other programs in our units
 """
 
 from .fisher import KINDS, fisher_diagonal
+from .metrics import accuracy_matrix, average_accuracy, backward_transfer, forgetting, forward_transfer
 from .overlap import overlap
-from .penalty import Penalty, uniform_fisher, warn_if_unstable
+from .path_integral import PathIntegral
+from .penalty import Penalty, masked, uniform_fisher, warn_if_unstable
+from .squisher import squisher
+from .steps import PenalisedOptimizer, penalised_adam, penalised_sgd, proximal_adam, proximal_sgd
+from .synapses import mas_importance
+from .units import CONVENTIONS, Convention, standard_lam
 
-__all__ = ["KINDS", "Penalty", "fisher_diagonal", "overlap", "uniform_fisher", "warn_if_unstable"]
+__all__ = [
+    "CONVENTIONS", "KINDS", "Convention", "PathIntegral", "PenalisedOptimizer", "Penalty", "accuracy_matrix",
+    "average_accuracy", "backward_transfer", "fisher_diagonal", "forgetting", "forward_transfer", "mas_importance", "masked",
+    "overlap", "penalised_adam", "penalised_sgd", "proximal_adam", "proximal_sgd", "squisher", "standard_lam",
+    "uniform_fisher", "warn_if_unstable",
+]  # fmt: skip

@@ -15,8 +15,9 @@ def overlap(fisher_1: Any, fisher_2: Any, unit_trace: str = "layer") -> Any:
 
     0: no weight in common, 1: proportional. A layer is an entry of the outermost list, tuple or dict: a tuple (dict) of
     floats for those, one float for a bare array. `unit_trace` is "layer", or "network": then the trace of the whole
-    network is made 1 and the floats add up to its overlap. The paper does not say which.
-    ValueError for trees that differ, for entries that are negative or not finite, and where a trace is 0.
+    network is made 1 and the floats add up to its overlap. The paper does not say which. A layer that one of the tasks does
+    not use, such as the head of another task, has no unit trace: its overlap is NaN, and 0 as a part of the network's.
+    ValueError for trees that differ, for entries that are negative or not finite, and where F is 0 throughout.
     """
     if unit_trace not in ("layer", "network"):
         raise ValueError(f"overlap: unit_trace is {unit_trace!r}, expected 'layer' or 'network'")
@@ -24,9 +25,12 @@ def overlap(fisher_1: Any, fisher_2: Any, unit_trace: str = "layer") -> Any:
     check_fisher(fisher_1, "overlap: fisher_1")
     check_fisher(fisher_2, "overlap: fisher_2")
     found = {}
+    whole = _scale(fisher_1, fisher_2)
+    if whole == 0:
+        raise ValueError("overlap: a Fisher is 0 throughout, so its trace cannot be 1; it says nothing of a task")
     for key, one, two in _layers(fisher_1, fisher_2):
-        whole = (one, two, f"layer {key!r}") if unit_trace == "layer" else (fisher_1, fisher_2, "the network")
-        found[key] = min(1.0, _common(one, two) / _scale(*whole))  # 1 + rounding is 1
+        scale = _scale(one, two) if unit_trace == "layer" else whole
+        found[key] = min(1.0, _common(one, two) / scale) if scale else np.nan  # 1 + rounding is 1
     if isinstance(fisher_1, dict):
         return found
     return tuple(found.values()) if isinstance(fisher_1, (list, tuple)) else found[0]
@@ -46,11 +50,8 @@ def _common(one: Any, two: Any) -> float:
     return _trace(products)
 
 
-def _scale(one: Any, two: Any, name: str) -> float:
-    scale = np.sqrt(_trace(one)) * np.sqrt(_trace(two))
-    if scale == 0:
-        raise ValueError(f"overlap: the Fisher of {name} is 0 throughout, so its trace cannot be 1; leave it out")
-    return scale
+def _scale(one: Any, two: Any) -> float:
+    return float(np.sqrt(_trace(one)) * np.sqrt(_trace(two)))
 
 
 def _trace(tree: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
+from ..engine.tensor import describe
 from ..kernels import penalty as kernels
 from .arguments import check_fisher, check_like
 
@@ -22,8 +23,11 @@ class Penalty:
     tasks of one size. All tasks fold into one quadratic of Fisher ΣF and the weighted mean of the anchors θ*, plus a
     constant: memory and time do not grow with the tasks, and value() is the sum over them.
 
-    With a number for gamma it is online EWC (Schwarz et al. 2018, arXiv 1805.06370) instead: F ← gamma F + F_new, anchored
-    at the latest task alone. ValueError if lam or gamma is negative or not finite.
+    With a number for gamma it is anchored at the latest task alone, and F ← gamma F + F_new: online EWC (Schwarz et al. 2018,
+    arXiv 1805.06370). gamma acts there and nowhere else, so 1 is Huszár's form of EWC (2018, PNAS 115 (11) E2496), and 0 knows
+    the latest task only. ValueError if lam or gamma is negative or not finite.
+
+    A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
     """
 
     lam: float
@@ -37,13 +41,16 @@ class Penalty:
             if not 0 <= number < np.inf:
                 raise ValueError(f"Penalty: {name} is {number}, expected a finite number, 0 or more")
 
-    def add_task(self, params: Any, fisher: Any) -> Penalty:
+    def add_task(self, params: Any, fisher: Any, mask: Any = None) -> Penalty:
         """The penalty with one more task, learned as `params` (θ*), of Fisher diagonal `fisher`, a tree like it.
 
-        Both are copied. ValueError if they differ in structure, shapes or dtypes, or if F is negative or not finite.
+        Where `mask` is False F counts as 0: a tree of booleans or boolean arrays, or the beginning of one such as
+        {"trunk": True, "heads": False}. All is copied. ValueError if params, fisher and earlier tasks differ in structure,
+        shapes or dtypes, if the mask does not fit, or if F is negative or not finite.
         """
         check_like(params, fisher, "Penalty.add_task: fisher")
         check_fisher(fisher, "Penalty.add_task: fisher")
+        fisher = fisher if mask is None else masked(fisher, mask)
         if self.fisher is None:
             return replace(self, **_folded(params, [(params, fisher)]))
         check_like(self.anchor, params, "Penalty.add_task: params")
@@ -65,11 +72,49 @@ class Penalty:
         """λ Σ_tasks F (θ - θ*), a tree like `params`: the gradient of value, by hand."""
         if self.fisher is None:
             return trees.map(np.zeros_like, params)
+        check_like(self.anchor, params, "Penalty.grad: params")
         return trees.map(lambda w, a, F: kernels.penalty_grad(w, a, F, self.lam), params, self.anchor, self.fisher)
+
+    def quadratic(self, params: Any) -> tuple[Any, Any]:
+        """(θ*, F), trees like `params`, of the one quadratic λ/2 Σ F (θ - θ*)² that this is up to a constant; F = 0 without tasks.
+
+        ValueError if params differ from the tasks' in structure, shapes or dtypes.
+        """
+        if self.fisher is None:
+            return params, trees.map(np.zeros_like, params)
+        check_like(self.anchor, params, "Penalty: params")
+        return self.anchor, self.fisher
+
+    def grown(self, params: Any) -> Penalty:
+        """The same penalty for a network that has new leaves (a head for the next task): F = 0 for these.
+
+        ValueError if a leaf that the penalty knows is missing in params, or has another shape or dtype there.
+        """
+        if self.fisher is None:
+            return self
+        known = dict(zip((path for path, _ in trees.items(self.anchor)), _pairs(self.anchor, self.fisher), strict=True))
+        missing = known.keys() - dict(trees.items(params)).keys()
+        if missing:
+            raise ValueError(
+                f"Penalty.grown: params{min(missing)} is missing, which the penalty holds; keep old leaves"
+            )
+        pairs = [known.get(path) or (np.copy(w), np.zeros_like(w)) for path, w in trees.items(params)]
+        anchor, fisher = (trees.unflatten(params, column) for column in zip(*pairs, strict=True))
+        check_like(anchor, params, "Penalty.grown: params")
+        return replace(self, anchor=anchor, fisher=fisher)
 
     def stability(self, lr: float) -> float:
         """max η λ F: a gradient step of rate `lr` overshoots an anchor where this passes 1, and diverges beyond 2."""
         return float(lr * self.lam * max((np.max(F, initial=0.0) for F in trees.leaves(self.fisher)), default=0.0))
+
+
+def masked(fisher: Any, mask: Any) -> Any:
+    """The Fisher with 0 where `mask`, a tree of booleans or boolean arrays or the beginning of one, is False."""
+    entries = trees.spread(mask, fisher)
+    for (path, F), m in zip(trees.items(fisher), entries, strict=True):
+        if np.asarray(m).dtype != bool or np.shape(m) not in ((), F.shape):
+            raise ValueError(f"mask of fisher{path} is {describe(m)}, expected True, False or bool{list(F.shape)}")
+    return trees.unflatten(fisher, [F * m for F, m in zip(trees.leaves(fisher), entries, strict=True)])
 
 
 def uniform_fisher(params: Any) -> Any:
@@ -91,9 +136,13 @@ def warn_if_unstable(penalty: Penalty, lr: float) -> float:
     return stability
 
 
+def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
+    return list(zip(trees.leaves(one), trees.leaves(two), strict=True))
+
+
 def _folded(params: Any, tasks: list[tuple[Any, Any]]) -> dict[str, Any]:
     """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf."""
-    columns = zip(*(zip(trees.leaves(a), trees.leaves(F), strict=True) for a, F in tasks), strict=True)
+    columns = zip(*(_pairs(a, F) for a, F in tasks), strict=True)
     fishers, anchors, constants = zip(*(kernels.fold(list(column)) for column in columns), strict=True)
     return {
         "fisher": trees.unflatten(params, fishers),

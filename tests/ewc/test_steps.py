@@ -1,0 +1,140 @@
+"""tm.ewc's optimizers: one pass over the parameters against tm.optim on the summed gradients, and the limits of each step."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta import ewc, ops, optim
+from tinymeta.engine import trees
+
+seeds = st.integers(0, 2**32 - 1)
+lams = st.sampled_from([0.0, 0.3, 7.0])
+dtypes = st.sampled_from([np.float32, np.float64])
+MAKERS = {
+    "penalised_sgd": ewc.penalised_sgd,
+    "penalised_adam": ewc.penalised_adam,
+    "proximal_sgd": ewc.proximal_sgd,
+    "proximal_adam": ewc.proximal_adam,
+}
+
+
+def weights(rng, dtype=np.float64):
+    return {"w": rng.normal(size=(3, 2)).astype(dtype), "b": (rng.normal(size=2).astype(dtype),)}
+
+
+def penalty_of(rng, lam, dtype=np.float64, tasks=1):
+    penalty = ewc.Penalty(lam)
+    for _ in range(tasks):
+        fisher = trees.map(lambda w: (w * w).astype(dtype), weights(rng))
+        penalty = penalty.add_task(weights(rng, dtype), fisher)
+    return penalty
+
+
+def loss(params):
+    return ops.sum(ops.sin(params["w"])) + ops.sum(ops.square(params["b"][0] - 1.0))
+
+
+def assert_trees_close(found, expected, rtol=1e-12):
+    trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol=rtol), found, expected)
+
+
+@given(seed=seeds, lam=lams, dtype=dtypes, tasks=st.integers(0, 2))
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_an_explicit_step_is_the_optimizer_on_loss_plus_penalty(name, seed, lam, dtype, tasks):
+    rng = np.random.default_rng(seed)
+    params, penalty = weights(rng, dtype), penalty_of(rng, lam, dtype, tasks)
+    ours, theirs = MAKERS[f"penalised_{name}"](0.05, penalty), getattr(optim, name)(0.05)
+    expected, state, their_state = params, ours.init(params), theirs.init(params)
+    for _ in range(3):
+        params, state = ours.step(params, tm.grad(loss)(params), state)
+        total = trees.map(np.add, tm.grad(loss)(expected), penalty.grad(expected))
+        updates, their_state = theirs.update(total, their_state)
+        expected = optim.apply_updates(expected, updates)
+        assert_trees_close(params, expected, rtol=1e-12 if dtype is np.float64 else 1e-4)
+    assert {w.dtype for w in trees.leaves(params)} == {np.dtype(dtype)}
+    assert state.step == 3
+
+
+@given(seed=seeds, lam=lams)
+@pytest.mark.parametrize("name", MAKERS)
+def test_update_is_the_difference_that_step_makes(name, seed, lam):
+    rng = np.random.default_rng(seed)
+    optimizer, params, grads = MAKERS[name](0.1, penalty_of(rng, lam)), weights(rng), weights(rng)
+    state = optimizer.init(params)
+    updates, by_update = optimizer.update(grads, state, params)
+    after, by_step = optimizer.step(params, grads, state)
+    assert_trees_close(optim.apply_updates(params, updates), after)
+    trees.map(np.testing.assert_array_equal, by_update, by_step)
+
+
+@given(seed=seeds, tasks=st.integers(0, 2))
+@pytest.mark.parametrize("name", ["penalised_sgd", "proximal_sgd"])
+def test_with_lambda_0_they_are_sgd_bit_for_bit(name, seed, tasks):
+    rng = np.random.default_rng(seed)
+    params, grads = weights(rng), weights(rng)
+    optimizer = MAKERS[name](0.1, penalty_of(rng, 0.0, tasks=tasks))
+    after, _ = optimizer.step(params, grads, optimizer.init(params))
+    trees.map(np.testing.assert_array_equal, after, trees.map(lambda w, g: w - 0.1 * g, params, grads))
+
+
+def test_without_a_penalty_proximal_adam_is_adam():
+    rng = np.random.default_rng(0)
+    params = expected = weights(rng)
+    ours, theirs = ewc.proximal_adam(0.1, ewc.Penalty(3.0)), optim.adam(0.1)
+    state, their_state = ours.init(params), theirs.init(params)
+    for _ in range(4):
+        params, state = ours.step(params, tm.grad(loss)(params), state)
+        updates, their_state = theirs.update(tm.grad(loss)(expected), their_state)
+        expected = optim.apply_updates(expected, updates)
+    assert_trees_close(params, expected)
+
+
+@pytest.mark.parametrize("name", ["proximal_sgd", "proximal_adam"])
+@pytest.mark.parametrize("lam", [1.0, 1e3, 1e12])
+def test_a_proximal_step_is_stable_at_any_lambda_and_ends_where_loss_plus_penalty_is_least(name, lam):
+    rng = np.random.default_rng(1)
+    target, anchor, fisher = rng.normal(size=4), rng.normal(size=4), np.array([0.0, 0.5, 1.0, 30.0])
+    penalty = ewc.Penalty(lam).add_task(anchor, fisher)
+    optimizer = MAKERS[name](lambda t: 0.1 / (1 + t / 20), penalty)
+    w = rng.normal(size=4)
+    state = optimizer.init(w)
+    for _ in range(1500):
+        w, state = optimizer.step(w, w - target, state)  # loss ½ |w - target|²
+    np.testing.assert_allclose(w, (target + lam * fisher * anchor) / (1 + lam * fisher), atol=2e-3)
+
+
+def test_the_explicit_step_diverges_where_the_proximal_one_does_not():
+    penalty, w = ewc.Penalty(100.0).add_task(np.zeros(1), np.ones(1)), np.ones(1)
+    explicit, proximal = ewc.penalised_sgd(0.1, penalty), ewc.proximal_sgd(0.1, penalty)
+    far, near = w, w
+    for _ in range(20):
+        far, _ = explicit.step(far, np.zeros(1), explicit.init(w))
+        near, _ = proximal.step(near, np.zeros(1), proximal.init(w))
+    assert abs(far) > 1e10
+    assert abs(near) < 1e-10
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_step_can_be_differentiated_to_second_order(name):
+    rng = np.random.default_rng(2)
+    optimizer, params = MAKERS[name](0.1, penalty_of(rng, 2.0)), weights(rng)
+
+    def after_two_steps(params):
+        state = optimizer.init(params)
+        for _ in range(2):
+            params, state = optimizer.step(params, tm.grad(loss)(params), state)
+        return loss(params)
+
+    tm.check.gradients(after_two_steps, params, order=2)
+
+
+def test_update_needs_the_parameters_and_they_must_fit_the_penalty():
+    rng = np.random.default_rng(0)
+    params = weights(rng)
+    optimizer = ewc.proximal_sgd(0.1, penalty_of(rng, 1.0))
+    with pytest.raises(ValueError, match=r"needs the parameters: update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
+    with pytest.raises(ValueError, match=r"Penalty: params\['w'\] is float64\[4\], expected float64\[3,2\]"):
+        optimizer.step({"w": np.zeros(4), "b": (np.zeros(2),)}, params, optimizer.init(params))
