@@ -27,8 +27,9 @@ def normals(rng, *shape, scale=1.0):
     return np.asarray(scale * rng.normal(size=shape), np.float32)
 
 
-def case(seed, hidden, p, n, T, sizes=(0, 1e-6, 1e-3, 0.5, 30)):
-    """The arguments of unroll_backward up to d_blocks, read-only; |gradient| among the sizes, none near a seam e^-p."""
+def case(seed, hidden, p, n, T):
+    """The arguments of unroll_backward up to d_blocks, read-only; no gradient is near a seam e^-p, and raw ones are not so
+    large that they saturate gates, whose slopes s (1 - s) would then have few digits left to sum."""
     rng, widths = np.random.default_rng(seed), [1 if p is None else 2, *hidden]
     layers = [
         (normals(rng, d + H, 4 * H, scale=(d + H) ** -0.5), normals(rng, 4 * H))
@@ -36,6 +37,7 @@ def case(seed, hidden, p, n, T, sizes=(0, 1e-6, 1e-3, 0.5, 30)):
     ]
     weights = Weights(tuple(layers), normals(rng, widths[-1], scale=widths[-1] ** -0.5), normals(rng))
     blocks, d_blocks = (to_blocks(state_of(rng, hidden, n), n, np.float32) for _ in range(2))
+    sizes = (0, 1e-3, 0.5, 1) if p is None else (0, 1e-6, 1e-3, 0.5, 30)
     gradients = rng.choice(np.float32([-1, 1]), (T, n)) * rng.choice(np.float32(sizes), (T, n))
     for array in (*flat_weights(weights), blocks, gradients, d_blocks):
         array.flags.writeable = False
