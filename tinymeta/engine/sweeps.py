@@ -63,8 +63,12 @@ def _walk(leaves: Sequence[Tensor], outputs: Sequence[Any]) -> tuple[list[Tensor
     return found, outside
 
 
-def pullback(graph: Graph, cotangents: Sequence[Any], record: bool) -> list[Any]:
-    """Cotangents of graph.leaves from those of graph.outputs (None: no cotangent), zeros where there is no path."""
+def pullback(
+    graph: Graph, cotangents: Sequence[Any], record: bool, wanted: dict[Tensor, Any] | None = None
+) -> list[Any]:
+    """Cotangents of graph.leaves from those of graph.outputs (None: no cotangent), zeros where there is no path.
+
+    Nodes that are keys of `wanted` get their cotangents there."""
     totals: dict[Tensor, Any] = {}
     for y, g in zip(graph.outputs, cotangents, strict=True):
         if g is not None and type(y) is Tensor and y in graph.live:
@@ -74,6 +78,8 @@ def pullback(graph: Graph, cotangents: Sequence[Any], record: bool) -> list[Any]
         for node in reversed(graph.nodes):
             g = totals.pop(node, None)
             if g is not None:
+                if wanted is not None and node in wanted:
+                    wanted[node] = g
                 if recorded:
                     THREAD.site = (node.code, node.lasti)
                 _pull_one(node, g, graph.live, totals, record)

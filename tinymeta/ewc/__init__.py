@@ -1,6 +1,7 @@
 """Elastic weight consolidation (Kirkpatrick et al. 2016, arXiv 1612.00796), to be read beside the paper.
 
 fisher_diagonal(net, params, x)                   how much each weight matters to the task just learned
+fisher_rules(net, params, x)                      how each leaf of your net gets its Fisher
 Penalty(lam).add_task(params, fisher)             what it costs to move the weights that mattered, Eq. 3
 Penalty(lam).add_task(params, uniform_fisher(params))   the paper's L2 baseline: all weights matter alike
 Penalty(lam, gamma)                               online EWC, and Huszár's form for gamma = 1
@@ -17,14 +18,15 @@ from .metrics import accuracy_matrix, average_accuracy, backward_transfer, forge
 from .overlap import overlap
 from .path_integral import PathIntegral
 from .penalty import Penalty, masked, uniform_fisher, warn_if_unstable
+from .rules import SlowFisher, fisher_rules
 from .squisher import squisher
 from .steps import PenalisedOptimizer, penalised_adam, penalised_sgd, proximal_adam, proximal_sgd
 from .synapses import mas_importance
 from .units import CONVENTIONS, Convention, standard_lam
 
 __all__ = [
-    "CONVENTIONS", "KINDS", "Convention", "PathIntegral", "PenalisedOptimizer", "Penalty", "accuracy_matrix",
-    "average_accuracy", "backward_transfer", "fisher_diagonal", "forgetting", "forward_transfer", "mas_importance", "masked",
-    "overlap", "penalised_adam", "penalised_sgd", "proximal_adam", "proximal_sgd", "squisher", "standard_lam",
-    "uniform_fisher", "warn_if_unstable",
+    "CONVENTIONS", "KINDS", "Convention", "PathIntegral", "PenalisedOptimizer", "Penalty", "SlowFisher",
+    "accuracy_matrix", "average_accuracy", "backward_transfer", "fisher_diagonal", "fisher_rules", "forgetting",
+    "forward_transfer", "mas_importance", "masked", "overlap", "penalised_adam", "penalised_sgd", "proximal_adam",
+    "proximal_sgd", "squisher", "standard_lam", "uniform_fisher", "warn_if_unstable",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
+from ..engine.batched import Batched
 from ..engine.tensor import Tensor, as_array, describe
 
 Array = np.ndarray
@@ -25,8 +26,19 @@ def check(params: Any, x: Any, kind: str, kinds: Collection[str], batch_size: in
             raise TypeError(f"{_WHO}: params{path} is a Tensor; the Fisher has no derivative, call it on plain arrays")
         if getattr(getattr(w, "dtype", None), "kind", None) != "f":
             raise TypeError(f"{_WHO}: params{path} is {describe(w)}, expected an array of floats; use .astype")
+    if type(x) in (Tensor, Batched):
+        raise TypeError(f"{_WHO}: x is a {type(x).__name__}; the Fisher has no derivative, call it on plain arrays")
     if not hasattr(x, "shape") or x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{_WHO}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
+
+
+def checked_count(samples: Any, available: int) -> int:
+    """How many samples to take."""
+    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or not 1 <= samples <= available:
+        raise ValueError(
+            f"{_WHO}: samples is {samples!r}, expected an int from 1 to {available}, the number of samples"
+        )
+    return int(samples)
 
 
 def checked_labels(y: Any, samples: int, kind: str) -> Array:
@@ -62,11 +74,20 @@ def checked_logits(logits: Any, x: Array, start: int) -> Array:
         raise ValueError(
             f"{_WHO}: the net gave {describe(logits)} for x {describe(x)}, expected float logits of shape [{len(x)},classes]"
         )
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"{_WHO}: the net gave {describe(logits)}, one output per sample, whose softmax is 1 whatever it is; for two classes "
+            "give two logits, (0, z)"
+        )
     wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if wrong.size:
         n = int(wrong[0])
         raise ValueError(
             f"{_WHO}: the logits of sample {start + n} are not finite ({logits[n]}); look for NaN in x and params"
+        )
+    if (logits > 0).all() and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=1e-5):
+        raise ValueError(
+            f"{_WHO}: the net gave probabilities (positive, each row sums to 1), expected logits; leave out the softmax"
         )
     return logits
 
@@ -77,7 +98,7 @@ def check_unmixed(again: Any, logits: Array) -> None:
     if change > np.cbrt(np.finfo(logits.dtype).eps) * np.max(np.abs(logits)):
         raise ValueError(
             f"{_WHO}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
-            "no score is its own; use a net without batch statistics and without dropout"
+            "no score is its own; use a net without batch statistics (batch norm as in evaluation) and without dropout"
         )
 
 
