@@ -4,102 +4,20 @@ import warnings
 
 import numpy as np
 import pytest
+from ewc.every_rule import NETS, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
-from tinymeta.ewc import rules
-from tinymeta.ewc.by_layer import GRADIENTS, PATCHES, POSITIONS, ROWS, UNUSED
+from tinymeta.ewc import sums
+from tinymeta.ewc.by_layer import GRADIENTS, ROWS, UNUSED
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 6)
 
 
-def draw(rng, *shape):
-    return rng.normal(size=shape)
-
-
-# ---- nets: (params, x) from a generator and a number of samples, the function, and the rule of each leaf ----
-
-
-def dense(rng, n):
-    return {"w": draw(rng, 4, 3), "b": draw(rng, 3), "s": draw(rng, 1, 4), "v": draw(rng, 3, 4)}, draw(rng, n, 4)
-
-
-def of_images(rng, n):
-    params = {"w": draw(rng, 4, 2, 2, 3), "b": draw(rng, 4, 1, 1), "gamma": draw(rng, 4), "beta": draw(rng, 4)}
-    return params | {"head": nets.Layer(draw(rng, 4, 3), draw(rng, 3))}, draw(rng, n, 2, 5, 6)
-
-
-def of_sequences(rng, n):
-    params = {"x": draw(rng, 3, 8), "h": draw(rng, 2, 8), "b": draw(rng, 8), "head": draw(rng, 2, 3)}
-    return params, draw(rng, n, 4, 3)
-
-
-def convnet(p, x):
-    """Convolution with a bias, batch norm with given statistics, pooling, a linear head."""
-    mean, var = np.array([0.1, -0.2, 0.3, 0.0]), np.array([0.5, 1.0, 2.0, 1.5])
-    z = ops.conv2d(x, p["w"], stride=(1, 2), padding=1) + p["b"]
-    z = (z - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None]
-    z = ops.relu(z * p["gamma"][:, None, None] + p["beta"][:, None, None])
-    z = ops.max_pool2d(z, 2)
-    return ops.mean(z, axis=(2, 3)) @ p["head"].w + p["head"].b
-
-
-def conv_twice(p, x):
-    """One kernel on two scales, and its positions summed over both before the square."""
-    two = [ops.conv2d(x, p["w"], stride=s) for s in (1, 2)]
-    return sum(ops.mean(ops.tanh(z), axis=(2, 3)) for z in two) @ p["head"].w
-
-
-def lstm(p, x):
-    h = c = np.zeros((len(x), 2))
-    for t in range(x.shape[1]):
-        i, f, o, g = ops.split(x[:, t] @ p["x"] + h @ p["h"] + p["b"], 4, axis=1)
-        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-        h = ops.sigmoid(o) * ops.tanh(c)
-    return h @ p["head"]
-
-
-def attention(p, x):
-    """Time inside the square: every position enters through x @ w, and positions see one another."""
-    q, k, v, _ = ops.split(x @ p["x"], 4, axis=-1)
-    weights = ops.softmax(q @ ops.swapaxes(k, -1, -2) / np.sqrt(2))
-    return ops.mean(weights @ v, axis=1) @ p["head"]
-
-
-NETS = {
-    "linear": (dense, lambda p, x: x @ p["w"], {"w": ROWS}),
-    "bias": (dense, lambda p, x: x @ p["w"] + p["b"], {"w": ROWS, "b": GRADIENTS}),
-    "transposed": (dense, lambda p, x: x @ p["v"].T, {"v": ROWS}),
-    "left": (dense, lambda p, x: (p["v"] @ x.T).T, {"v": ROWS}),
-    "reshaped": (dense, lambda p, x: x @ p["v"].reshape(4, 3), {"v": ROWS}),
-    "tensordot": (dense, lambda p, x: np.tensordot(x, p["v"], ([1], [1])), {"v": ROWS}),
-    "hidden": (dense, lambda p, x: ops.tanh(x @ p["w"]) @ p["v"] @ np.eye(4, 3), {"w": ROWS, "v": ROWS}),
-    "normalised": (dense, lambda p, x: ops.log_softmax(x @ p["w"]), {"w": ROWS}),
-    "gated": (dense, lambda p, x: (x * p["s"]) @ p["w"] + p["b"], {"w": ROWS, "s": GRADIENTS, "b": GRADIENTS}),
-    "added twice": (dense, lambda p, x: (x @ p["w"] + p["b"]) * 2 + p["b"], {"w": ROWS, "b": GRADIENTS}),
-    "leaky": (dense, lambda p, x: np.where(x > 0, x, 0.1 * x).reshape(len(x), -1) @ p["w"], {"w": ROWS}),
-    "used twice": (dense, lambda p, x: x @ p["w"] + ops.square(x) @ p["w"], {"w": POSITIONS}),
-    "scaled": (dense, lambda p, x: x @ (2.0 * p["w"]), {"w": GRADIENTS}),
-    "tied": (dense, lambda p, x: ops.tanh(x @ p["w"]) @ p["w"].T @ p["w"], {"w": GRADIENTS}),
-    "product": (dense, lambda p, x: x @ (p["w"] @ p["v"]) @ np.eye(4, 3), {"w": POSITIONS, "v": POSITIONS}),
-    "einsum": (dense, lambda p, x: np.einsum("ni,io->no", x, p["w"]), {"w": GRADIENTS}),
-    "pairs": (dense, lambda p, x: (x.reshape(len(x), 2, 2) @ p["w"][:2]).sum(axis=1), {"w": GRADIENTS}),
-    "time": (of_sequences, lambda p, x: (ops.tanh(x @ p["x"])).sum(axis=1)[:, :3], {"x": POSITIONS}),
-    "lstm": (of_sequences, lstm, {"x": POSITIONS, "h": POSITIONS, "b": GRADIENTS, "head": ROWS}),
-    "attention": (of_sequences, attention, {"x": POSITIONS, "head": ROWS}),
-    "conv": (of_images, convnet, {"w": PATCHES, "b": GRADIENTS, "gamma": GRADIENTS, "beta": GRADIENTS}),
-    "conv twice": (of_images, conv_twice, {"w": PATCHES}),
-    "views": (dense, lambda p, x: x.view() @ p["w"], dict.fromkeys("wbsv", rules.ONE_BY_ONE)),
-    "two-faced": (
-        dense,
-        lambda p, x: (x if isinstance(x, np.ndarray) else 2 * x) @ p["w"],
-        dict.fromkeys("wbsv", rules.ONE_BY_ONE),
-    ),
-}
 quiet = pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")
 
 
@@ -137,7 +55,7 @@ def test_every_rule_equals_the_loop_and_the_per_sample_gradients(name, seed, cou
     params, x = make(np.random.default_rng(seed), count)
     found = ewc.fisher_diagonal(net, params, x)
     assert_trees_close(found, by_loop(net, params, x))
-    if rules.ONE_BY_ONE not in NETS[name][2].values():
+    if sums.ONE_BY_ONE not in NETS[name][2].values():
         assert_trees_close(found, by_vmap(net, params, x))
 
 
@@ -167,7 +85,7 @@ def test_neither_blocks_nor_batches_change_anything(name, seed, kind):
     for other in found[1:]:
         trees.map(np.testing.assert_array_equal, found[0], other)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "BLOCK_BYTES", 1)
+        patch.setattr(sums, "BLOCK_BYTES", 1)
         blocks_of_one = ewc.fisher_diagonal(net, params, x, y, kind, rng=np.random.default_rng(1))
     assert_trees_close(blocks_of_one, found[0], rtol=1e-12)
 

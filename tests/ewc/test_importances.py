@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from ewc.every_rule import NETS
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymeta as tm
@@ -75,16 +76,28 @@ def test_other_trees_are_refused():
 # ---- memory aware synapses ----
 
 
-@given(seed=seeds, count=st.integers(1, 6), batch_size=st.integers(1, 7))
-def test_mas_is_the_mean_of_absolute_gradients(seed, count, batch_size):
-    rng = np.random.default_rng(seed)
-    params = nets.init_mlp(rng, (3, 4, 2), dtype=np.float64)
-    x = rng.normal(size=(count, 3))
+@pytest.mark.parametrize("name", [name for name in NETS if name != "two-faced"])
+@pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")
+@settings(max_examples=4)
+@given(seed=seeds, count=st.integers(1, 5))
+def test_mas_is_the_mean_of_absolute_gradients_by_every_rule(name, seed, count):
+    make, net, _ = NETS[name]
+    params, x = make(np.random.default_rng(seed), count)
     expected = trees.map(np.zeros_like, params)
     for n in range(count):
-        g = tm.grad(lambda p: np.sum(nets.mlp(p, x[n : n + 1]) ** 2))(params)  # noqa: B023
+        g = tm.grad(lambda p: np.sum(net(p, x[n : n + 1]) ** 2))(params)  # noqa: B023
         expected = trees.map(lambda t, g: t + np.abs(g) / count, expected, g)
-    assert_trees_close(ewc.mas_importance(nets.mlp, params, x, batch_size=batch_size), expected)
+    assert_trees_close(ewc.mas_importance(net, params, x), expected)
+
+
+def test_mas_takes_any_outputs_and_refuses_what_mixes_samples():
+    rng = np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (3, 4, 1), dtype=np.float64), rng.normal(size=(5, 3))
+    assert ewc.mas_importance(nets.mlp, params, x)[1].b > 0
+    with pytest.raises(ValueError, match="mas_importance: the logits of a sample change by"):
+        ewc.mas_importance(lambda p, x: nets.mlp(p, x - ops.mean(x, axis=0)), params, x)
+    with pytest.raises(ValueError, match="at least one sample"):
+        ewc.mas_importance(nets.mlp, params, x[:0])
 
 
 # ---- Adam's second moment ----

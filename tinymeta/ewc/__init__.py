@@ -18,9 +18,9 @@ from .metrics import accuracy_matrix, average_accuracy, backward_transfer, forge
 from .overlap import overlap
 from .path_integral import PathIntegral
 from .penalty import Penalty, masked, uniform_fisher, warn_if_unstable
-from .rules import SlowFisher, fisher_rules
 from .squisher import squisher
 from .steps import PenalisedOptimizer, penalised_adam, penalised_sgd, proximal_adam, proximal_sgd
+from .sums import SlowFisher, fisher_rules
 from .synapses import mas_importance
 from .units import CONVENTIONS, Convention, standard_lam
 

@@ -12,31 +12,35 @@ from ..engine.batched import Batched
 from ..engine.tensor import Tensor, as_array, describe
 
 Array = np.ndarray
-_WHO = "fisher_diagonal"
+FISHER = "fisher_diagonal"
 
 
-def check(params: Any, x: Any, kind: str, kinds: Collection[str], batch_size: int) -> None:
-    """The kind, the batch size, params as float arrays, x as an array of at least one sample."""
+def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
+    """One of the kinds, and a batch of at least one sample."""
     if kind not in kinds:
-        raise ValueError(f"{_WHO}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
+        raise ValueError(f"{FISHER}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
     if batch_size < 1:
-        raise ValueError(f"{_WHO}: batch_size is {batch_size}, expected 1 or more")
+        raise ValueError(f"{FISHER}: batch_size is {batch_size}, expected 1 or more")
+
+
+def check(params: Any, x: Any, who: str = FISHER) -> None:
+    """params as float arrays, x as an array of at least one sample."""
     for path, w in trees.items(params):
         if type(w) is Tensor:
-            raise TypeError(f"{_WHO}: params{path} is a Tensor; the Fisher has no derivative, call it on plain arrays")
+            raise TypeError(f"{who}: params{path} is a Tensor; the Fisher has no derivative, call it on plain arrays")
         if getattr(getattr(w, "dtype", None), "kind", None) != "f":
-            raise TypeError(f"{_WHO}: params{path} is {describe(w)}, expected an array of floats; use .astype")
+            raise TypeError(f"{who}: params{path} is {describe(w)}, expected an array of floats; use .astype")
     if type(x) in (Tensor, Batched):
-        raise TypeError(f"{_WHO}: x is a {type(x).__name__}; the Fisher has no derivative, call it on plain arrays")
+        raise TypeError(f"{who}: x is a {type(x).__name__}; the Fisher has no derivative, call it on plain arrays")
     if not hasattr(x, "shape") or x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"{_WHO}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
+        raise ValueError(f"{who}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
 
 
 def checked_count(samples: Any, available: int) -> int:
     """How many samples to take."""
     if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or not 1 <= samples <= available:
         raise ValueError(
-            f"{_WHO}: samples is {samples!r}, expected an int from 1 to {available}, the number of samples"
+            f"{FISHER}: samples is {samples!r}, expected an int from 1 to {available}, the number of samples"
         )
     return int(samples)
 
@@ -44,12 +48,12 @@ def checked_count(samples: Any, available: int) -> int:
 def checked_labels(y: Any, samples: int, kind: str) -> Array:
     """y as an integer array (samples,)."""
     if y is None:
-        raise ValueError(f"{_WHO}: kind {kind!r} needs the labels y; kinds 'exact' and 'sampled' do without")
+        raise ValueError(f"{FISHER}: kind {kind!r} needs the labels y; kinds 'exact' and 'sampled' do without")
     labels = as_array(y)
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{_WHO}: y is {describe(labels)}, expected integer labels of shape [{samples}]")
+        raise TypeError(f"{FISHER}: y is {describe(labels)}, expected integer labels of shape [{samples}]")
     if labels.shape != (samples,):
-        raise ValueError(f"{_WHO}: y is {describe(labels)}, expected one label per sample, shape [{samples}]")
+        raise ValueError(f"{FISHER}: y is {describe(labels)}, expected one label per sample, shape [{samples}]")
     return labels
 
 
@@ -59,55 +63,61 @@ def check_range(labels: Array, classes: int, start: int) -> None:
     if wrong.size:
         n = int(wrong[0])
         raise ValueError(
-            f"{_WHO}: the label of sample {start + n} is {labels[n]}, expected 0 to {classes - 1}, for the net has "
+            f"{FISHER}: the label of sample {start + n} is {labels[n]}, expected 0 to {classes - 1}, for the net has "
             f"{classes} outputs"
         )
 
 
 def checked_logits(logits: Any, x: Array, start: int) -> Array:
-    """Finite float logits (N, C) for x (N, ...); `start` is the number of the first sample."""
-    if type(logits) is Tensor:
-        raise TypeError(
-            f"{_WHO}: the net uses a Tensor from outside; the Fisher has no derivative, call it on plain arrays"
-        )
-    if getattr(getattr(logits, "dtype", None), "kind", None) != "f" or logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(
-            f"{_WHO}: the net gave {describe(logits)} for x {describe(x)}, expected float logits of shape [{len(x)},classes]"
-        )
+    """Finite float logits (N, C) for x (N, ...), C >= 2; `start` is the number of the first sample."""
+    logits = checked_outputs(logits, x, start)
     if logits.shape[1] < 2:
         raise ValueError(
-            f"{_WHO}: the net gave {describe(logits)}, one output per sample, whose softmax is 1 whatever it is; for two classes "
+            f"{FISHER}: the net gave {describe(logits)}, one output per sample, whose softmax is 1 whatever it is; for two classes "
             "give two logits, (0, z)"
-        )
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if wrong.size:
-        n = int(wrong[0])
-        raise ValueError(
-            f"{_WHO}: the logits of sample {start + n} are not finite ({logits[n]}); look for NaN in x and params"
         )
     if (logits > 0).all() and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=1e-5):
         raise ValueError(
-            f"{_WHO}: the net gave probabilities (positive, each row sums to 1), expected logits; leave out the softmax"
+            f"{FISHER}: the net gave probabilities (positive, each row sums to 1), expected logits; leave out the softmax"
         )
     return logits
 
 
-def check_unmixed(again: Any, logits: Array) -> None:
+def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Array:
+    """Finite floats (N, C) for x (N, ...)."""
+    if type(outputs) is Tensor:
+        raise TypeError(
+            f"{who}: the net uses a Tensor from outside; the Fisher has no derivative, call it on plain arrays"
+        )
+    if getattr(getattr(outputs, "dtype", None), "kind", None) != "f" or outputs.ndim != 2 or len(outputs) != len(x):
+        raise ValueError(
+            f"{who}: the net gave {describe(outputs)} for x {describe(x)}, expected float logits of shape [{len(x)},classes]"
+        )
+    wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if wrong.size:
+        n = int(wrong[0])
+        raise ValueError(
+            f"{who}: the logits of sample {start + n} are not finite ({outputs[n]}); look for NaN in x and params"
+        )
+    return outputs
+
+
+def check_unmixed(again: Any, logits: Array, who: str = FISHER) -> None:
     """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
     change = np.max(np.abs(again - logits[: len(again)]), initial=0.0)
     if change > np.cbrt(np.finfo(logits.dtype).eps) * np.max(np.abs(logits)):
         raise ValueError(
-            f"{_WHO}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
+            f"{who}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
             "no score is its own; use a net without batch statistics (batch norm as in evaluation) and without dropout"
         )
 
 
-def checked_result(fisher: Any) -> Any:
+def checked_result(fisher: Any, who: str = FISHER) -> Any:
     """The Fisher, all finite."""
     for path, F in trees.items(fisher):
         if not np.isfinite(F).all():
             raise ValueError(
-                f"{_WHO}: the result at params{path} overflows {F.dtype}; scale x down or use float64 params"
+                f"{who}: the result at params{path} overflows {F.dtype}; scale x down or use float64 params"
             )
     return fisher
 

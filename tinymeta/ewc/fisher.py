@@ -18,14 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from ..engine.transforms import vjp
 from ..kernels import fisher as kernels
 from . import arguments
-from .by_layer import reduced
-from .rules import blocks
+from .sums import CHECKED, gradients_of_sum, mean_over_samples, means
 
 Array = np.ndarray
-CHECKED = 8  # samples of each block whose logits are compared with those that the net gives for all of them together
 
 # kind -> columns S (V, N, C) of output scores, from the logits and what is given per sample: labels, or uniforms to draw them
 KINDS: dict[str, Callable[[Array, Any], Array]] = {
@@ -60,70 +57,37 @@ def fisher_diagonal(
     TypeError unless params are float arrays and labels integers. ValueError for no samples, labels that are missing or out of
     range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does.
     """
-    arguments.check(params, x, kind, KINDS, batch_size)
+    arguments.check(params, x)
+    arguments.check_kind(kind, KINDS, batch_size)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
     rng = rng or np.random.default_rng(0)
     if samples is not None:
         chosen = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))
         x, labels = x[chosen], None if labels is None else labels[chosen]
     given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x) if labels is None else labels
-    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
+
+    def columns(logits: Any, block: Array, start: int) -> Array:
+        logits, rows = arguments.checked_logits(logits, block, start), slice(start, start + len(block))
+        if kind in LABELLED:
+            arguments.check_range(given[rows], logits.shape[1], start)
+        return KINDS[kind](logits, given[rows])
+
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
         arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], 0)
-        rows, together = (batch_size, False) if kind == "batched" else blocks(net, params, x)
-        squares = _squares_of_sum if kind == "batched" else _squares_together if together else _squares_one_by_one
-        for start in range(0, len(x), rows):
-            at = slice(start, start + rows)
-            for total, term in zip(totals, squares(net, params, x[at], _columns(kind, given[at], start)), strict=True):
-                total += term
-        leaves = [(t / len(x)).astype(w.dtype) for t, w in zip(totals, trees.leaves(params), strict=True)]
-    return arguments.checked_result(trees.unflatten(params, leaves))
+        if kind == "batched":
+            fisher = _of_batches(net, params, x, columns, batch_size)
+        else:
+            fisher = mean_over_samples(arguments.FISHER, net, params, x, columns)
+    return arguments.checked_result(fisher)
 
 
-def _columns(kind: str, given: Array, start: int) -> Callable[[Any, Array], Array]:
-    """S (V, n, C) of a block of samples x, the first of which has the number `start`, from its logits, which are checked."""
-
-    def columns(logits: Any, x: Array) -> Array:
-        logits = arguments.checked_logits(logits, x, start)
-        if kind in LABELLED:
-            arguments.check_range(given, logits.shape[1], start)
-        return KINDS[kind](logits, given)
-
-    return columns
-
-
-# ---- per leaf Σ_n Σ_v score² over the samples x, three ways ----
-
-
-def _squares_together(net: Callable, params: Any, x: Array, columns: Callable) -> list[Array]:
-    """All samples at once, each by itself in a vmap."""
-
-    def checked(logits: Array) -> Array:
-        found = columns(logits, x)
-        arguments.check_unmixed(net(params, x[:CHECKED]), logits)
-        return found
-
-    return reduced(net, params, x, checked)
-
-
-def _squares_one_by_one(net: Callable, params: Any, x: Array, columns: Callable) -> list[Array]:
-    """For nets that cannot be looked into: one gradient per sample and column."""
-    logits = net(params, x)
-    found, totals = columns(logits, x), None
-    for n in range(len(x)):
-        terms = _squared_sums(net, params, x[n : n + 1], logits[n : n + 1], found[:, n : n + 1])
-        totals = terms if totals is None else [t + term for t, term in zip(totals, terms, strict=True)]
-    return totals or []
-
-
-def _squares_of_sum(net: Callable, params: Any, x: Array, columns: Callable) -> list[Array]:
-    """Σ_v (Σ_n score)²: the scores of all samples in x are summed before they are squared."""
-    logits = net(params, x)
-    return _squared_sums(net, params, x, logits, columns(logits, x))
-
-
-def _squared_sums(net: Callable, params: Any, x: Array, logits: Array, columns: Array) -> list[Array]:
-    again, pull = vjp(lambda p: net(p, x), params)
-    arguments.check_unmixed(again, logits)
-    scores = [trees.leaves(pull(column)[0]) for column in columns]
-    return [sum(np.square(g, dtype=np.float64) for g in of_leaf) for of_leaf in zip(*scores, strict=True)]
+def _of_batches(net: Callable, params: Any, x: Array, columns: Callable, batch_size: int) -> Any:
+    """The scores of a batch are summed before they are squared."""
+    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
+    for start in range(0, len(x), batch_size):
+        block = x[start : start + batch_size]
+        logits = net(params, block)
+        scores = gradients_of_sum(arguments.FISHER, net, params, block, logits, columns(logits, block, start))
+        for total, (g,) in zip(totals, scores, strict=True):
+            total += np.square(g, dtype=np.float64)
+    return means(totals, len(x), params)

@@ -7,23 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
-from ..engine import trees
-from ..engine.batch import vmap
-from ..engine.transforms import grad
+from . import arguments
+from .by_layer import Reduction
+from .sums import CHECKED, mean_over_samples
 
 Array = np.ndarray
+WHO = "mas_importance"
+ABSOLUTES = Reduction(
+    lambda A, S: np.abs(A).T @ np.abs(S).sum(axis=0),
+    lambda A, D: np.abs(np.swapaxes(A, 1, 2) @ D).sum(axis=0),
+    lambda U, D: np.abs(D @ np.swapaxes(U, 1, 2)).sum(axis=0),
+    lambda g: np.add.reduce(np.abs(g), axis=0, dtype=np.float64),
+)
 
 
-def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array, batch_size: int = 128) -> Any:
-    """Ω = mean_n |∂ ‖net(params, x_n)‖² / ∂θ| (section 4.1), a tree like `params`; x (N, ...) needs no labels.
+def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
+    """Ω = mean_n |∂ ‖net(params, x_n)‖² / ∂θ| (section 4.1), a tree like `params`; x (N, ...), any float outputs (N, C).
 
     The absolute value is per sample. Tasks add up: Penalty(2 lam, gamma=1.0).add_task(params, Ω) is the paper's λ Σ Ω (θ - θ*)².
+    Errors and the SlowFisher warning as in fisher_diagonal.
     """
-    norms = vmap(grad(lambda p, one: ops.sum(ops.square(net(p, one[None])))), (None, 0))
-    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
-    for start in range(0, len(x), batch_size):
-        for total, g in zip(totals, trees.leaves(norms(params, x[start : start + batch_size])), strict=True):
-            total += np.abs(g).sum(axis=0, dtype=np.float64)
-    leaves = [(t / len(x)).astype(w.dtype) for t, w in zip(totals, trees.leaves(params), strict=True)]
-    return trees.unflatten(params, leaves)
+    arguments.check(params, x, WHO)
+
+    def columns(outputs: Any, block: Array, start: int) -> Array:
+        return 2 * arguments.checked_outputs(outputs, block, start, WHO)[None]  # ∂ ‖z‖² / ∂z
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], 0, WHO)
+        return arguments.checked_result(mean_over_samples(WHO, net, params, x, columns, ABSOLUTES), WHO)

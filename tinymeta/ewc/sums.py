@@ -1,0 +1,134 @@
+"""Sums over samples of a function of each sample's gradient, for any net: by layer where that is possible, in bounded memory.
+
+What is slow is never silent: `fisher_rules` tells how each leaf is served, and a SlowFisher warning names what takes a gradient per
+sample where that is more work than the rest of the net.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..engine import trees
+from ..engine.transforms import vjp
+from . import arguments
+from .by_layer import GRADIENTS, SQUARES, Plan, Reduction, plan, reduced
+
+Array = np.ndarray
+Columns = Callable[[Any, Array, int], Array]
+"""Cotangents S (V, n, C) from the outputs of a block of samples, the samples (n, ...), and the number of the first."""
+
+ONE_BY_ONE = "one gradient per sample and label"
+BLOCK_BYTES = 24_000_000
+MOST_SAMPLES = 1024  # at a time: more would not be faster
+CHECKED = 8  # samples of each block whose outputs are compared with those that the net gives for all of them together
+
+
+class SlowFisher(UserWarning):
+    """Leaves whose Fisher takes a gradient per sample, where that is more work than the rest of the net."""
+
+
+def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
+    """By which rule fisher_diagonal serves each leaf, as text in a tree like `params`; x (N, ...) as there, of which it runs one.
+
+    linear, convolution        from the layer's inputs and output cotangents; "summed over positions" inside the square
+    per-sample gradients       formed for a block of samples at once: fast for vectors, slow for matrices (a SlowFisher warning)
+    one gradient per sample and label   for all leaves of a net that does not run inside tm.vmap (a SlowFisher warning)
+    unused                     F = 0
+    """
+    arguments.check(params, x)
+    found = _plan(net, params, x[:1])
+    rules = found.rules if isinstance(found, Plan) else [ONE_BY_ONE for _ in trees.leaves(params)]
+    return trees.unflatten(params, rules)
+
+
+def mean_over_samples(
+    who: str, net: Callable, params: Any, x: Array, columns: Columns, reduction: Reduction = SQUARES
+) -> Any:
+    """mean_n Σ_v φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), a tree like `params` in its dtypes; z (N, C) the outputs for x (N, ...)."""
+    rows, together = _blocks(who, net, params, x)
+    form = _together if together else _one_by_one
+    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
+        terms = form(who, net, params, block, lambda z, block=block, start=start: columns(z, block, start), reduction)
+        for total, term in zip(totals, terms, strict=True):
+            total += term
+    return means(totals, len(x), params)
+
+
+def means(totals: list[Array], n: int, params: Any) -> Any:
+    """Totals per leaf as means over n samples, in the tree and the dtypes of `params`."""
+    leaves = [(t / n).astype(w.dtype) for t, w in zip(totals, trees.leaves(params), strict=True)]
+    return trees.unflatten(params, leaves)
+
+
+def _together(who: str, net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction) -> list[Array]:
+    """All samples at once, each by itself in a vmap."""
+
+    def checked(outputs: Array) -> Array:
+        found = columns(outputs)
+        arguments.check_unmixed(net(params, x[:CHECKED]), outputs, who)
+        return found
+
+    return reduced(net, params, x, checked, reduction)
+
+
+def _one_by_one(who: str, net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction) -> list[Array]:
+    """For nets that cannot be looked into."""
+    outputs = net(params, x)
+    found = columns(outputs)
+    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
+    for n in range(len(x)):
+        one = slice(n, n + 1)
+        for total, g in zip(
+            totals, gradients_of_sum(who, net, params, x[one], outputs[one], found[:, one]), strict=True
+        ):
+            total += reduction.gradients(g)
+    return totals
+
+
+def gradients_of_sum(who: str, net: Callable, params: Any, x: Array, outputs: Array, columns: Array) -> list[Array]:
+    """Per leaf (V, ...): for each column (V, n, C) one gradient, of the sum over the samples x."""
+    again, pull = vjp(lambda p: net(p, x), params)
+    arguments.check_unmixed(again, outputs, who)
+    return [np.stack(leaf) for leaf in zip(*(trees.leaves(pull(column)[0]) for column in columns), strict=True)]
+
+
+# ---- how it will go ----
+
+
+def _blocks(who: str, net: Callable, params: Any, x: Array) -> tuple[int, bool]:
+    """(samples at a time, whether they go together), with a SlowFisher warning for what is slow."""
+    found = _plan(net, params, x[:1])
+    if not isinstance(found, Plan):
+        _warn(who, f"takes one gradient per sample and label, because the net does not run inside tm.vmap: {found}")
+        return MOST_SAMPLES, False
+    leaves = zip(trees.items(params), found.rules, strict=True)
+    slow = [f"params{path}" for (path, w), rule in leaves if rule == GRADIENTS and w.size > found.values]
+    if slow:
+        _warn(
+            who,
+            f"forms a gradient per sample for {', '.join(slow)}, which takes longer than the rest of the net; let them enter as "
+            "w in x @ w or conv2d(x, w), once or several times in the same way",
+        )
+    itemsize = max((w.dtype.itemsize for w in trees.leaves(params)), default=8)
+    return max(1, min(MOST_SAMPLES, BLOCK_BYTES // (itemsize * max(1, found.values + sum(found.numbers))))), True
+
+
+def _plan(net: Callable, params: Any, one: Array) -> Plan | str:
+    """The plan, or in a sentence why the net cannot be looked into."""
+    try:
+        found = plan(net, params, one)
+    except Exception as error:  # whatever a function of plain arrays raises when it is given something else
+        return f"{type(error).__name__}: {error}"
+    tolerance = float(np.cbrt(np.finfo(found.outputs.dtype).eps))
+    same = np.allclose(found.outputs, net(params, one), rtol=tolerance, atol=tolerance)
+    return found if same else "there its outputs are others"
+
+
+def _warn(who: str, sentence: str) -> None:
+    warnings.warn(f"{who} {sentence} (see ewc.fisher_rules)", SlowFisher, stacklevel=5)
