@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"kernels"}, {"engine"}, {"ops"}, {"check", "nets", "optim"}, {"l2l", "maml", "ewc"}, {"data", "lab"}, {"experiments"}, {"cli"},
+    {"kernels"}, {"engine"}, {"ops"}, {"check", "nets", "optim"}, {"l2l", "maml", "ewc", "rl"},
+    {"data", "lab"}, {"experiments"}, {"cli"},
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 SOURCES = [p for p in (ROOT / "tinymeta").rglob("*.py") if p != ROOT / "tinymeta/__init__.py"] + list(

@@ -1,0 +1,132 @@
+"""MAML for reinforcement learning: 2-D navigation, Figure 4 and Table 4 of 1703.03400 (section 5.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinymeta import rl
+from tinymeta.experiments import maml_rl
+from tinymeta.lab import Claim, Experiment, Outcome, Run, figures, stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PUBLISHED = {  # average returns of 40 goals after 0, 1, ... updates
+    "MAML": [-40.41, -11.68, -3.33, -3.23, -3.35],
+    "pretrained": [-40.81, -19.73, -11.72, -8.47, -7.49],
+    "random": [-82.66, -57.96, -53.84, -46.81, -42.91],
+    "oracle": [-2.29],
+}
+SOURCE = "results files of the authors' code (cbfinn/maml_rl, icml/)"
+SHOWN = 2  # goals whose paths are drawn
+
+
+@dataclass(frozen=True)
+class Config(maml_rl.RLConfig):
+    """The published returns are of rewards -‖x - goal‖, as in the authors' code; the paper's text squares the distance."""
+
+    reward: str = "distance"
+    arrival: str = "box"
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.world()  # which checks its settings
+
+    def world(self) -> rl.Navigation:
+        return rl.Navigation(self.horizon, self.reward, self.arrival, self.rescale)
+
+
+def train(config: Config, run: Run) -> Outcome:
+    """Meta-train, pretrain and train the oracle; then adapt each to the same goals."""
+    world = config.world()
+    oracle = replace(world, tell_goal=True)
+    policies = {
+        "MAML": maml_rl.meta_train(config, run, world, "maml", adapts=True),
+        "pretrained": maml_rl.meta_train(config, run, world, "pretrained", adapts=False),
+        "random": maml_rl.first_policy(config, world),
+    }
+    found = {name: maml_rl.returns_after_updates(config, world, p, config.updates) for name, p in policies.items()}
+    told = maml_rl.meta_train(config, run, oracle, "oracle", adapts=False)
+    found["oracle"] = maml_rl.returns_after_updates(config, oracle, told, 0)
+    known = PUBLISHED if world == rl.Navigation() else {}
+    rows = [row for name, returns in found.items() for row in maml_rl.rows(name, returns, known.get(name, []), SOURCE)]
+    series = {"returns": maml_rl.curves(found), "paths": _paths(config, world, policies["MAML"])}
+    return Outcome(rows, _claims(found), series)
+
+
+def _claims(found: dict[str, NDArray]) -> list[Claim]:
+    ours, theirs = found["MAML"][:, 1], found["pretrained"][:, 1]
+    difference, ci = maml_rl.mean_ci95(ours - theirs)
+    detail = f"{ours.mean():.2f} against {theirs.mean():.2f}; difference on the same goals {difference:.2f} ± {ci:.2f}"
+    sentence = "After one update MAML's return is above the pretrained policy's"
+    gain, gain_ci = maml_rl.mean_ci95(found["MAML"][:, -1] - found["MAML"][:, 1])
+    further = f"{gain:.2f} ± {gain_ci:.2f} higher after {found['MAML'].shape[1] - 1} updates"
+    return [
+        Claim(sentence, bool(difference > ci), detail),
+        Claim("MAML goes on improving after the one update that it was trained for", bool(gain > gain_ci), further),
+    ]
+
+
+def _paths(config: Config, world: rl.Navigation, policy: rl.Policy) -> list[dict[str, Any]]:
+    """For the figure: one walk to each of a few goals before and after the first update."""
+    rng = stream(config.seed, "paths")
+    goals = world.goals(rng, SHOWN)
+    before = world.sample(policy, goals, config.test_episodes, rng)
+    adapted = rl.adapt_policy(policy, rl.transitions(before, config.discount), config.inner_lr, order=1)
+    after = world.sample(adapted, goals, 1, rng)
+    return [{"goal": goal, "before": _walk(before, k), "after": _walk(after, k)} for k, goal in enumerate(goals)]
+
+
+def _walk(episodes: rl.Episodes, task: int) -> NDArray:
+    return episodes.observations[task, 0][episodes.alive[task, 0]]
+
+
+def draw(outcome: Outcome) -> dict[str, Figure]:
+    """`returns` after Figure 4 (top) of the paper, `paths` after Figure 4 (bottom)."""
+    caption = "Average return on new goals after each update; the oracle is told the goal. 95 % bands."
+    return {
+        "returns": maml_rl.draw_returns(outcome.series["returns"], caption),
+        "paths": _draw_paths(outcome.series["paths"]),
+    }
+
+
+def _draw_paths(tasks: list[dict[str, Any]]) -> Figure:
+    caption = "Walks from the origin before and after MAML's first update."
+    figure, axes = figures.subplots(1, len(tasks), height=3.2, caption=caption, sharex=True, sharey=True, squeeze=False)
+    for panel, task in zip(axes[0], tasks, strict=True):
+        for name, colour in (("before", figures.GREY), ("after", figures.VERMILION)):
+            panel.plot(*np.array(task[name]).T, color=colour, label=f"{name} the update")
+        panel.plot(*task["goal"], "*", color=figures.PURPLE, markersize=12, label="goal", linestyle="none")
+        panel.set(xlabel="x", aspect="equal")
+    axes[0][0].set_ylabel("y")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    name="maml-nav2d",
+    title="MAML: walking to a goal that only rewards tell of",
+    paper="Finn, Abbeel, Levine 2017, arXiv 1703.03400, section 5.3",
+    summary=(
+        "Each task is a point in the plane to be walked to; the policy is told its own position only. MAML trains a policy that one "
+        "policy gradient step on a few walks turns towards the goal; the outer loop is TRPO through that step."
+    ),
+    how_to_read=(
+        "Higher is better; 0 is perfect, standing still costs about 38. Look at the first update: MAML's return jumps, that of a "
+        "policy pretrained on all goals rises slowly, for it must unlearn going nowhere."
+    ),
+    config=Config,
+    presets={
+        "quick": {"iterations": 60, "inner_lr": 0.5, "test_goals": 40},
+        "paper": {"reward": "squared", "arrival": "ball", "rescale": False},
+        "code": {"iterations": 100, "inner_lr": 0.5},
+    },
+    train=train,
+    draw=draw,
+    minutes={"quick": 5, "paper": 60, "code": 10},
+)

@@ -1,0 +1,155 @@
+"""What the reinforcement learning experiments share: meta-training by TRPO, and adaptation to tasks that were not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinymeta import rl
+from tinymeta.lab import Row, Run, figures, mean_ci95, stream
+from tinymeta.rl.policy import distribution, log_prob
+
+
+class World(Protocol):
+    """A family of tasks."""
+
+    @property
+    def observation_size(self) -> int: ...
+    @property
+    def action_size(self) -> int: ...
+    def goals(self, rng: np.random.Generator, tasks: int) -> NDArray: ...
+    def sample(self, policy: rl.Policy, goals: NDArray, episodes: int, rng: np.random.Generator) -> rl.Episodes: ...
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """The paper's protocol (section 5.3 and appendix A.2); constants that it leaves open are the authors' code's."""
+
+    seed: int = 0
+    hidden: tuple[int, ...] = (100, 100)
+    iterations: int = 500
+    meta_batch: int = 20  # tasks per iteration
+    episodes: int = 20  # per task, before and after adaptation
+    horizon: int = 100
+    inner_lr: float = 0.1
+    max_kl: float = 0.01
+    discount: float = 0.99
+    test_goals: int = 40
+    test_episodes: int = 40
+    updates: int = 4  # at test; all but the first with half the rate
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}, expected 1 or more")
+
+
+def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
+    """The policy with the best average return, after adaptation if it `adapts`; else this is pretraining on all tasks."""
+
+    def begin() -> dict[str, Any]:
+        policy = first_policy(config, world)
+        return {"policy": policy, "best": policy, "best_return": np.array(-np.inf)}
+
+    def step(state: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str, float]]:
+        rng = stream(config.seed, name, i)
+        goals = world.goals(rng, config.meta_batch)
+        policy = state["policy"]
+        sampled, returns = _sampled(config, world, policy, goals, rng, adapts)
+        taken = rl.trpo_step(
+            lambda p: rl.surrogate_loss(p, sampled, config.inner_lr),
+            lambda p: rl.kl_divergence(p, sampled, config.inner_lr),
+            policy,
+            config.max_kl,
+        )
+        better = returns[-1] > state["best_return"]
+        best = (
+            {"best": policy, "best_return": np.array(returns[-1])}
+            if better
+            else {k: state[k] for k in ("best", "best_return")}
+        )
+        metrics = {
+            "return_before": returns[0],
+            "return": returns[-1],
+            "kl": taken.kl,
+            "accepted": float(taken.accepted),
+        }
+        return {"policy": taken.params} | best, metrics
+
+    return run.stage(name, config.iterations, begin, step)["best"]
+
+
+def first_policy(config: RLConfig, world: World) -> rl.Policy:
+    """The policy before any training."""
+    return rl.init_policy(stream(config.seed, "init"), world.observation_size, world.action_size, config.hidden)
+
+
+def _sampled(
+    config: RLConfig, world: World, policy: rl.Policy, goals: NDArray, rng: np.random.Generator, adapts: bool
+) -> tuple[rl.Sampled, list[float]]:
+    """Episodes before and after adaptation, the policies that sampled the latter, and both average returns."""
+    returns, before, adapted = [], None, policy
+    if adapts:
+        episodes = world.sample(policy, goals, config.episodes, rng)
+        returns.append(float(rl.mean_returns(episodes).mean()))
+        before = rl.transitions(episodes, config.discount)
+        adapted = rl.adapt_policy(policy, before, config.inner_lr, order=1)
+    episodes = world.sample(adapted, goals, config.episodes, rng)
+    returns.append(float(rl.mean_returns(episodes).mean()))
+    after = rl.transitions(episodes, config.discount)
+    log_probs = log_prob(adapted, after.observations, after.actions)
+    return rl.Sampled(before, after, log_probs, distribution(adapted, after.observations)), returns
+
+
+def returns_after_updates(config: RLConfig, world: World, policy: rl.Policy, updates: int) -> NDArray:
+    """Average returns (goals, updates + 1) on goals that were not trained on: every step on episodes of the policy before it."""
+    rng = stream(config.seed, "test")
+    goals = world.goals(rng, config.test_goals)
+    found = []
+    for update in range(updates + 1):
+        episodes = world.sample(policy, goals, config.test_episodes, rng)
+        found.append(rl.mean_returns(episodes))
+        batch = rl.transitions(episodes, config.discount)
+        if update == 0:
+            policy = rl.adapt_policy(policy, batch, config.inner_lr, order=1)
+        else:
+            policy = rl.adapt_further(policy, batch, config.inner_lr / 2)
+    return np.stack(found, axis=1)
+
+
+def rows(method: str, returns: NDArray, published: list[float], source: str) -> list[Row]:
+    """One row per number of updates."""
+    known = [*published, *[None] * (returns.shape[1] - len(published))]
+    mean, ci95 = mean_ci95(returns)
+    return [
+        Row(
+            f"{method}, return after {n} updates",
+            float(mean[n]),
+            known[n],
+            float(ci95[n]),
+            source=source if known[n] else "",
+        )
+        for n in range(returns.shape[1])
+    ]
+
+
+def draw_returns(series: dict[str, Any], caption: str) -> Any:
+    """Returns against updates, for every method that has more than one, and the rest as levels."""
+    figure, panel = figures.subplots(caption=caption)
+    updates = np.arange(max(len(curve["mean"]) for curve in series.values()))
+    for method, curve in series.items():
+        look = figures.line(method)
+        mean, half = (np.array(curve[key]) * np.ones(len(updates)) for key in ("mean", "ci95"))
+        panel.plot(updates, mean, **look)
+        panel.fill_between(updates, mean - half, mean + half, color=look["color"], alpha=0.2, linewidth=0)
+    panel.set(xlabel="gradient updates", ylabel="average return", xticks=updates)
+    panel.legend()
+    return figure
+
+
+def curves(found: dict[str, NDArray]) -> dict[str, Any]:
+    """What is kept of the returns of every method for the figure."""
+    return {method: dict(zip(("mean", "ci95"), mean_ci95(returns), strict=True)) for method, returns in found.items()}
