@@ -14,6 +14,7 @@ REGISTRY: dict[str, str] = {
     "l2l-art": "tinymeta.experiments.l2l_art",
     "maml-sine": "tinymeta.experiments.maml_sine",
     "maml-nav2d": "tinymeta.experiments.maml_nav2d",
+    "maml-cheetah": "tinymeta.experiments.maml_cheetah",
     "ewc-permuted-3": "tinymeta.experiments.ewc_permuted_3",
 }
 DEMO: tuple[str, ...] = ("l2l-quadratic", "l2l-mnist", "maml-sine", "ewc-permuted-3")

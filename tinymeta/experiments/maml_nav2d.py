@@ -59,7 +59,7 @@ def train(config: Config, run: Run) -> Outcome:
     return Outcome(rows, _claims(found), series)
 
 
-def _claims(found: dict[str, NDArray]) -> list[Claim]:
+def _claims(found: maml_rl.Returns) -> list[Claim]:
     ours, theirs = found["MAML"][:, 1], found["pretrained"][:, 1]
     difference, ci = maml_rl.mean_ci95(ours - theirs)
     detail = f"{ours.mean():.2f} against {theirs.mean():.2f}; difference on the same goals {difference:.2f} ± {ci:.2f}"
@@ -113,8 +113,8 @@ EXPERIMENT = Experiment(
     title="MAML: walking to a goal that only rewards tell of",
     paper="Finn, Abbeel, Levine 2017, arXiv 1703.03400, section 5.3",
     summary=(
-        "Each task is a point in the plane to be walked to; the policy is told its own position only. MAML trains a policy that one "
-        "policy gradient step on a few walks turns towards the goal; the outer loop is TRPO through that step."
+        "Each task is a point in the plane to be walked to; the policy is told its own position only. MAML trains a policy that "
+        "one policy gradient step on a few walks turns towards the goal; the outer loop is TRPO through that step."
     ),
     how_to_read=(
         "Higher is better; 0 is perfect, standing still costs about 38. Look at the first update: MAML's return jumps, that of a "

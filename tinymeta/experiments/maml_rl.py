@@ -12,6 +12,8 @@ from tinymeta import rl
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
 
+Returns = dict[str, NDArray]  # by method: average returns (goals, updates + 1)
+
 
 class World(Protocol):
     """A family of tasks."""
@@ -150,6 +152,6 @@ def draw_returns(series: dict[str, Any], caption: str) -> Any:
     return figure
 
 
-def curves(found: dict[str, NDArray]) -> dict[str, Any]:
+def curves(found: Returns) -> dict[str, Any]:
     """What is kept of the returns of every method for the figure."""
     return {method: dict(zip(("mean", "ci95"), mean_ci95(returns), strict=True)) for method, returns in found.items()}

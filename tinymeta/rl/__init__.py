@@ -10,6 +10,7 @@ cheetah      goal velocity and goal direction on Gymnasium's HalfCheetah, in wor
 Arrays of many tasks have a leading task axis (T, ...); T tasks of E episodes of H steps make N = E H transitions each.
 """
 
+from .cheetah import Cheetah
 from .episodes import Episodes, Transitions, mean_returns, transitions
 from .navigation import Navigation
 from .objectives import Sampled, adapt_further, adapt_policy, kl_divergence, policy_gradient_loss, surrogate_loss
@@ -17,6 +18,7 @@ from .policy import Policy, init_policy
 from .trpo import Step, conjugate_gradient, trpo_step
 
 __all__ = [
-    "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further", "adapt_policy", "conjugate_gradient",
-    "init_policy", "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss", "transitions", "trpo_step",
+    "Cheetah", "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further", "adapt_policy",
+    "conjugate_gradient", "init_policy", "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss",
+    "transitions", "trpo_step",
 ]  # fmt: skip

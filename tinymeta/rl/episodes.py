@@ -34,6 +34,7 @@ class Transitions(NamedTuple):
 
 def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     """Advantages by a linear feature baseline (Duan et al. 2016) that is fitted to each task anew, centred and scaled per task."""
+    check_episodes(episodes)
     returns = discounted(episodes.rewards, discount)
     features = baseline_features(episodes.observations)
     expected = np.stack([_fitted(*task) for task in zip(features, returns, episodes.alive, strict=True)])
@@ -46,6 +47,28 @@ def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     observations, actions = (x.reshape(T, -1, x.shape[-1]) for x in (episodes.observations, episodes.actions))
     scaled = (centred / (spread + 1e-8)).astype(observations.dtype)
     return Transitions(observations, actions, scaled, weights.astype(observations.dtype))
+
+
+def check_episodes(episodes: Episodes) -> None:
+    """What an environment owes: arrays of one (T, E, H), finite numbers, and episodes that begin alive and end once."""
+    shape = episodes.rewards.shape
+    for name, x, rank in zip(Episodes._fields, episodes, (4, 4, 3, 3), strict=True):
+        if x.ndim != rank or x.shape[:3] != shape or 0 in shape:
+            raise ValueError(
+                f"episodes: {name} has shape {x.shape} where rewards has {shape}, expected (T, E, H) in front"
+            )
+        wrong = np.argwhere(~np.isfinite(x))
+        if len(wrong):
+            task, episode, step = wrong[0][:3]
+            raise ValueError(
+                f"episodes: {name} of task {task}, episode {episode}, step {step} is not finite; the environment or the "
+                "policy has diverged"
+            )
+    alive = episodes.alive
+    if alive.dtype != bool or not alive[..., 0].all() or (alive[..., 1:] & ~alive[..., :-1]).any():
+        raise ValueError(
+            "episodes: alive must be bool, true at the first step of every episode and false from its end on"
+        )
 
 
 def discounted(rewards: Array, discount: float) -> Array:

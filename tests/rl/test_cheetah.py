@@ -1,0 +1,60 @@
+"""HalfCheetah: where Gymnasium and MuJoCo are installed."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from tinymeta import rl
+
+
+@pytest.fixture
+def policy():
+    return rl.init_policy(np.random.default_rng(0), 17, 6, (4,))
+
+
+def test_episodes_do_not_depend_on_the_number_of_workers(policy):
+    pytest.importorskip("mujoco")
+    goals = np.array([0.5, 1.5])
+    alone, shared = (
+        rl.Cheetah("velocity", horizon=4, workers=workers).sample(policy, goals, 2, np.random.default_rng(3))
+        for workers in (0, 2)
+    )
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert alone.observations.shape == (2, 2, 4, 17)
+    rl.transitions(alone)
+
+
+def test_rewards_are_those_of_the_paper(policy):
+    pytest.importorskip("mujoco")
+    forward, backward = (
+        rl.Cheetah("direction", horizon=5).sample(policy, np.array([goal]), 2, np.random.default_rng(3))
+        for goal in (1.0, -1.0)
+    )
+    np.testing.assert_array_equal(forward.actions, backward.actions)
+    cost = 0.05 * (np.clip(forward.actions, -1, 1) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(forward.rewards + cost, -(backward.rewards + cost), rtol=1e-4, atol=1e-5)
+
+
+def test_goals():
+    rng = np.random.default_rng(0)
+    velocities, directions = (rl.Cheetah(goal).goals(rng, 500) for goal in ("velocity", "direction"))
+    assert velocities.min() >= 0
+    assert 1.8 < velocities.max() <= 2
+    assert set(directions) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("setting", [{"goal": "sideways"}, {"horizon": 0}, {"workers": -1}])
+def test_wrong_settings_are_refused(setting):
+    with pytest.raises(ValueError, match=r"Cheetah: .*expected"):
+        rl.Cheetah(**setting)
+
+
+def test_a_missing_simulator_says_what_to_install(policy, monkeypatch):
+    from tinymeta.rl import cheetah
+
+    cheetah._environment.cache_clear()
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ImportError, match=r"tinymeta\[rl\]"):
+        rl.Cheetah(horizon=1).sample(policy, np.array([1.0]), 1, np.random.default_rng(0))

@@ -1,0 +1,73 @@
+"""Returns, the baseline and advantages, by their definitions; and what an environment owes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tinymeta import rl
+from tinymeta.rl.episodes import baseline_features, discounted
+
+
+def random_episodes(rng, tasks=2, episodes=3, horizon=5):
+    shape = (tasks, episodes, horizon)
+    lengths = rng.integers(1, horizon + 1, size=(tasks, episodes, 1))
+    alive = np.arange(horizon) < lengths
+    rewards = np.where(alive, rng.normal(size=shape), 0)
+    return rl.Episodes(rng.normal(size=(*shape, 2)), rng.normal(size=(*shape, 1)), rewards, alive)
+
+
+@given(hnp.arrays(np.float64, (2, 4), elements=st.floats(-10, 10)), st.floats(0, 1))
+def test_discounted_is_the_sum_of_what_is_to_come(rewards, discount):
+    direct = [[sum(discount ** (k - t) * row[k] for k in range(t, 4)) for t in range(4)] for row in rewards]
+    np.testing.assert_allclose(discounted(rewards, discount), direct, rtol=1e-12, atol=1e-12)
+
+
+def test_advantages_are_centred_and_scaled_over_the_steps_that_were_taken():
+    found = rl.transitions(random_episodes(np.random.default_rng(0), episodes=20))
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose((found.weights * found.advantages).sum(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose((found.weights * found.advantages**2).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_returns_that_are_linear_in_the_features_are_expected():
+    """With returns in the span of the features nothing is left but what the ridge takes, 1e-5 of the Gram matrix."""
+    rng = np.random.default_rng(0)
+    episodes = random_episodes(rng, tasks=1, episodes=30)
+    alive = np.ones_like(episodes.alive)
+    returns = baseline_features(episodes.observations) @ rng.normal(size=8)
+    rewards = returns - np.concatenate([returns[..., 1:], np.zeros((1, 30, 1))], axis=-1)
+    noise = 1e-3 * rng.normal(size=rewards.shape)
+    found = rl.transitions(rl.Episodes(episodes.observations, episodes.actions, rewards + noise, alive), discount=1.0)
+    left = discounted(noise, 1.0).reshape(1, -1)
+    correlation = np.corrcoef(found.advantages[0], left[0])[0, 1]
+    assert correlation > 0.95
+
+
+def test_mean_returns():
+    episodes = random_episodes(np.random.default_rng(0))
+    np.testing.assert_allclose(rl.mean_returns(episodes), episodes.rewards.sum(axis=2).mean(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": np.zeros((2, 3, 4, 1))}, r"actions has shape \(2, 3, 4, 1\)"),
+        ({"alive": np.ones((2, 3, 5))}, "alive must be bool"),
+        ({"alive": np.zeros((2, 3, 5), bool)}, "true at the first step"),
+        ({"rewards": np.full((2, 3, 5), np.nan)}, "rewards of task 0, episode 0, step 0 is not finite"),
+    ],
+)
+def test_an_environment_that_breaks_its_contract_is_named(change, message):
+    episodes = random_episodes(np.random.default_rng(0))._replace(**change)
+    with pytest.raises(ValueError, match=message):
+        rl.transitions(episodes)
+
+
+def test_an_episode_that_comes_back_to_life_is_refused():
+    episodes = random_episodes(np.random.default_rng(0))
+    alive = np.ones_like(episodes.alive)
+    alive[1, 2, 3] = False
+    with pytest.raises(ValueError, match="false from its end on"):
+        rl.transitions(episodes._replace(alive=alive))

@@ -1,0 +1,75 @@
+"""2-D navigation: returns that can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from tinymeta import nets, rl
+
+
+def straight(velocity, log_std=-30.0, observation=2):
+    """A policy that always goes the same way."""
+    layer = nets.Layer(np.zeros((observation, 2)), np.asarray(velocity, float))
+    return rl.Policy((layer,), np.full(2, log_std))
+
+
+GOALS = np.array([[0.3, 0.0], [0.0, -0.4]])
+
+
+@pytest.mark.parametrize(("reward", "power"), [("distance", 1), ("squared", 2)])
+def test_standing_still_costs_the_distance_at_every_step(reward, power):
+    world = rl.Navigation(horizon=7, reward=reward)
+    episodes = world.sample(straight([0, 0]), GOALS, 3, np.random.default_rng(0))
+    np.testing.assert_allclose(rl.mean_returns(episodes), -7 * np.array([0.3, 0.4]) ** power, rtol=1e-5)
+    assert episodes.alive.all()
+    assert episodes.observations.shape == (2, 3, 7, 2)
+
+
+def test_an_episode_ends_at_the_goal_and_costs_nothing_after():
+    episodes = rl.Navigation(horizon=7).sample(straight([1, 0]), GOALS[:1], 2, np.random.default_rng(0))
+    np.testing.assert_array_equal(episodes.alive[0, 0], [True] * 3 + [False] * 4)
+    np.testing.assert_allclose(episodes.rewards[0, 0], [-0.2, -0.1, 0, 0, 0, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("rescale", "far"), [(True, 0.1), (False, 0.1)])
+def test_velocities_are_limited(rescale, far):
+    episodes = rl.Navigation(horizon=2, rescale=rescale).sample(straight([50, -50]), GOALS, 1, np.random.default_rng(0))
+    np.testing.assert_allclose(episodes.observations[0, 0, 1], [far, -far], rtol=1e-6)
+
+
+def test_what_an_action_of_one_means():
+    moved = [
+        rl.Navigation(horizon=2, rescale=rescale).sample(straight([0.05, 0]), GOALS, 1, np.random.default_rng(0))
+        for rescale in (True, False)
+    ]
+    np.testing.assert_allclose(
+        [e.observations[0, 0, 1, 0] for e in moved], [0.005, 0.05], rtol=1e-4
+    )  # the spread is 1e-6
+
+
+def test_the_oracle_sees_the_goal():
+    world = rl.Navigation(horizon=3, tell_goal=True)
+    episodes = world.sample(straight([0, 0], observation=4), GOALS, 2, np.random.default_rng(0))
+    np.testing.assert_array_equal(episodes.observations[1, 0, :, 2:], np.broadcast_to(GOALS[1], (3, 2)))
+
+
+def test_goals_fill_the_square():
+    goals = rl.Navigation().goals(np.random.default_rng(0), 4000)
+    assert (abs(goals) <= 0.5).all()
+    np.testing.assert_allclose(np.linalg.norm(goals, axis=1).mean(), 0.3826, atol=0.01)  # of the uniform square
+
+
+def test_ball_and_box_differ_in_the_corners():
+    goal = np.array([[0.1 + 0.009, 0.009]])
+    ended = [
+        not rl.Navigation(horizon=3, arrival=arrival)
+        .sample(straight([1, 0]), goal, 1, np.random.default_rng(0))
+        .alive[0, 0, 1]
+        for arrival in ("box", "ball")
+    ]
+    assert ended == [True, False]
+
+
+@pytest.mark.parametrize("setting", [{"reward": "cubed"}, {"arrival": "never"}, {"horizon": 0}])
+def test_wrong_settings_are_refused(setting):
+    with pytest.raises(ValueError, match=r"Navigation: .* expected"):
+        rl.Navigation(**setting)

@@ -1,0 +1,56 @@
+"""The inner and outer losses: their derivatives against finite differences, through adaptation, to second order and by HVP."""
+
+import numpy as np
+import pytest
+
+import tinymeta as tm
+from tinymeta import rl
+from tinymeta.engine import trees
+
+LR = 0.3
+
+
+def test_the_policy_gradient_loss_gives_reinforce(policy, sampled):
+    """Its gradient is the weighted mean of -A times the score of each transition."""
+    data = trees.map(lambda x: x[0], sampled.before)
+    gradient = tm.grad(rl.policy_gradient_loss)(policy, data)
+    score = tm.grad(lambda p, x, a: tm.ops.sum(rl.policy.log_prob(p, x[None], a[None])))
+    total = trees.map(np.zeros_like, policy)
+    for x, a, advantage, weight in zip(*data, strict=True):
+        total = trees.map(lambda t, g, c=advantage * weight: t - c * g, total, score(policy, x, a))
+    for found, expected in zip(trees.leaves(gradient), trees.leaves(total), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("objective", [rl.surrogate_loss, rl.kl_divergence])
+def test_derivatives_through_adaptation(policy, sampled, objective):
+    moved = trees.map(lambda x: x + 0.05, policy)  # with biases 0 the start, x = 0, is on every ReLU's kink
+    tm.check.gradients(lambda p: objective(p, sampled, LR), moved, order=2)
+
+
+def test_the_surrogate_is_minus_the_mean_advantage_where_it_was_sampled(policy, sampled):
+    np.testing.assert_allclose(rl.surrogate_loss(policy, sampled, LR), 0, atol=1e-12)
+    assert rl.kl_divergence(policy, sampled, LR) == pytest.approx(0, abs=1e-12)
+
+
+def test_without_a_batch_nothing_adapts(policy, sampled):
+    assert rl.adapt_policy(policy, None, LR) is policy
+    pretraining = sampled._replace(before=None)
+    moved = trees.map(lambda x: x + 0.05, policy)  # with biases 0 the start, x = 0, is on every ReLU's kink
+    tm.check.gradients(lambda p: rl.surrogate_loss(p, pretraining, LR), moved, order=2)
+
+
+def test_first_order_adaptation_has_the_same_value(policy, sampled):
+    second, first = (rl.adapt_policy(policy, sampled.before, LR, order) for order in (2, 1))
+    for a, b in zip(trees.leaves(second), trees.leaves(first), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_further_step_is_each_tasks_own(policy, sampled):
+    adapted = rl.adapt_policy(policy, sampled.before, LR)
+    both = rl.adapt_further(adapted, sampled.after, LR)
+    for t in range(3):
+        own, data = (trees.map(lambda x, t=t: x[t], tree) for tree in (adapted, sampled.after))
+        expected = trees.map(lambda p, g: p - LR * g, own, tm.grad(rl.policy_gradient_loss)(own, data))
+        for found, leaf in zip(trees.leaves(both), trees.leaves(expected), strict=True):
+            np.testing.assert_allclose(found[t], leaf, rtol=1e-10, atol=1e-13)

@@ -1,0 +1,91 @@
+"""The experiments at tiny settings: they run, resume bit for bit, and say what they compare with."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from tinymeta import lab
+from tinymeta.experiments import maml_cheetah, maml_nav2d, maml_rl
+from tinymeta.lab.files import to_json
+
+TINY = {
+    "iterations": "2", "hidden": "4", "meta_batch": "2", "episodes": "3", "test_goals": "3", "test_episodes": "3", "horizon": "6",
+    "updates": "2",
+}  # fmt: skip
+
+
+def run(folder, experiment, overrides):
+    config = lab.configure(experiment, "quick", overrides)
+    folder.mkdir(exist_ok=True)
+    with lab.Run(folder, experiment.name, "") as run:
+        return json.loads(to_json(asdict(experiment.train(config, run))))
+
+
+def test_navigation_runs_and_the_same_seed_gives_the_same(tmp_path):
+    first, again = (run(tmp_path / name, maml_nav2d.EXPERIMENT, TINY) for name in "ab")
+    assert first == again
+    assert len(first["rows"]) == 3 * 3 + 1
+    assert all(row["published"] is None for row in first["rows"])  # another horizon: not to be compared
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", maml_nav2d.EXPERIMENT, TINY)
+    taken, steps = maml_rl.rl.trpo_step, []
+
+    def interrupted(*args, **kwargs):
+        steps.append(0)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return taken(*args, **kwargs)
+
+    monkeypatch.setattr(lab.run, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(maml_rl.rl, "trpo_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY)
+    assert run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY) == whole
+
+
+def test_navigation_figures_and_report(tmp_path):
+    config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY)
+    folder = lab.execute(maml_nav2d.EXPERIMENT, config, tmp_path)
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {"paths.png", "returns.png"}
+
+
+def test_published_returns_stand_beside_the_authors_setting():
+    world = maml_nav2d.Config().world()
+    assert world == maml_nav2d.rl.Navigation()
+    assert maml_nav2d.PUBLISHED["MAML"] == [-40.41, -11.68, -3.33, -3.23, -3.35]
+    paper = lab.configure(maml_nav2d.EXPERIMENT, "paper", {})
+    assert (paper.reward, paper.iterations, paper.inner_lr) == ("squared", 500, 0.1)
+
+
+def test_the_best_policy_is_kept(tmp_path):
+    """The stage's result is the policy of the iteration with the highest return, not the last one."""
+    config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"iterations": "4"})
+    with lab.Run(tmp_path, "maml-nav2d", "") as at:
+        best = maml_rl.meta_train(config, at, config.world(), "maml", adapts=True)
+        state = at._stages["maml"]["state"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert float(state["best_return"]) == max(line["return"] for line in lines)
+    np.testing.assert_array_equal(best.log_std, state["best"].log_std)
+
+
+def test_cheetah_runs(tmp_path):
+    pytest.importorskip("mujoco")
+    result = run(tmp_path, maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})
+    assert len(result["rows"]) == 3 * 3
+
+
+@pytest.mark.parametrize("experiment", [maml_nav2d.EXPERIMENT, maml_cheetah.EXPERIMENT], ids=lambda e: e.name)
+def test_presets(experiment):
+    for preset in experiment.presets:
+        assert lab.configure(experiment, preset, {}).meta_batch >= 1
+        assert preset in experiment.minutes
+
+
+@pytest.mark.parametrize(("key", "value"), [("iterations", "0"), ("reward", "none"), ("updates", "0")])
+def test_wrong_configuration(key, value):
+    with pytest.raises(lab.UserError, match="expected"):
+        lab.configure(maml_nav2d.EXPERIMENT, "quick", {key: value})

@@ -1,0 +1,78 @@
+"""TRPO's step: conjugate gradients against a solver, the constraint, and parameters that come back when no step is good."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinymeta import ops, rl
+from tinymeta.engine import trees
+from tinymeta.rl.trpo import SHRINK
+
+PARAMS = {"a": np.array([1.0, -2.0]), "b": np.array([[0.5]])}
+
+
+def squared_distance(start, scale=1.0):
+    return lambda p: (
+        scale * sum(ops.sum(ops.square(x - y)) for x, y in zip(trees.leaves(p), trees.leaves(start), strict=True))
+    )
+
+
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_unknowns(n, seed):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(n, n))
+    A = A @ A.T + np.eye(n)
+    b = rng.normal(size=n)
+    x = rl.conjugate_gradient(lambda v: A @ v, b, steps=2 * n, residual=1e-24)
+    np.testing.assert_allclose(x, np.linalg.solve(A, b), rtol=1e-7, atol=1e-9)
+
+
+def test_no_steps_for_a_zero_right_hand_side():
+    assert not rl.conjugate_gradient(lambda v: v, np.zeros(3)).any()
+
+
+@pytest.mark.parametrize("max_kl", [1e-4, 1e-2])
+def test_the_step_is_the_natural_gradients_as_long_as_the_constraint_allows(max_kl):
+    """kl = ½ ‖x‖² has H = 1: the step goes down the gradient until ½ ‖step‖² = max_kl, up to the line search and the damping."""
+    target = {"a": np.array([3.0, 3.0]), "b": np.array([[3.0]])}
+    step = rl.trpo_step(squared_distance(target), squared_distance(PARAMS, 0.5), PARAMS, max_kl)
+    assert step.accepted
+    assert step.loss < step.loss_before
+    assert SHRINK**2 * max_kl * 0.999 <= step.kl <= max_kl
+    moved, wanted = (np.concatenate([np.ravel(x - y) for x, y in zip(trees.leaves(p), trees.leaves(PARAMS), strict=True)])
+                     for p in (step.params, target))  # fmt: skip
+    np.testing.assert_allclose(moved / np.linalg.norm(moved), wanted / np.linalg.norm(wanted), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kl"),
+    [
+        (lambda p: 0.0 * ops.sum(p["a"]), squared_distance(PARAMS)),  # nothing to gain
+        (
+            squared_distance({"a": np.zeros(2), "b": np.zeros((1, 1))}),
+            lambda p: ops.sum(ops.square(p["a"] - PARAMS["a"])) + 1.0,
+        ),
+    ],
+    ids=["flat loss", "constraint that never holds"],
+)
+def test_parameters_are_restored_where_no_step_is_good(loss, kl):
+    step = rl.trpo_step(loss, kl, PARAMS, 1e-3)
+    assert not step.accepted
+    assert step.params is PARAMS
+    assert step.loss == step.loss_before
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        rl.trpo_step(lambda p: np.nan * ops.sum(p["a"]), squared_distance(PARAMS), PARAMS, 1e-2)
+
+
+def test_a_step_through_adaptation_lowers_the_surrogate(policy, sampled):
+    step = rl.trpo_step(
+        lambda p: rl.surrogate_loss(p, sampled, 0.3), lambda p: rl.kl_divergence(p, sampled, 0.3), policy, 0.01
+    )
+    assert step.accepted
+    assert step.loss < step.loss_before
+    assert 0 < step.kl <= 0.01
+    assert rl.surrogate_loss(step.params, sampled, 0.3) == step.loss

@@ -1,0 +1,100 @@
+"""Goal velocity and goal direction on Gymnasium's HalfCheetah (1703.03400, section 5.3); needs `pip install 'tinymeta[rl]'`.
+
+The simulator is MuJoCo's today, with the 17 observations of HalfCheetah-v5; the authors used rllab's, with 20. Returns are to be
+compared with that in mind.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engine import trees
+from .episodes import Episodes
+from .policy import Policy, sample
+
+Array = np.ndarray
+CONTROL_COST = 0.05
+FASTEST = 2.0
+
+# goal -> the reward for moving at velocity v (the control cost is taken off afterwards)
+REWARDS = {
+    "velocity": lambda v, goal: -abs(v - goal),
+    "direction": lambda v, goal: v * goal,
+}
+
+
+@dataclass(frozen=True)
+class Cheetah:
+    """Tasks: run at a velocity from [0, 2] ("velocity"), or as fast as can be forward or backward ("direction").
+
+    `workers` processes share the tasks, 0 for none beside this one; the episodes do not depend on their number.
+    """
+
+    goal: str = "velocity"
+    horizon: int = 200
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.goal not in REWARDS:
+            raise ValueError(f"Cheetah: goal is {self.goal!r}, expected {' or '.join(map(repr, REWARDS))}")
+        if self.horizon < 1 or self.workers < 0:
+            raise ValueError(
+                f"Cheetah: horizon {self.horizon} and workers {self.workers}, expected 1 or more and 0 or more"
+            )
+
+    observation_size = 17
+    action_size = 6
+
+    def goals(self, rng: np.random.Generator, tasks: int) -> Array:
+        """Goals (T,): velocities, or 1 for forward and -1 for backward."""
+        drawn = rng.uniform(0, FASTEST, tasks)
+        return drawn if self.goal == "velocity" else np.where(drawn < FASTEST / 2, -1.0, 1.0)
+
+    def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
+        """Episodes of the policy, one for all tasks or one per task, in every task."""
+        shared = policy.log_std.ndim == 1
+        policies = [policy if shared else trees.map(lambda x, t=t: x[t], policy) for t in range(len(goals))]
+        seeds = rng.integers(2**31, size=len(goals)).tolist()
+        arguments = policies, goals.tolist(), seeds
+        play = functools.partial(play_task, kind=self.goal, episodes=episodes, horizon=self.horizon)
+        found = list(_pool(self.workers).map(play, *arguments) if self.workers else map(play, *arguments))
+        return Episodes(*(np.stack(arrays) for arrays in zip(*found, strict=True)))
+
+
+def play_task(policy: Policy, goal: float, seed: int, kind: str, episodes: int, horizon: int) -> Episodes:
+    """E episodes of one task, (E, H, ...), side by side."""
+    rng, envs = np.random.default_rng(seed), [_environment(k) for k in range(episodes)]
+    dtype = policy.log_std.dtype
+    seen, acted = np.zeros((horizon, episodes, 17), dtype), np.zeros((horizon, episodes, 6), dtype)
+    rewards = np.zeros((horizon, episodes), dtype)
+    state = np.stack([env.reset(seed=int(rng.integers(2**31)))[0] for env in envs])
+    for t in range(horizon):
+        seen[t] = state
+        acted[t] = sample(policy, seen[t], rng)
+        forces = np.clip(acted[t], -1, 1)
+        steps = [env.step(force) for env, force in zip(envs, forces, strict=True)]
+        state = np.stack([step[0] for step in steps])
+        velocity = np.array([step[4]["x_velocity"] for step in steps])
+        rewards[t] = REWARDS[kind](velocity, goal) - CONTROL_COST * (forces * forces).sum(axis=1)
+    return Episodes(*(np.moveaxis(x, 0, 1) for x in (seen, acted, rewards, np.ones((horizon, episodes), bool))))
+
+
+@functools.cache
+def _environment(number: int) -> Any:
+    try:
+        import gymnasium
+        import mujoco  # noqa: F401  (gymnasium's own message would name another package)
+    except ImportError as error:
+        raise ImportError("rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'") from error
+    return gymnasium.make("HalfCheetah-v5", max_episode_steps=10**9).unwrapped
+
+
+@functools.cache
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
