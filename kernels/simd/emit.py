@@ -1,4 +1,4 @@
-"""Vectors of float32 as LLVM code: each method adds instructions to a builder and returns the value they give."""
+"""Vectors of floats as LLVM code: each method adds instructions to a builder and returns the value they give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 Value = Any
 """A value of LLVM code (llvmlite has no types for mypy)."""
 FLOAT, FLOAT64, INT, INDEX = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-LLVM = {types.void: ir.VoidType(), types.int64: INDEX, types.float32: FLOAT}
+LLVM = {types.void: ir.VoidType(), types.int64: INDEX, types.float32: FLOAT, types.boolean: ir.IntType(1)}
 FASTMATH: tuple[str, ...] = ()
 """LLVM's fast-math flags on every division, such as ("arcp", "afn"); none: division rounds correctly."""
 _serial = itertools.count()
@@ -29,12 +29,13 @@ def native_lanes(context: Any) -> int:
     return 16 if "+avx512f" in features else 8 if "+avx," in features else 4
 
 
-def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
+def vector_code(result: Any, *kinds: Any, like: bool = False, inline: bool = False) -> Callable[[Callable], Any]:
     """Decorate emit(simd, *values) into a function that compiled code calls with arguments of these types, which are among
-    Numba's int64 and float32; the result's may be void.
+    Numba's int64, float32 and boolean; the result's may be void.
 
     ``emit`` adds the instructions to simd and returns the result's value, or None for void. They become one function of a
-    compiled module, however often it is called there; LLVM may inline it.
+    compiled module, however often it is called there, which LLVM may inline; or, if ``inline``, part of each caller. The
+    vectors are of float32, or if ``like`` of the dtype of one more argument, float32 or float64, that emit does not see.
     """
 
     def decorate(emit: Callable) -> Any:
@@ -42,13 +43,19 @@ def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
 
         def definition(typing: Any, *arguments: Any) -> tuple[Any, Callable]:
             def code(context: Any, builder: ir.IRBuilder, signature: Any, values: list[Value]) -> Value:
-                kind = ir.FunctionType(LLVM[result], [LLVM[k] for k in kinds])
-                value = builder.call(_function(builder.module, name, kind, emit, native_lanes(context)), values)
+                double = like and arguments[-1] == types.float64
+                lanes, number = native_lanes(context) // (1 + double), FLOAT64 if double else FLOAT
+                given = values[: len(kinds)]
+                if inline:
+                    value = emit(Simd(builder, lanes, number), *given)
+                else:
+                    kind = ir.FunctionType(LLVM[result], [LLVM[k] for k in kinds])
+                    value = builder.call(_function(builder.module, name, kind, emit, lanes, number), given)
                 return context.get_dummy_value() if result == types.void else value
 
-            return result(*kinds), code
+            return result(*kinds, *arguments[len(kinds) :]), code
 
-        names = ["typing", *(f"x{k}" for k in range(len(kinds)))]
+        names = ["typing", *(f"x{k}" for k in range(len(kinds) + like))]
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
         definition.__name__, definition.__doc__ = emit.__name__, emit.__doc__
         definition.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Numba reads it
@@ -57,13 +64,16 @@ def vector_code(result: Any, *kinds: Any) -> Callable[[Callable], Any]:
     return decorate
 
 
-def _function(module: ir.Module, name: str, kind: ir.FunctionType, emit: Callable, lanes: int) -> ir.Function:
-    """The module's function of this name, which is what emit emits."""
+def _function(
+    module: ir.Module, name: str, kind: ir.FunctionType, emit: Callable, lanes: int, number: Any
+) -> ir.Function:
+    """The module's function of this name and dtype, which is what emit emits."""
+    name = f"{name}.{number}"
     if name not in module.globals:
         function = ir.Function(module, kind, name)
         function.linkage = "internal"
         builder = ir.IRBuilder(function.append_basic_block())
-        value = emit(Simd(builder, lanes), *function.args)
+        value = emit(Simd(builder, lanes, number), *function.args)
         builder.ret_void() if value is None else builder.ret(value)
     return module.globals[name]
 
@@ -82,17 +92,17 @@ class Variable:
 
 
 class Simd:
-    """Instructions on vectors of so many float32 lanes. Indices count floats, are int64, and need no alignment."""
+    """Instructions on vectors of so many lanes. Indices count floats, are int64, and need no alignment."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int = 16) -> None:
-        self.builder, self.lanes = builder, lanes
-        self.vector, self.integers = ir.VectorType(FLOAT, lanes), ir.VectorType(INT, lanes)
+    def __init__(self, builder: ir.IRBuilder, lanes: int = 16, number: Any = FLOAT) -> None:
+        self.builder, self.lanes, self.number, self.size = builder, lanes, number, 8 if number is FLOAT64 else 4
+        self.vector, self.integers = ir.VectorType(number, lanes), ir.VectorType(INT, lanes)
 
     # ---- constants, indices and loops ----
 
     def const(self, x: float) -> Value:
-        """The same number, rounded to float32, in every lane."""
-        return ir.Constant(self.vector, [float(np.float32(x))] * self.lanes)
+        """The same number, rounded to the vector's dtype, in every lane."""
+        return ir.Constant(self.vector, [float(np.float32(x)) if self.size == 4 else float(x)] * self.lanes)
 
     def bits(self, k: int) -> Value:
         """The same 32 bits in every lane, as integers."""
@@ -118,6 +128,26 @@ class Simd:
         with cgutils.for_range(self.builder, self._index(count)) as body:
             yield body.index
 
+    def ceil_div(self, index: Value, divisor: int) -> Value:
+        """index / divisor, rounded up, of indices that are not negative."""
+        return self.builder.udiv(self.plus(index, divisor - 1), self.i64(divisor))
+
+    def minimum_index(self, index: Value, other: Value | int) -> Value:
+        other = self._index(other)
+        return self.builder.select(self.builder.icmp_signed("<", index, other), index, other)
+
+    def case(self, index: Value, most: int) -> Iterator[int]:
+        """``for k in simd.case(index, most):`` each k = 1, ..., most has its own body, which runs if the index is k."""
+        end = self.builder.append_basic_block("end")
+        switch = self.builder.switch(index, end)
+        for k in range(1, most + 1):
+            block = self.builder.append_basic_block(f"case{k}")
+            switch.add_case(self.i64(k), block)
+            self.builder.position_at_end(block)
+            yield k
+            self.builder.branch(end)
+        self.builder.position_at_end(end)
+
     def variable(self, value: Value) -> Variable:
         return Variable(self.builder, value)
 
@@ -132,13 +162,45 @@ class Simd:
     def store(self, value: Value, data: Value, index: Value | int) -> None:
         self.builder.store(value, self._vector_at(data, index)).align = 4
 
+    def first(self, count: Value, where: Value | None = None) -> Value:
+        """The mask of the first `count` < 2^31 lanes; of none if the bit `where` is given and not set."""
+        if where is not None:
+            count = self.builder.select(where, count, self.i64(0))
+        lane = ir.Constant(self.integers, list(range(self.lanes)))
+        limit = self._splat(self.builder.trunc(count, INT), self.integers)
+        return self.builder.icmp_signed("<", lane, limit)
+
+    def load_where(self, mask: Value, data: Value, index: Value | int) -> Value:
+        """The vector at data[index : index + lanes] where the mask is true, else 0: there nothing is read."""
+        place, masks = self._vector_at(data, index), mask.type
+        kind = ir.FunctionType(self.vector, [place.type, INT, masks, self.vector])
+        load = self._declare(f"llvm.masked.load.{self._kind()}.p0", kind)
+        return self.builder.call(load, [place, ir.Constant(INT, self.size), mask, self.const(0)])
+
+    def store_where(self, mask: Value, value: Value, data: Value, index: Value | int) -> None:
+        """Write the lanes where the mask is true, and leave the others alone."""
+        place, masks = self._vector_at(data, index), mask.type
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, place.type, INT, masks])
+        store = self._declare(f"llvm.masked.store.{self._kind()}.p0", kind)
+        self.builder.call(store, [value, place, ir.Constant(INT, self.size), mask])
+
+    def room(self, floats: int) -> Value:
+        """The address (int64) of so many floats on the stack, on a boundary of 64 bytes."""
+        with self.builder.goto_entry_block():  # not cgutils.alloca_once, which would fill it with zeros
+            slot = self.builder.alloca(self.number, self.i64(floats))
+        slot.align = 64
+        return self.builder.ptrtoint(slot, INDEX)
+
     def broadcast(self, data: Value, index: Value | int) -> Value:
         """data[index] in every lane."""
         return self.splat(self.builder.load(self.builder.gep(data, [self._index(index)])))
 
     def splat(self, scalar: Value) -> Value:
         """One float in every lane."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        return self._splat(scalar, self.vector)
+
+    def _splat(self, scalar: Value, vector: Any) -> Value:
+        undefined = ir.Constant(vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(INT, 0))
         return self.builder.shuffle_vector(first, undefined, self.bits(0))
 
@@ -147,7 +209,11 @@ class Simd:
 
     def at(self, address: Value) -> Value:
         """The floats that begin at an address (int64)."""
-        return self.builder.inttoptr(address, FLOAT.as_pointer())
+        return self.builder.inttoptr(address, self.number.as_pointer())
+
+    def elements(self, data: Value, index: Value | int) -> Value:
+        """The floats from data[index] on."""
+        return self.builder.gep(data, [self._index(index)])
 
     # ---- arithmetic, lane by lane ----
 
@@ -197,19 +263,35 @@ class Simd:
         """The mask of a >= b, false where either is NaN."""
         return self.builder.fcmp_ordered(">=", a, b)
 
-    def total(self, a: Value) -> Value:
-        """The sum of the lanes, one float; the order is that of a tree."""
-        kind = ir.FunctionType(FLOAT, [FLOAT, self.vector])
-        reduce = self._declare(f"llvm.vector.reduce.fadd.v{self.lanes}f32", kind)
-        return self.builder.call(reduce, [ir.Constant(FLOAT, -0.0), a], fastmath=("reassoc",))
-
     def where(self, mask: Value, a: Value, b: Value) -> Value:
         """a where the mask is true, else b."""
         return self.builder.select(mask, a, b)
 
+    def total(self, a: Value) -> Value:
+        """The sum of all lanes, in whatever order is fastest: one float."""
+        kind = ir.FunctionType(self.number, [self.number, self.vector])
+        reduce = self._declare(f"llvm.vector.reduce.fadd.{self._kind()}", kind)
+        return self.builder.call(reduce, [ir.Constant(self.number, -0.0), a], fastmath=("reassoc",))
+
+    def transpose(self, rows: list[Value]) -> list[Value]:
+        """The columns of as many vectors as there are lanes: each pass interleaves the two halves of the list."""
+        half = self.lanes // 2
+        pairs = [(lane, lane + self.lanes) for lane in range(self.lanes)]
+        low, high = ([k for pair in part for k in pair] for part in (pairs[:half], pairs[half:]))
+        for _ in range(self.lanes.bit_length() - 1):
+            halves = zip(rows[:half], rows[half:], strict=True)
+            rows = [self._shuffle(a, b, order) for a, b in halves for order in (low, high)]
+        return rows
+
+    def _shuffle(self, a: Value, b: Value, order: list[int]) -> Value:
+        return self.builder.shuffle_vector(a, b, ir.Constant(self.integers, order))
+
     def _intrinsic(self, name: str, *arguments: Value) -> Value:
         kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
-        return self.builder.call(self._declare(f"llvm.{name}.v{self.lanes}f32", kind), arguments)
+        return self.builder.call(self._declare(f"llvm.{name}.{self._kind()}", kind), arguments)
+
+    def _kind(self) -> str:
+        return f"v{self.lanes}f{8 * self.size}"
 
     def _declare(self, name: str, kind: ir.FunctionType) -> Any:
         return cgutils.get_or_insert_function(self.builder.module, kind, name)

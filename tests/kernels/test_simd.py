@@ -97,3 +97,30 @@ def test_the_logarithm_is_within_2_ulp_also_of_subnormals():
 )
 def test_special_values(function, x, expected):
     np.testing.assert_allclose(function(np.float32(x)), np.float32(expected), rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_transposed_tile_and_masked_lanes(dtype):
+    """As many rows as lanes become columns; a mask of the first lanes reads and writes no other; `total` sums all."""
+    count, zero = LANES * 4 // np.dtype(dtype).itemsize, dtype(0)
+
+    @simd.vector_code(simd.types.void, *[simd.types.int64] * 3, like=True)
+    def emit(s, source, target, some):
+        source, target = s.at(source), s.at(target)
+        columns = s.transpose([s.load(source, row * s.lanes) for row in range(s.lanes)])
+        for k, column in enumerate(columns):
+            s.store_where(s.first(some), column, target, k * s.lanes)
+        part = s.load_where(s.first(some), source, 0)
+        s.store(s.splat(s.total(part)), target, s.lanes * s.lanes)
+
+    @simd.njit
+    def run(source, target, some):
+        emit(source.ctypes.data, target.ctypes.data, some, zero)
+
+    source = np.random.default_rng(0).normal(size=(count, count)).astype(dtype)
+    for some in range(count + 1):
+        target = np.full((count + 1, count), np.nan, dtype)
+        run(source, target, some)
+        np.testing.assert_array_equal(target[:count, :some], source.T[:, :some])
+        assert np.isnan(target[:count, some:]).all()
+        np.testing.assert_allclose(target[count], source[0, :some].sum(), rtol=1e-5, atol=1e-5)
