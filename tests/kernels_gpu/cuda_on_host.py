@@ -75,12 +75,13 @@ class _Function:
         start = 0
         for k, array in enumerate(arguments):
             if isinstance(array, np.ndarray) and _first(k, arguments) == k:
-                found = np.frombuffer(done.stdout, array.dtype, array.size, start).reshape(array.shape)
-                start += array.nbytes
+                memory = _memory(array)
+                found = np.frombuffer(done.stdout, array.dtype, memory.size, start)
+                start += memory.nbytes
                 if array.flags.writeable:
-                    array[...] = found
+                    memory[...] = found
                 else:
-                    np.testing.assert_array_equal(found, array, "a kernel wrote into its input")
+                    np.testing.assert_array_equal(found, memory, "a kernel wrote into its input")
         assert start == len(done.stdout)
 
 
@@ -89,8 +90,16 @@ def _sent(k, arguments):
     argument, first = arguments[k], _first(k, arguments)
     if first < k:
         return b"=" + np.int64(first).tobytes()
-    kind = b"a" if isinstance(argument, np.ndarray) else b"s"
-    return kind + np.int64(argument.nbytes).tobytes() + argument.tobytes()
+    kind, sent = (b"a", _memory(argument)) if isinstance(argument, np.ndarray) else (b"s", argument)
+    return kind + np.int64(sent.nbytes).tobytes() + sent.tobytes()
+
+
+def _memory(array):
+    """All that lies between an array's first entry and its last; the kernel is told of the strides, none negative."""
+    assert all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
+    last = sum((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)) // array.itemsize
+    entries = last + 1 if array.size else 0
+    return np.lib.stride_tricks.as_strided(array, (entries,), (array.itemsize,), writeable=array.flags.writeable)
 
 
 def _first(k, arguments):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tinymeta.kernels.gemm import cuda as gemm
 from tinymeta.kernels.lstm import cuda, gpu
 from tools import nvcc_report
 
@@ -32,8 +34,19 @@ def test_nvcc_compiles_every_kernel_without_spilling_as_recorded():
 @pytest.mark.parametrize(("hidden", "features", "in_shared"), [((), 2, 2), ((5, 40), 1, 0)])
 def test_nvcc_compiles_the_text_that_a_running_program_compiles(tmp_path, hidden, features, in_shared):
     (tmp_path / "kernels.cu").write_text(cuda.source(gpu.Sizes(hidden, features, 0, 0), in_shared))
+    compiles(tmp_path)
+
+
+@NEEDS_NVCC
+@pytest.mark.parametrize(("rows", "columns", "dtype"), [(16, 32, np.float32), (64, 64, np.float64)])
+def test_nvcc_compiles_products_for_every_dtype(tmp_path, rows, columns, dtype):
+    (tmp_path / "kernels.cu").write_text(gemm.source(gemm.Tile(rows, columns), np.dtype(dtype)))
+    compiles(tmp_path)
+
+
+def compiles(folder):
     command = [NVCC, "-std=c++17", "-arch=sm_90", "-ptx", "-o", os.devnull, "kernels.cu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -57,8 +70,10 @@ NUMBA_PROGRAM = """
 from types import SimpleNamespace
 
 import numba.cuda.dispatcher
+import numpy as np
 from numba import boolean, cuda, float32, int64, types
 
+from tinymeta.kernels.gemm import numba_cuda as gemm
 from tinymeta.kernels.lstm import numba_cuda
 
 device = SimpleNamespace(compute_capability=(9, 0))
@@ -69,6 +84,7 @@ signatures = {
     numba_cuda._forward: [widths, *axes(1, 3, 3, 2, 2, 3, 3), boolean, *p],
     numba_cuda._backward: [widths, *axes(1, 3, 2, 2, 3, 2, 2, 4, 3, 3, 3), int64, *p],
     numba_cuda._reduce: axes(2, 1),
+    gemm._multiply(np.dtype(np.float32)): axes(3, 3, 3),
 }
 for kernel, signature in signatures.items():
     ptx, _ = cuda.compile_ptx(kernel.py_func, tuple(signature), cc=(9, 0))
@@ -91,4 +107,4 @@ def test_numba_compiles_its_kernels_for_a_gpu_in_float32_alone():
         env=environment | {"CUDA_HOME": toolkit()}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_forward", "False", "_backward", "False", "_reduce", "False"]
+    assert done.stdout.split() == ["_forward", "False", "_backward", "False", "_reduce", "False", "multiply", "False"]
