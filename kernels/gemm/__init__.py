@@ -19,6 +19,10 @@ within the matrices (and the rows and columns) that hold it. ``out`` receives c 
 shape and dtype, and may overlap ``a`` or ``b``.
 Errors: TypeError unless all arrays are of one float dtype; ValueError unless a and b have two axes or more, the
 inner sizes agree, the leading axes broadcast, and out (or d_c) has c's shape.
+
+``cpu`` and ``cuda`` (float32 and float64) have the same functions, and ``cpu_product.product`` is one product for compiled
+code to call: that is what the CPU kernel is for. From Python a call costs ten times what NumPy's does, and its sums are
+rounded otherwise: so ``ops.matmul`` stays with NumPy, and with CuPy's cuBLAS, and who wants a kernel asks for it.
 """
 
 from .reference import matmul, matmul_vjp
