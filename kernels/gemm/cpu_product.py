@@ -18,6 +18,7 @@ from numba import cfunc
 from ..simd import Simd, Value, sources, types, vector_code
 from ..simd.emit import INDEX
 
+SOURCES = sources(__file__)
 ROWS, DEPTH = 6, 64
 VECTORS = {64: 4, 32: 2, 16: 2}
 """Vectors of a block, by the bytes of one: ROWS times so many sums, b's vectors and one entry of a fill the registers."""
@@ -177,7 +178,7 @@ def address(dtype: Any) -> int:
 
     TypeError for another dtype.
     """
-    return _entry(np.dtype(dtype), sources(__file__)).address
+    return _entry(np.dtype(dtype), SOURCES).address
 
 
 @functools.cache

@@ -201,7 +201,7 @@ def test_loops_visit_every_matrix_where_it_lies(leads, order, seed):
 def test_the_compiled_product_comes_from_disk_in_the_next_process():
     program = (
         "import numpy as np; from tinymeta.kernels.gemm import cpu_product as p; p.address(np.float32)\n"
-        "print(p._entry(np.dtype(np.float32), p.sources(p.__file__)).cache_hits)"
+        "print(p._entry(np.dtype(np.float32), p.SOURCES).cache_hits)"
     )
     with tempfile.TemporaryDirectory() as folder:
         hits = [
