@@ -143,6 +143,21 @@ def test_out_is_filled_and_returned_in_any_layout(make):
     np.testing.assert_allclose(out, a @ b, rtol=1e-13, atol=1e-13)
 
 
+def test_a_parallel_loop_of_compiled_code_calls_the_product():
+    prange = pytest.importorskip("numba").prange
+
+    @simd.njit(parallel=True)
+    def all_products(gemm, a, b, c):
+        for t in prange(len(a)):
+            product(gemm, 10, 40, 40, a[t].ctypes.data, 40, 1, b[t].ctypes.data, 40, 1, c[t].ctypes.data, 40, False)
+
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(size=(25, 10, 40)), rng.normal(size=(25, 40, 40))
+    c = np.empty_like(a)
+    all_products(address(np.float64), a, b, c)
+    np.testing.assert_allclose(c, a @ b, rtol=1e-11, atol=1e-11)
+
+
 def test_out_may_overlap_an_input():
     rng = np.random.default_rng(6)
     a, b = rng.normal(size=(4, 3, 3)), rng.normal(size=(3, 3))
