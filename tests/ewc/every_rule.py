@@ -4,7 +4,7 @@ import numpy as np
 
 from tinymeta import nets, ops
 from tinymeta.ewc import sums
-from tinymeta.ewc.by_layer import GRADIENTS, PATCHES, POSITIONS, ROWS
+from tinymeta.ewc.entries import BIAS, GRADIENTS, PATCHES, POSITIONS, ROWS
 
 
 def draw(rng, *shape):
@@ -66,14 +66,19 @@ def attention(p, x):
 # name -> (maker of params and samples, function, rule of each leaf that it uses but for the head)
 NETS = {
     "linear": (dense, lambda p, x: x @ p["w"], {"w": ROWS}),
-    "bias": (dense, lambda p, x: x @ p["w"] + p["b"], {"w": ROWS, "b": GRADIENTS}),
+    "bias": (dense, lambda p, x: x @ p["w"] + p["b"], {"w": ROWS, "b": BIAS}),
+    "bias of z and of z²": (dense, lambda p, x: (z := x @ p["w"]) + p["b"] + z * z, {"w": ROWS, "b": GRADIENTS}),
+    "bias as a row": (dense, lambda p, x: p["b"][None] + (x @ p["w"]), {"w": ROWS, "b": GRADIENTS}),
+    "bias by a view": (dense, lambda p, x: x @ p["w"] + np.expand_dims(p["b"], 0), {"w": ROWS, "b": BIAS}),
+    "bias of one output": (dense, lambda p, x: ops.tanh(x @ p["w"] + p["b"].sum()), {"w": ROWS, "b": GRADIENTS}),
+    "broad bias": (dense, lambda p, x: ops.tanh((x @ p["w"])[:, :1] + p["b"]), {"w": ROWS, "b": GRADIENTS}),
     "transposed": (dense, lambda p, x: x @ p["v"].T, {"v": ROWS}),
     "left": (dense, lambda p, x: (p["v"] @ x.T).T, {"v": ROWS}),
     "reshaped": (dense, lambda p, x: x @ p["v"].reshape(4, 3), {"v": ROWS}),
     "tensordot": (dense, lambda p, x: np.tensordot(x, p["v"], ([1], [1])), {"v": ROWS}),
     "hidden": (dense, lambda p, x: ops.tanh(x @ p["w"]) @ p["v"] @ np.eye(4, 3), {"w": ROWS, "v": ROWS}),
     "normalised": (dense, lambda p, x: ops.log_softmax(x @ p["w"]), {"w": ROWS}),
-    "gated": (dense, lambda p, x: (x * p["s"]) @ p["w"] + p["b"], {"w": ROWS, "s": GRADIENTS, "b": GRADIENTS}),
+    "gated": (dense, lambda p, x: (x * p["s"]) @ p["w"] + p["b"], {"w": ROWS, "s": GRADIENTS, "b": BIAS}),
     "added twice": (dense, lambda p, x: (x @ p["w"] + p["b"]) * 2 + p["b"], {"w": ROWS, "b": GRADIENTS}),
     "leaky": (dense, lambda p, x: np.where(x > 0, x, 0.1 * x).reshape(len(x), -1) @ p["w"], {"w": ROWS}),
     "used twice": (dense, lambda p, x: x @ p["w"] + ops.square(x) @ p["w"], {"w": POSITIONS}),
@@ -82,10 +87,10 @@ NETS = {
     "product": (dense, lambda p, x: x @ (p["w"] @ p["v"]) @ np.eye(4, 3), {"w": POSITIONS, "v": POSITIONS}),
     "einsum": (dense, lambda p, x: np.einsum("ni,io->no", x, p["w"]), {"w": GRADIENTS}),
     "pairs": (dense, lambda p, x: (x.reshape(len(x), 2, 2) @ p["w"][:2]).sum(axis=1), {"w": GRADIENTS}),
-    "time": (of_sequences, lambda p, x: (ops.tanh(x @ p["x"])).sum(axis=1)[:, :3], {"x": POSITIONS}),
+    "time": (of_sequences, lambda p, x: ops.tanh(x @ p["x"] + p["b"]).sum(axis=1)[:, :3], {"x": POSITIONS, "b": BIAS}),
     "lstm": (of_sequences, lstm, {"x": POSITIONS, "h": POSITIONS, "b": GRADIENTS, "head": ROWS}),
     "attention": (of_sequences, attention, {"x": POSITIONS, "head": ROWS}),
-    "conv": (of_images, convnet, {"w": PATCHES, "b": GRADIENTS, "gamma": GRADIENTS, "beta": GRADIENTS}),
+    "conv": (of_images, convnet, {"w": PATCHES, "b": BIAS, "gamma": GRADIENTS, "beta": GRADIENTS}),
     "conv twice": (of_images, conv_twice, {"w": PATCHES}),
     "views": (dense, lambda p, x: x.view() @ p["w"], dict.fromkeys("wbsv", sums.ONE_BY_ONE)),
     "two-faced": (

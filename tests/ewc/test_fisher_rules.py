@@ -12,7 +12,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
 from tinymeta.ewc import sums
-from tinymeta.ewc.by_layer import GRADIENTS, ROWS, UNUSED
+from tinymeta.ewc.entries import GRADIENTS, ROWS, UNUSED
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 6)

@@ -8,7 +8,8 @@ over them as its gradient, which is formed before it is squared. Any other leaf 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,40 +17,29 @@ import numpy as np
 from ..engine.batch import vmap
 from ..engine.batched import Batched, innermost
 from ..engine.scope import Traced
-from ..engine.sweeps import Graph, pullback
+from ..engine.sweeps import pullback
 from ..engine.tensor import Tensor, value
 from ..kernels import fisher as kernels
+from .entries import GRADIENTS, PATCHES, ROWS, Entry, entries, unviewed
 
 Array = np.ndarray
-ROWS, POSITIONS, PATCHES = "linear", "linear, summed over positions", "convolution, summed over positions"
-GRADIENTS, UNUSED = "per-sample gradients", "unused"
 
 
 class Reduction(NamedTuple):
     """By rule Σ_v Σ_n φ(g) of one leaf, from what the rule knows of g; sizes as in tinymeta.kernels.fisher."""
 
-    rows: Callable[[Array, Array], Array]  # A (n, I), S (V, n, O) -> (I, O)
-    positions: Callable[[Array, Array], Array]  # A (n, T, I), D (n, T, O) -> (I, O)
-    patches: Callable[[Array, Array], Array]  # U (n, K, L), D (n, O, L) -> (O, K)
+    rows: Callable[[Array, Array], tuple[Array, Array]]  # A (n, I), S (V, n, O) -> (I, O), and (O,) of a bias
+    positions: Callable[[Array, Array], tuple[Array, Array]]  # A (n, T, I), D (n, T, O) -> (I, O), (O,)
+    patches: Callable[[Array, Array], tuple[Array, Array]]  # U (n, K, L), D (n, O, L) -> (O, K), (O,)
     gradients: Callable[[Array], Array]  # g (n, ...) -> (...)
 
 
 SQUARES = Reduction(
-    lambda A, S: kernels.linear_exact(A, S)[0],
-    lambda A, D: kernels.linear_time(A, D)[0],
-    lambda U, D: kernels.conv(U, D)[0],
+    kernels.linear_exact,
+    kernels.linear_time,
+    kernels.conv,
     lambda g: np.add.reduce(np.square(g), axis=0, dtype=np.float64),
 )
-
-
-class Entry(NamedTuple):
-    """How a weight enters the net: by one rule, in these ops, as these views of itself (chains of ops, one for each use)."""
-
-    rule: str
-    nodes: tuple[Tensor, ...] = ()
-    others: tuple[Any, ...] = ()
-    views: tuple[tuple[Tensor, ...], ...] = ()
-    left: bool = False  # as w in w @ a
 
 
 class Plan(NamedTuple):
@@ -98,103 +88,56 @@ class Example:
         traced = Traced(lambda p: net(p, one[None])[0], (params,), (0,), {}, "fisher_diagonal")
         self.output, self.weights, self.graph = traced.output, traced.leaves, traced.graph()
         self.entries = entries(self.graph, self.weights)
-        for entry, w in zip(self.entries, self.weights, strict=True):
-            if entry.nodes:  # its gradient is made of the cotangents of these, and need not be formed
-                self.graph.live -= {w, *(node for chain in entry.views for node in chain)}
+        formed = [e.rule == GRADIENTS for e in self.entries]
+        self.graph.leaves = list(itertools.compress(self.weights, formed))
+        for entry, w, form in zip(self.entries, self.weights, formed, strict=True):
+            if not form:  # its gradient is made of the cotangents of other nodes
+                self.graph.live -= {w, *itertools.chain(*entry.views)}
 
     def reduced(self, columns: Array, reduction: Reduction) -> list[Array]:
+        """Per leaf the sum of φ over samples and columns (V, n, C)."""
         n = columns.shape[1]
-        inputs = [_inputs(e, n) for e in self.entries]
+        inputs: list[Any] = [_inputs(e, n) if e.nodes else None for e in self.entries]
         totals: list[Any] = [np.zeros_like(w.data.array, dtype=np.float64) for w in self.weights]
         rows: list[list[Array]] = [[] for _ in self.weights]
         for column in columns:
-            gradients, cotangents = self._pull(column)
-            for i, (entry, g) in enumerate(zip(self.entries, gradients, strict=True)):
-                if entry.rule == ROWS:  # one product serves all columns
+            formed, cotangents = self._pull(column)
+            for i, entry in enumerate(self.entries):
+                if entry.rule == GRADIENTS:
+                    totals[i] += reduction.gradients(_samples(next(formed), n))
+                elif entry.rule == ROWS:  # one product serves all columns
                     rows[i].append(_cotangents(entry, cotangents, n)[:, 0])
-                elif entry.rule == GRADIENTS:
-                    totals[i] += reduction.gradients(_samples(g, n))
-                elif entry.rule != UNUSED:
+                elif entry.nodes:
                     form = reduction.patches if entry.rule == PATCHES else reduction.positions
-                    totals[i] += _unviewed(form(inputs[i], _cotangents(entry, cotangents, n)), entry)
-        for total, entry, A, D in zip(totals, self.entries, inputs, rows, strict=True):
-            if entry.rule == ROWS:
-                total += _unviewed(reduction.rows(A[:, 0], np.stack(D)), entry)
+                    _add(totals, i, entry, form(inputs[i], _cotangents(entry, cotangents, n)))
+        for i, (entry, A, D) in enumerate(zip(self.entries, inputs, rows, strict=True)):
+            if D:
+                _add(totals, i, entry, reduction.rows(A[:, 0], np.stack(D)))
         return totals
 
-    def _pull(self, column: Array) -> tuple[list, dict[Tensor, Any]]:
+    def _pull(self, column: Array) -> tuple[Iterator, dict[Tensor, Any]]:
         """Cotangents of the leaves without a rule, and of the ops at which the others enter."""
         cotangents = dict.fromkeys(node for entry in self.entries for node in entry.nodes)
         seed = Batched(column, innermost(), True)
-        return pullback(self.graph, [seed], False, cotangents), cotangents
+        return iter(pullback(self.graph, [seed], False, cotangents)), cotangents
 
 
-# ---- where the weights enter ----
-
-
-def entries(graph: Graph, weights: list[Tensor]) -> list[Entry]:
-    """Per weight how it enters: by a rule if that is always by the same op, as the same view of itself; else GRADIENTS."""
-    chains: dict[Tensor, tuple[Tensor, ...]] = dict.fromkeys(weights, ())
-    leaf = {w: w for w in weights}
-    uses: dict[Tensor, list[tuple[Tensor, int]]] = {w: [] for w in weights}
-    for node in graph.nodes:
-        held = [i for i, v in enumerate(node.inputs) if type(v) is Tensor and v in leaf]
-        if held and node.prim.name in _UNDO:
-            chains[node], leaf[node] = (*chains[node.inputs[0]], node), leaf[node.inputs[0]]
-            continue
-        for i in held:
-            uses[leaf[node.inputs[i]]].append((node, i))
-    return [_entry(uses[w], chains) for w in weights]
-
-
-def _entry(uses: list[tuple[Tensor, int]], chains: dict[Tensor, tuple[Tensor, ...]]) -> Entry:
-    if not uses:
-        return Entry(UNUSED)
-    views = tuple(chains[node.inputs[i]] for node, i in uses)
-    node, at = uses[0]
-    rule = _RULES.get((node.prim.name, at, *(getattr(v, "ndim", 0) for v in node.inputs[:2])))
-    same = all(other.prim is node.prim and i == at for other, i in uses) and len({_written(v) for v in views}) == 1
-    if rule is None or not same:
-        return Entry(GRADIENTS)
-    nodes, others = tuple(n for n, _ in uses), tuple(n.inputs[1 - at] for n, _ in uses)
-    if rule == POSITIONS and sum(n.shape[-1 if at == 0 else -2] for n in nodes) == 1:
-        rule = ROWS
-    return Entry(rule, nodes, others, views, left=at == 0)
-
-
-# op, place of the weight in it, numbers of axes of both operands
-_RULES: dict[tuple, str] = {
-    ("matmul", 1, 2, 2): POSITIONS,
-    ("matmul", 0, 2, 2): POSITIONS,
-    ("correlate", 1, 4, 4): PATCHES,
-}
-_UNDO: dict[str, Callable[[Array, Tensor], Array]] = {
-    "reshape": lambda F, node: F.reshape(node.inputs[0].shape),
-    "transpose": lambda F, node: F.transpose(np.argsort(node.params["axes"])),
-}
-
-
-def _written(chain: tuple[Tensor, ...]) -> str:
-    return repr([(node.prim.name, node.params) for node in chain])
-
-
-def _unviewed(F: Array, entry: Entry) -> Array:
-    """The sum in the shape of the weight, from that in the shape of its rule."""
-    F = F.reshape(entry.nodes[0].inputs[1].shape) if entry.rule == PATCHES else F.T if entry.left else F
-    for node in reversed(entry.views[0]):
-        F = _UNDO[node.prim.name](F, node)
-    return F
+def _add(totals: list[Array], i: int, entry: Entry, found: tuple[Array, Array]) -> None:
+    """The sums of a weight and of its bias."""
+    totals[i] += unviewed(found[0], entry)
+    if entry.bias is not None:
+        totals[entry.bias] += found[1].reshape(totals[entry.bias].shape)
 
 
 # ---- what the rules need, all samples along the first axis ----
 
 
-def _inputs(entry: Entry, n: int) -> Any:
+def _inputs(entry: Entry, n: int) -> Array:
     """A (n, T, I), or U (n, K, L): the other operands of all uses, one after the other along the positions."""
     others = [_samples(x, n) for x in entry.others]
     if entry.rule == PATCHES:
         return np.concatenate([_patches(x, node) for x, node in zip(others, entry.nodes, strict=True)], axis=2)
-    return _joined(others, entry.left) if entry.nodes else None
+    return _joined(others, entry.left)
 
 
 def _cotangents(entry: Entry, cotangents: dict[Tensor, Any], n: int) -> Array:
@@ -238,4 +181,4 @@ def _numbers(entry: Entry, w: Tensor, columns: int) -> int:
     seen = sum(node.size for node in entry.nodes)
     if entry.rule == PATCHES:
         seen += seen // w.shape[0] * (w.size // w.shape[0])
-    return 0 if entry.rule == UNUSED else w.size + seen
+    return w.size + seen if entry.nodes or entry.rule == GRADIENTS else 0

@@ -15,7 +15,8 @@ import numpy as np
 from ..engine import trees
 from ..engine.transforms import vjp
 from . import arguments
-from .by_layer import GRADIENTS, SQUARES, Plan, Reduction, plan, reduced
+from .by_layer import SQUARES, Plan, Reduction, plan, reduced
+from .entries import GRADIENTS
 
 Array = np.ndarray
 Columns = Callable[[Any, Array, int], Array]
@@ -34,7 +35,7 @@ class SlowFisher(UserWarning):
 def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
     """By which rule fisher_diagonal serves each leaf, as text in a tree like `params`; x (N, ...) as there, of which it runs one.
 
-    linear, convolution        from the layer's inputs and output cotangents; "summed over positions" inside the square
+    linear, convolution, bias  from the layer's inputs and output cotangents; "summed over positions" inside the square
     per-sample gradients       formed for a block of samples at once: fast for vectors, slow for matrices (a SlowFisher warning)
     one gradient per sample and label   for all leaves of a net that does not run inside tm.vmap (a SlowFisher warning)
     unused                     F = 0
