@@ -51,22 +51,25 @@ class Plan(NamedTuple):
     outputs: Array
 
 
-def reduced(
-    net: Callable, params: Any, x: Array, columns_of: Callable[[Array], Array], reduction: Reduction = SQUARES
-) -> list[Array]:
-    """Per leaf of `params` Σ_v Σ_n φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), z (n, C) the outputs for x (n, ...), S = columns_of(z)."""
-    found: list[Array] = []
+def add_reduced(
+    totals: list[Array],
+    net: Callable,
+    params: Any,
+    x: Array,
+    columns_of: Callable[[Array], Array],
+    reduction: Reduction = SQUARES,
+) -> None:
+    """To each leaf's total add Σ_v Σ_n φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), z (n, C) the outputs for x (n, ...), S = columns_of(z)."""
 
     def run(one: Any) -> None:
         example = Example(net, params, one)
-        found.extend(example.reduced(columns_of(_samples(example.output, len(x))), reduction))
+        example.add_reduced(totals, columns_of(_samples(example.output, len(x))), reduction)
 
     vmap(run)(x)
-    return found
 
 
 def plan(net: Callable, params: Any, one: Array) -> Plan:
-    """What `reduced` will do, from one sample x (1, ...)."""
+    """What `add_reduced` will do, from one sample x (1, ...)."""
     found: list[Plan] = []
 
     def run(one: Any) -> None:
@@ -94,32 +97,35 @@ class Example:
             if not form:  # its gradient is made of the cotangents of other nodes
                 self.graph.live -= {w, *itertools.chain(*entry.views)}
 
-    def reduced(self, columns: Array, reduction: Reduction) -> list[Array]:
-        """Per leaf the sum of φ over samples and columns (V, n, C)."""
+    def add_reduced(self, totals: list[Array], columns: Array, reduction: Reduction) -> None:
+        """To each leaf's total add the sum of φ over samples and columns (V, n, C)."""
         n = columns.shape[1]
         inputs: list[Any] = [_inputs(e, n) if e.nodes else None for e in self.entries]
-        totals: list[Any] = [np.zeros_like(w.data.array, dtype=np.float64) for w in self.weights]
-        rows: list[list[Array]] = [[] for _ in self.weights]
-        for column in columns:
+        rows = {i: _empty(e, columns) for i, e in enumerate(self.entries) if e.rule == ROWS}
+        for v, column in enumerate(columns):
             formed, cotangents = self._pull(column)
             for i, entry in enumerate(self.entries):
                 if entry.rule == GRADIENTS:
                     totals[i] += reduction.gradients(_samples(next(formed), n))
                 elif entry.rule == ROWS:  # one product serves all columns
-                    rows[i].append(_cotangents(entry, cotangents, n)[:, 0])
+                    rows[i][v] = _cotangents(entry, cotangents, n)[:, 0]
                 elif entry.nodes:
                     form = reduction.patches if entry.rule == PATCHES else reduction.positions
                     _add(totals, i, entry, form(inputs[i], _cotangents(entry, cotangents, n)))
-        for i, (entry, A, D) in enumerate(zip(self.entries, inputs, rows, strict=True)):
-            if D:
-                _add(totals, i, entry, reduction.rows(A[:, 0], np.stack(D)))
-        return totals
+        for i, S in rows.items():
+            _add(totals, i, self.entries[i], reduction.rows(inputs[i][:, 0], S))
 
     def _pull(self, column: Array) -> tuple[Iterator, dict[Tensor, Any]]:
         """Cotangents of the leaves without a rule, and of the ops at which the others enter."""
         cotangents = dict.fromkeys(node for entry in self.entries for node in entry.nodes)
         seed = Batched(column, innermost(), True)
         return iter(pullback(self.graph, [seed], False, cotangents)), cotangents
+
+
+def _empty(entry: Entry, columns: Array) -> Array:
+    """Room for the cotangents S (V, n, O) of all columns."""
+    z = entry.nodes[0]
+    return np.empty_like(columns, shape=(*columns.shape[:2], z.size), dtype=z.dtype)
 
 
 def _add(totals: list[Array], i: int, entry: Entry, found: tuple[Array, Array]) -> None:

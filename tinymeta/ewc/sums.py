@@ -15,7 +15,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.transforms import vjp
 from . import arguments
-from .by_layer import SQUARES, Plan, Reduction, plan, reduced
+from .by_layer import SQUARES, Plan, Reduction, add_reduced, plan
 from .entries import GRADIENTS
 
 Array = np.ndarray
@@ -23,7 +23,7 @@ Columns = Callable[[Any, Array, int], Array]
 """Cotangents S (V, n, C) from the outputs of a block of samples, the samples (n, ...), and the number of the first."""
 
 ONE_BY_ONE = "one gradient per sample and label"
-BLOCK_BYTES = 24_000_000
+BLOCK_BYTES = 16_000_000  # of the values and cotangents of a block; NumPy's temporaries come on top
 MOST_SAMPLES = 1024  # at a time: more would not be faster
 CHECKED = 8  # samples of each block whose outputs are compared with those that the net gives for all of them together
 
@@ -55,9 +55,7 @@ def mean_over_samples(
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
-        terms = form(who, net, params, block, lambda z, block=block, start=start: columns(z, block, start), reduction)
-        for total, term in zip(totals, terms, strict=True):
-            total += term
+        form(who, totals, net, params, block, lambda z, block=block, start=start: columns(z, block, start), reduction)
     return means(totals, len(x), params)
 
 
@@ -67,7 +65,9 @@ def means(totals: list[Array], n: int, params: Any) -> Any:
     return trees.unflatten(params, leaves)
 
 
-def _together(who: str, net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction) -> list[Array]:
+def _together(
+    who: str, totals: list[Array], net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction
+) -> None:
     """All samples at once, each by itself in a vmap."""
 
     def checked(outputs: Array) -> Array:
@@ -75,21 +75,21 @@ def _together(who: str, net: Callable, params: Any, x: Array, columns: Callable,
         arguments.check_unmixed(net(params, x[:CHECKED]), outputs, who)
         return found
 
-    return reduced(net, params, x, checked, reduction)
+    add_reduced(totals, net, params, x, checked, reduction)
 
 
-def _one_by_one(who: str, net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction) -> list[Array]:
+def _one_by_one(
+    who: str, totals: list[Array], net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction
+) -> None:
     """For nets that cannot be looked into."""
     outputs = net(params, x)
     found = columns(outputs)
-    totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for n in range(len(x)):
         one = slice(n, n + 1)
         for total, g in zip(
             totals, gradients_of_sum(who, net, params, x[one], outputs[one], found[:, one]), strict=True
         ):
             total += reduction.gradients(g)
-    return totals
 
 
 def gradients_of_sum(who: str, net: Callable, params: Any, x: Array, outputs: Array, columns: Array) -> list[Array]:
