@@ -177,3 +177,62 @@ def test_conv4_gradients_are_right_to_second_order(tasks):
     labels = rng.integers(0, 4, (*tasks, 3))
     loss = lambda params, x: ops.mean(ops.softmax_cross_entropy(nets.conv4(params, x), labels))
     tm.check.gradients(loss, params, x, order=2)
+
+
+def test_pooled_conv4_has_the_published_shapes():
+    """MAML's mini-ImageNet net: 32 filters, 84 -> 42 -> 21 -> 10 -> 5 by max-pooling, then 800 features."""
+    params = nets.init_pooled_conv4(np.random.default_rng(0), classes=5, scaled=False)
+    convolutions, head = params
+    assert [layer.w.shape for layer in convolutions] == [(32, 3, 3, 3)] + 3 * [(32, 32, 3, 3)]
+    assert head.w.shape == (800, 5)
+    assert sum(x.size for x in trees.leaves(params)) == 864 + 3 * 9_216 + 4 * 32 + 4_005
+    assert nets.pooled_conv4(params, np.random.default_rng(1).random((2, 3, 84, 84), np.float32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("tasks", [(), (2,)])
+def test_pooled_conv4_is_its_blocks_written_out(tasks):
+    rng = np.random.default_rng(2)
+    params = perturbed(rng, nets.init_pooled_conv4(rng, 3, filters=2, channels=2, side=17), tasks)
+    x = rng.normal(size=(*tasks, 3, 2, 17, 17))
+    for at in np.ndindex(tasks):
+        convolutions, head = task(params, at)
+        y = x[at]
+        for layer in convolutions:
+            y = ops.conv2d(y, layer.w, padding=1)
+            y = (y - y.mean((0, 2, 3), keepdims=True)) / np.sqrt(y.var((0, 2, 3), keepdims=True) + 1e-5)
+            y = np.maximum(y * layer.gamma[:, None, None] + layer.beta[:, None, None], 0)
+            side = y.shape[-1] // 2
+            y = y[..., : 2 * side, : 2 * side].reshape(*y.shape[:2], side, 2, side, 2).max(axis=(3, 5))
+        expected = y.reshape(3, -1) @ head.w + head.b
+        np.testing.assert_allclose(nets.pooled_conv4(params, x)[at], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_normed_mlp_is_its_layers_written_out(scaled):
+    rng = np.random.default_rng(3)
+    params = perturbed(rng, nets.init_normed_mlp(rng, (4, 5, 3, 2), scaled=scaled), (2,))
+    x = rng.normal(size=(2, 6, 4))
+    assert all((layer.gamma is not None) == scaled for layer in params[:-1])
+    for t in range(2):
+        y = x[t]
+        for layer in task(params, t)[:-1]:
+            y = y @ layer.w
+            y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+            y = np.maximum((y * layer.gamma if scaled else y) + layer.beta, 0)
+        head = task(params[-1], t)
+        np.testing.assert_allclose(nets.normed_mlp(params, x)[t], y @ head.w + head.b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("init", "apply", "shape"),
+    [
+        (lambda rng: nets.init_normed_mlp(rng, (3, 4, 2), scaled=True), nets.normed_mlp, (2, 4, 3)),
+        (lambda rng: nets.init_pooled_conv4(rng, 2, 2, 1, 16, scaled=False), nets.pooled_conv4, (2, 3, 1, 16, 16)),
+    ],
+    ids=["normed_mlp", "pooled_conv4"],
+)
+def test_nets_with_batch_norm_are_right_to_second_order(init, apply, shape):
+    rng = np.random.default_rng(4)
+    params, x = perturbed(rng, init(rng), (2,)), rng.normal(size=shape)
+    labels = rng.integers(0, 2, shape[:2])
+    tm.check.gradients(lambda params: ops.mean(ops.softmax_cross_entropy(apply(params, x), labels)), params, order=2)

@@ -198,3 +198,12 @@ def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
 def test_an_empty_axis_splits_into_empty_sections():
     sections = ops.split(np.zeros((0, 2)), 3)
     assert [section.shape for section in sections] == [(0, 2)] * 3
+
+
+def test_batch_norm_without_scale_or_shift():
+    rng = np.random.default_rng(0)
+    x, gamma, beta = rng.normal(size=(5, 3)), rng.normal(size=3), rng.normal(size=3)
+    one, zero = np.ones(3), np.zeros(3)
+    for g, b in ((None, beta), (gamma, None), (None, None)):
+        expected = ops.batch_norm(x, one if g is None else g, zero if b is None else b, axis=0)
+        np.testing.assert_allclose(ops.batch_norm(x, g, b, axis=0), expected)

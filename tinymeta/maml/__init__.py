@@ -8,9 +8,21 @@ leading task axis, and the loss gives one value per task; a loss that reduces ov
         return ops.mean(ops.square(nets.mlp(params, x) - y), axis=(-2, -1))   # () or (T,)
 
     value, gradient = tm.value_and_grad(lambda params: maml.meta_loss(loss, params, support, query, lr=0.01, steps=1))(params)
+
+A method is three pure functions: what is meta-learned, its meta-gradient, and the path of adaptation (see Method).
+
+    method = maml.meta_sgd(lr=0.01, steps=1)             # or maml, anil, maml_plus_plus, reptile, implicit
+    meta = method.init(params)
+    value, gradient = method.meta_gradient(loss, meta, support, query)
 """
 
+from .implicit import implicit
 from .inner import adapt, adaptation_path
+from .methods import Method, WithRates, anil, maml, maml_plus_plus, meta_sgd, step_weights
 from .outer import meta_loss
+from .reptile import reptile
 
-__all__ = ["adapt", "adaptation_path", "meta_loss"]
+__all__ = [
+    "Method", "WithRates", "adapt", "adaptation_path", "anil", "implicit", "maml", "maml_plus_plus", "meta_loss", "meta_sgd",
+    "reptile", "step_weights",
+]  # fmt: skip

@@ -19,6 +19,13 @@ def check_setting(steps: Any, order: Any) -> None:
         raise ValueError(f"maml: order = {order!r}, expected 2 (through the inner gradient) or 1 (it is a constant)")
 
 
+def check_weights(weights: Any, steps: int) -> None:
+    if np.shape(weights) != (steps,) or not hasattr(weights, "dtype"):
+        raise ValueError(
+            f"maml: weights is {describe(weights)}, expected an array of one weight per inner step: shape [{steps}]"
+        )
+
+
 def task_axes(losses: Any) -> Axes:
     """The shape of what a loss returned: () for one task, (T,) for T tasks."""
     if not isinstance(losses, (int, float)) and not hasattr(losses, "shape"):

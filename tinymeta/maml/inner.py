@@ -13,43 +13,51 @@ from ..engine.transforms import grad, stop_gradient
 from .checks import check_data, check_finite, check_setting, check_tasks, task_axes
 
 Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
+Rate = Any  # a float, a tree like the parameters with a rate for each leaf or element, or a function step -> either
 
 
-def adapt(loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int = 2) -> Any:
+def adapt(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: int = 2) -> Any:
     """θ' after `steps` times θ' = θ - lr ∇θ loss(θ, support) (section 2.2): leaves like those of `params` for one task.
 
     Many tasks (see tinymeta.maml) all start from `params`, and the result's leaves have a leading task axis (T, ...). `lr` is
-    a float, or a tree like `params` with a rate for each leaf or element. order=2 lets derivatives pass through the inner
-    gradient; order=1 takes that gradient as a constant, so that ∂θ'/∂θ = I. FloatingPointError, naming step and task, for
-    a support loss that is not finite.
+    a float, a tree like `params` with a rate for each leaf or element, or a function that gives one of these for step 0, 1, ...
+    order=2 lets derivatives pass through the inner gradient; order=1 takes that gradient as a constant, so that ∂θ'/∂θ = I.
+    FloatingPointError, naming step and task, for a support loss that is not finite.
     """
-    *_, adapted = _descend(loss, params, support, lr, steps, order, check_finite)
+    *_, adapted = descend(loss, params, lambda step: support, lr, steps, order)
     return adapted
 
 
-def adaptation_path(loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int = 2) -> list[Any]:
+def adaptation_path(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: int = 2) -> list[Any]:
     """The parameters before and after each step of `adapt`, steps + 1 trees; a task that diverges goes on as inf and NaN."""
-    return list(_descend(loss, params, support, lr, steps, order, _accept))
+    return list(descend(loss, params, lambda step: support, lr, steps, order, _accept))
 
 
-def _descend(
-    loss: Loss, params: Any, support: Any, lr: Any, steps: int, order: int, check: Callable[[Any, str, str], None]
+def descend(
+    loss: Loss,
+    params: Any,
+    data_of: Callable[[int], Any],
+    lr: Rate,
+    steps: int,
+    order: int = 2,
+    check: Callable[[Any, str, str], None] = check_finite,
 ) -> Iterator[Any]:
+    """The parameters before and after each step, one by one; step s descends the loss of the support set data_of(s)."""
     check_setting(steps, order)
-    tasks = task_axes(loss(stop_gradient(params), support))
-    check_data("support", support, tasks)
+    tasks = task_axes(loss(stop_gradient(params), data_of(0)))
     fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
+    check_data("support", data_of(0), tasks)
     yield fast
     for step in range(steps):
 
         def total(weights: Any, step: int = step) -> Any:
-            losses = loss(weights, support)
+            losses = loss(weights, data_of(step))
             check_tasks(losses, tasks)
             check(losses, "the support loss", f"at inner step {step + 1} of {steps}")
             return ops.sum(losses)
 
         with np.errstate(over="ignore", invalid="ignore"):  # a task that diverges is reported by name, by `check`
-            fast = _step(fast, _gradient(total, fast, order), lr)
+            fast = _step(fast, _gradient(total, fast, order), lr(step) if callable(lr) else lr)
         yield fast
 
 

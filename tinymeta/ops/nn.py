@@ -17,13 +17,14 @@ from .shape import expand_dims, reshape
 def batch_norm(x: Any, gamma: Any, beta: Any, axis: int | tuple[int, ...], eps: float = 1e-5) -> Any:
     """γ (x - mean) / sqrt(var + eps) + β with the batch's own mean and (biased) variance over `axis`.
 
-    γ and β have the shape of x without `axis` (leading task axes may be missing). Composed, so that no derivative treats the
-    statistics as constants.
+    γ and β have the shape of x without `axis` (leading task axes may be missing); None leaves out the scale or the shift.
+    Composed, so that no derivative treats the statistics as constants.
     """
     axes = tuple(a % x.ndim - x.ndim for a in as_tuple(axis))
     centred = x - mean(x, axes, keepdims=True)
     scale = ew.sqrt(mean(ew.square(centred), axes, keepdims=True) + eps)
-    return centred / scale * expand_dims(gamma, axes) + expand_dims(beta, axes)
+    normal = centred / scale if gamma is None else centred / scale * expand_dims(gamma, axes)
+    return normal if beta is None else normal + expand_dims(beta, axes)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:

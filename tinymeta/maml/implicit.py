@@ -1,0 +1,97 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade, Levine 2019, arXiv 1909.04630): the meta-gradient without the path that led to φ."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import trees
+from ..engine.transforms import grad, linearize, value_and_grad
+from .inner import Loss, adapt, adaptation_path
+from .methods import Method
+from .outer import query_loss
+from .reptile import mean_over_tasks
+
+
+def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Method:
+    """Implicit MAML with λ = `strength`: the inner loop descends L(φ, support) + λ/2 ‖φ - θ‖² (eq. 3).
+
+    Its minimum φ has dφ/dθ = (I + H/λ)⁻¹ with H the Hessian of L(·, support) at φ (lemma 1). The meta-gradient is that times
+    ∇L(φ, query), found by `cg_steps` steps of conjugate gradient on Hessian-vector products, for all tasks at once (algorithm 2).
+    It is exact where φ is the minimum and I + H/λ is positive definite: take λ large enough for the second.
+    """
+    if not strength > 0:
+        raise ValueError(f"implicit: strength = {strength}, expected λ > 0: it ties φ to θ")
+    near = functools.partial(_tied, strength=strength)
+
+    def meta_gradient(loss: Loss, params: Any, support: Any, query: Any) -> tuple[Any, Any]:
+        phi = adapt(near(loss, params), params, support, lr, steps, order=1)
+        value, gradient = value_and_grad(lambda w: query_loss(loss, params, w, query, steps))(phi)
+        _, hessian = linearize(grad(lambda w: ops.sum(loss(w, support))), phi)
+        solved = conjugate_gradient(
+            lambda v: trees.map(lambda x, hx: x + hx / strength, v, hessian(v)), gradient, cg_steps, params
+        )
+        return value, trees.map(_sum_over_tasks, solved, params)
+
+    def path(loss: Loss, params: Any, support: Any, steps: int) -> list[Any]:
+        return adaptation_path(near(loss, params), params, support, lr, steps, order=1)
+
+    return Method(lambda params: params, meta_gradient, path)
+
+
+def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, steps: int, like: Any) -> Any:
+    """x with matvec(x) ≈ b for a symmetric positive definite matrix, after `steps` steps from x = 0; all are trees like b.
+
+    Axes of b's leaves before those of `like` number independent systems, which are solved side by side.
+    """
+    x, r, p = trees.map(lambda leaf: 0 * leaf, b), b, b
+    rr = _inner(r, r, like)
+    for _ in range(steps):
+        ap = matvec(p)
+        alpha = _ratio(rr, _inner(p, ap, like))
+        x, r = _moved(x, alpha, p, like), _moved(r, -alpha, ap, like)
+        rr, before = _inner(r, r, like), rr
+        p = _moved(r, _ratio(rr, before), p, like)
+    return x
+
+
+def _tied(loss: Loss, params: Any, strength: float) -> Loss:
+    def tied(w: Any, data: Any) -> Any:
+        squares = [
+            ops.sum(ops.square(a - b), axis=_own_axes(b))
+            for a, b in zip(trees.leaves(w), trees.leaves(params), strict=True)
+        ]
+        return loss(w, data) + 0.5 * strength * functools.reduce(ops.add, squares)
+
+    return tied
+
+
+def _inner(a: Any, b: Any, like: Any) -> Any:
+    """The inner product of each system."""
+    parts = trees.map(lambda u, v, w: ops.sum(u * v, axis=_own_axes(w)), a, b, like)
+    return functools.reduce(ops.add, trees.leaves(parts))
+
+
+def _moved(x: Any, scale: Any, direction: Any, like: Any) -> Any:
+    """x + scale * direction, one scale for each system."""
+    return trees.map(
+        lambda a, d, w: a + ops.reshape(scale, (*np.shape(scale), *[1] * np.ndim(w))) * d, x, direction, like
+    )
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    """a / b, and 0 where a system is solved to the last bit."""
+    solved = ops.equal(b, 0)
+    return ops.where(solved, 0, a / ops.where(solved, 1, b))
+
+
+def _own_axes(like: Any) -> tuple[int, ...]:
+    return tuple(range(-np.ndim(like), 0))
+
+
+def _sum_over_tasks(x: Any, like: Any) -> Any:
+    return ops.sum(x, axis=tuple(range(np.ndim(x) - np.ndim(like))))

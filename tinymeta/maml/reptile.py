@@ -1,0 +1,38 @@
+"""Reptile (Nichol, Achiam, Schulman 2018, arXiv 1803.02999): move towards the parameters that plain training of a task leads to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import trees
+from .inner import Loss, adaptation_path, descend
+from .methods import Method
+from .outer import query_loss
+
+
+def reptile(lr: float, steps: int) -> Method:
+    """Algorithm 2 of 1803.02999, as a gradient: the mean over tasks of (θ - θ̃) / lr, with θ̃ after `steps` steps of SGD.
+
+    The steps take support and query set in turn as their minibatches, for Reptile knows no held-out part; the value is the loss
+    of θ̃ on the query set. (θ - θ̃) / lr is the sum of the gradients on the way: no second derivative anywhere.
+    """
+    if steps < 1:
+        raise ValueError(f"reptile: steps = {steps}, expected 1 or more: its gradient is what the steps changed")
+
+    def meta_gradient(loss: Loss, params: Any, support: Any, query: Any) -> tuple[Any, Any]:
+        *_, trained = descend(loss, params, lambda step: query if step % 2 else support, lr, steps, order=1)
+        value = query_loss(loss, params, trained, query, steps)
+        return value, trees.map(lambda p, t: mean_over_tasks(p - t, p) / lr, params, trained)
+
+    def path(loss: Loss, params: Any, support: Any, steps: int) -> list[Any]:
+        return adaptation_path(loss, params, support, lr, steps, order=1)
+
+    return Method(lambda params: params, meta_gradient, path)
+
+
+def mean_over_tasks(x: Any, like: Any) -> Any:
+    """The mean over the leading axes that x has and `like` has not."""
+    return ops.mean(x, axis=tuple(range(np.ndim(x) - np.ndim(like))))
