@@ -13,7 +13,7 @@ def make(caption="Loss by step."):
         figure, axes = figures.subplots(caption=caption)
         for shift, method in enumerate(figures.METHODS):
             axes.plot([0, 1], [shift, shift + 1], **figures.line(method))
-        axes.legend()
+        axes.legend(ncols=4, fontsize=5)
     return figure
 
 

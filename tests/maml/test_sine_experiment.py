@@ -1,17 +1,21 @@
 import json
+import re
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from tinymeta import lab
+import tinymeta as tm
+from tinymeta import lab, maml, nets
 from tinymeta.data.sine import SineTasks
-from tinymeta.experiments import maml_sine
+from tinymeta.experiments import maml_sine, maml_sine_regressors, maml_sine_trace
+from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.maml_sine_tasks import Held, mse
 from tinymeta.lab.files import to_json
 
 SMALL = {
     "iterations": "300", "meta_lr": "0.01", "baseline_lr": "0.01", "sigma": "0.3", "test_tasks": "100",
-    "validation_tasks": "20", "test_steps": "5", "test_points": "5,10", "step_sizes": "0.01,0.03",
+    "validation_tasks": "20", "test_steps": "5", "test_points": "5,10", "step_sizes": "0.01,0.03", "regressors": "0",
 }  # fmt: skip
 TINY = SMALL | {"iterations": "2", "test_tasks": "4", "test_steps": "2", "hidden": "3", "test_points": "5"}
 
@@ -54,14 +58,13 @@ def test_first_order_goes_by_its_own_name(tmp_path):
 
 def test_divergence_is_counted(tmp_path):
     result = run(tmp_path, TINY | {"step_sizes": "1e6", "test_steps": "5"})
-    row = next(row for row in result["rows"] if row["unit"] == "% of tasks")
-    assert row["quantity"].startswith("pretrained, 5 points")
-    assert 0 < row["ours"] <= 100
+    shares = {row["quantity"].partition(",")[0]: row["ours"] for row in result["rows"] if row["unit"] == "% of tasks"}
+    assert shares["MAML"] == 0 < shares["pretrained"] <= 100
 
 
 def test_tuning_takes_the_best_step_size_on_validation_tasks(tmp_path):
     result = run(tmp_path, TINY | {"step_sizes": "1e6,0.01,0.001"})
-    tuned = result["series"]["tuning"]["5"]
+    tuned = result["series"]["tuning"]["pretrained"]["5"]
     assert tuned["chosen"] == tuned["step_sizes"][int(np.nanargmin(tuned["validation_mse"]))] != 1e6
 
 
@@ -74,9 +77,9 @@ def test_oracle_sees_amplitude_and_phase():
 
 def test_nets_meet_the_same_test_tasks_and_training_does_not():
     config = maml_sine.Config(test_tasks=5)
-    first, again = (maml_sine.Held.draw(config, "test", 5) for _ in range(2))
+    first, again = (Held.draw(config, "test", 5) for _ in range(2))
     np.testing.assert_array_equal(first.tasks, again.tasks)
-    assert not np.isin(first.tasks, maml_sine.Held.draw(config, "validation", 5).tasks).any()
+    assert not np.isin(first.tasks, Held.draw(config, "validation", 5).tasks).any()
 
 
 @pytest.mark.parametrize("preset", maml_sine.EXPERIMENT.presets)
@@ -96,3 +99,104 @@ def test_wrong_configuration(key, value):
 def test_wrong_lists(overrides):
     with pytest.raises(lab.UserError, match=r"= \(.*\), expected"):
         lab.configure(maml_sine.EXPERIMENT, "quick", overrides)
+
+
+@pytest.mark.parametrize(("variants", "named"), [("maml++", "'maml++x'"), ("maml", "'maml'")])
+def test_wrong_variants(variants, named):
+    with pytest.raises(lab.UserError, match=re.escape(f"variants has {named}")):
+        lab.configure(maml_sine.EXPERIMENT, "quick", {"variants": "anil," + named.strip("'")})
+
+
+def test_every_variant_has_its_rows_and_its_curve(tmp_path):
+    config = lab.configure(maml_sine.EXPERIMENT, "variants", TINY)
+    folder = lab.execute(maml_sine.EXPERIMENT, config, tmp_path, trace=True)
+    result = json.loads((folder / "result.json").read_text())
+    rows = {row["quantity"]: row["ours"] for row in result["rows"]}
+    names = [entry.name for entry in METHODS.values()]
+    assert len(names) == len(config.variants) + 1 == 7
+    for name in names:
+        assert np.isfinite(rows[f"{name}, 5 points, after 1 step"])
+        assert np.isfinite(rows[f"{name}, 5 points, after 1 step, median"])
+        assert rows[f"{name}, 5 points, error above 100 at the end"] == 0
+    shown = json.loads((folder / "figures" / "captions.json").read_text())
+    assert list(shown) == ["fits", "steps", "variants", "trace-adaptation"]
+    assert shown["trace-adaptation"]["frames"] == ["before adaptation", "after 1 step", "after 2 steps"]
+
+
+def test_the_trace_is_the_path_of_the_test_tasks(tmp_path):
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY)
+    folder = lab.execute(maml_sine.EXPERIMENT, config, tmp_path, trace=True)
+    with np.load(folder / "trace.npz") as archive:
+        arrays = dict(archive)
+    steps, tasks, points = config.test_steps + 1, len(maml_sine_trace.AMPLITUDES), config.test_query_points
+    for name in ("MAML", "pretrained"):
+        outputs = arrays[f"outputs_{name}"]
+        assert outputs.shape == (tasks, steps, points)
+        np.testing.assert_allclose(
+            arrays[f"query_loss_{name}"], np.mean((outputs - arrays["truth"][:, None]) ** 2, axis=-1), rtol=1e-4
+        )
+    held = Held.draw(config, "test", config.test_tasks)
+    at = int(np.argmin(abs(held.tasks.amplitude - maml_sine_trace.AMPLITUDES[0])))
+    np.testing.assert_array_equal(arrays["support_x"][0], held.support[0][at, :5, 0])
+    (folder / "nets.npz").write_bytes(b"no zip")
+    (folder / "trace.npz").unlink()
+    with pytest.raises(lab.UserError, match=r"nets\.npz is damaged"):
+        lab.execute(maml_sine.EXPERIMENT, config, tmp_path, folder, trace=True)
+
+
+def test_fresh_query_points_are_as_many_as_the_support_points():
+    config = maml_sine.Config(test_query="fresh", test_points=(3, 6), test_tasks=2)
+    held = Held.draw(config, "test", 2)
+    assert held.query[0].shape == held.support[0].shape == (2, 6, 1)
+    assert not np.isin(held.query[0], held.support[0]).any()
+    params = nets.init_mlp(np.random.default_rng(0), (1, 3, 1))
+    first = tuple(points[:, :3] for points in held.query)
+    np.testing.assert_allclose(held.errors(maml.maml(0.1, 1), params, 3, 1)[:, 0], mse(params, first), rtol=1e-6)
+
+
+REGRESSORS = {"regressors": "5", "regressor_block": "2", "regressor_iterations": "3", "regressor_points": "4"}
+
+
+def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path):
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS)
+    for name in maml_sine_regressors.KINDS:
+        seen = []
+
+        class Watched(lab.Run):
+            def stage(self, name, steps, init, step, seen=seen, **options):
+                def watched(state, i):
+                    state, metrics = step(state, i)
+                    seen.extend([state["params"]] if (i + 1) % config.regressor_iterations == 0 else [])
+                    return state, metrics
+
+                return super().stage(name, steps, init, watched, **options)
+
+        with Watched(tmp_path, "maml-sine", "") as run:
+            mean, errors = maml_sine_regressors.averaged(config, run, name)
+        assert len(errors) == 5
+        for leaf, *blocks in zip(tm.trees.leaves(mean), *map(tm.trees.leaves, seen), strict=True):
+            np.testing.assert_allclose(leaf, np.concatenate(blocks).mean(axis=0), rtol=1e-5, atol=1e-7)
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+def test_penalties_draw_the_regressors_together(tmp_path):
+    """Strong ones: to zero, and from the second block on to the mean of the first."""
+    strong = {"l2": "10", "to_mean": "10", "regressor_iterations": "40", "sigma": "0.3", "regressors": "4"}
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS | strong)
+    sizes = {}
+    for name in maml_sine_regressors.KINDS:
+        (tmp_path / name).mkdir()
+        with lab.Run(tmp_path / name, "maml-sine", "") as run:
+            mean, _ = maml_sine_regressors.averaged(config, run, name)
+        sizes[name] = sum(float(np.sum(leaf**2)) for leaf in tm.trees.leaves(mean))
+    assert sizes["multi-task, l2"] < 0.7 * sizes["multi-task"]
+    assert sizes["multi-task, to the mean"] > sizes["multi-task, l2"]
+
+
+def test_the_multi_task_baselines_have_published_rows(tmp_path):
+    result = run(tmp_path, TINY | REGRESSORS)
+    published = {row["quantity"]: row["published"] for row in result["rows"] if row["published"] is not None}
+    assert published["multi-task, l2, 5 points, after 1 step"] == 7.18
+    assert published["multi-task: regressors on their own waves"] == 0.02
+    assert set(result["series"]["tuning"]) == {"pretrained", *maml_sine_regressors.KINDS}

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymeta import maml, nets, ops, optim
-from tinymeta.data.sine import INPUTS, SineTasks, sine_points, sine_tasks
-from tinymeta.engine.transforms import value_and_grad
+from tinymeta import maml, nets, optim
+from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 from tinymeta.experiments import maml_sine_report as report
+from tinymeta.experiments.maml_methods import METHODS, begin, check_methods, finite_or_worst, meta_step, multi_step
+from tinymeta.experiments.maml_sine_regressors import KINDS, averaged
+from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
+from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
 from tinymeta.lab import Experiment, Outcome, Row, Run, mean_ci95, stream
 
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
 
 AT_LEAST_ONE = (
     "meta_batch", "points", "query_points", "inner_steps", "test_points", "test_tasks", "test_steps", "test_query_points",
-    "validation_tasks", "hidden",
+    "validation_tasks", "hidden", "variant_steps", "cg_steps", "regressor_block", "regressor_iterations", "regressor_points",
 )  # fmt: skip
-
-Params = tuple[nets.Layer, ...]
 
 
 @dataclass(frozen=True)
 class Config:
     """The paper's protocol; what it leaves open (initialisation, batch, Adam, iterations) is the authors' code's.
 
-    Two differences from that code: its initial weights are cut at 2 sigma, and it tests on K fresh points, we on a grid.
-    Adam's rate is `meta_lr` for MAML and `baseline_lr` for the pretrained net and the oracle. `points` are a task's support
-    points in training (K), `step_sizes` the rates among which the pretrained net's is tuned for each K.
+    One difference from that code: its initial weights are cut at 2 sigma. Adam's rate is `meta_lr` for MAML and `baseline_lr` for
+    the pretrained net and the oracle. `points` are a task's support points in training (K), `step_sizes` the rates among which
+    those of the baselines are tuned for each K. Tests are on a grid over the whole range, or for test_query="fresh" on K fresh
+    points as in the authors' code. `variants` are further methods (see maml_methods.py). `regressors` is the number of tasks of
+    the multi-task baselines, 0 to leave them out; `l2` and `to_mean` are the strengths of their penalties.
     """
 
     seed: int = 0
@@ -49,9 +52,21 @@ class Config:
     test_points: tuple[int, ...] = (5, 10, 20)
     test_tasks: int = 600
     test_steps: int = 10
+    test_query: str = "grid"
     test_query_points: int = 100
     step_sizes: tuple[float, ...] = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
     validation_tasks: int = 200
+    variants: tuple[str, ...] = ()
+    variant_steps: int = 5
+    strength: float = 2.0
+    cg_steps: int = 5
+    regressors: int = 500
+    regressor_block: int = 50
+    regressor_iterations: int = 3_000
+    regressor_points: int = 20
+    regressor_lr: float = 5e-3
+    l2: float = 1e-3
+    to_mean: float = 1e-3
 
     def __post_init__(self) -> None:
         for name in AT_LEAST_ONE:
@@ -62,20 +77,46 @@ class Config:
             raise ValueError("step_sizes = (), expected at least one step size to tune")
         if self.order not in (1, 2):
             raise ValueError(f"order = {self.order}, expected 2 for MAML or 1 for first-order MAML")
+        if self.test_query not in ("grid", "fresh"):
+            raise ValueError(f"test_query = {self.test_query}, expected grid or fresh")
+        if self.regressors < 0:
+            raise ValueError(f"regressors = {self.regressors}, expected 1 or more, or 0 to leave them out")
+        check_methods("variants", self.variants)
+        if self.hero in self.variants:
+            raise ValueError(f"variants has {self.hero!r}, which is trained anyway: leave it out")
+
+    @property
+    def hero(self) -> str:
+        """The key of MAML itself in METHODS."""
+        return "maml" if self.order == 2 else "first-order"
 
 
-def mse(params: Params, data: Any) -> Any:
-    """Mean squared error over points and outputs, one per task."""
-    x, y = data
-    return ops.mean(ops.square(nets.mlp(params, x) - y), axis=(-2, -1))
+class Learned(NamedTuple):
+    """What training gave, and for each K how it adapts."""
+
+    name: str
+    meta: Any
+    methods: dict[int, maml.Method]
 
 
 def train(config: Config, run: Run) -> Outcome:
-    """Train the three nets on the same tasks, then adapt each to the same test tasks."""
-    learned = _learn(config, run, "maml", config.meta_lr, config.inner_steps)
-    pretrained = _learn(config, run, "pretrained", config.baseline_lr)
-    oracle = _learn(config, run, "oracle", config.baseline_lr, inputs=_with_task, width=3)
-    return _compare(config, learned, pretrained, oracle)
+    """Train all nets on the same tasks, then adapt each to the same test tasks."""
+    learned = [_variant(config, run, key) for key in (config.hero, *config.variants)]
+    pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)
+    oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)
+    kinds = KINDS if config.regressors else {}
+    regressors = {name: averaged(config, run, name) for name in kinds}
+    means = {name: mean for name, (mean, _) in regressors.items()}
+    tuned = {name: _tuned(config, params) for name, params in ({"pretrained": pretrained} | means).items()}
+    baselines = [
+        Learned(name, params, _at_rates(tuned[name])) for name, params in ({"pretrained": pretrained} | means).items()
+    ]
+    outcome = _compare(
+        config, [*learned, *baselines], oracle, {name: errors for name, (_, errors) in regressors.items()}
+    )
+    outcome.series["tuning"] = tuned
+    save_trained(run.folder, {one.name: one.meta for one in (*learned, *baselines)})
+    return outcome
 
 
 def _only_x(x: NDArray, tasks: SineTasks) -> NDArray:
@@ -88,107 +129,78 @@ def _with_task(x: NDArray, tasks: SineTasks) -> NDArray:
     return np.concatenate([x, np.broadcast_to(known, (*x.shape[:-1], 2))], axis=-1)
 
 
+def _variant(config: Config, run: Run, key: str) -> Learned:
+    name, build = METHODS[key]
+    method = build(config, None)
+    return Learned(name, _learn(config, run, key, method, config.meta_lr), dict.fromkeys(config.test_points, method))
+
+
 def _learn(
-    config: Config, run: Run, name: str, lr: float, inner_steps: int = 0, inputs: Callable = _only_x, width: int = 1
-) -> Params:
-    """Adam on the meta-loss, a fresh meta-batch at every iteration; with no inner step that is pretraining on all tasks."""
+    config: Config, run: Run, key: str, method: maml.Method, lr: float, inputs: Callable = _only_x, width: int = 1
+) -> Any:
+    """Adam on the meta-gradient, a fresh meta-batch at every iteration; with no inner step that is pretraining on all tasks."""
+    adam = optim.adam(lr)
 
-    def objective(params: Params, support: Any, query: Any) -> Any:
-        return maml.meta_loss(mse, params, support, query, config.inner_lr, inner_steps, config.order)
-
-    adam, descent = optim.adam(lr), value_and_grad(objective)
-
-    def begin() -> dict[str, Any]:
+    def first() -> dict[str, Any]:
         params = nets.init_mlp(stream(config.seed, "init"), (width, *config.hidden, 1), config.sigma)
-        return {"params": params, "adam": adam.init(params)}
+        return begin(method, params, adam)
 
     def step(state: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str, float]]:
         rng = stream(config.seed, "train", i)
         tasks = sine_tasks(rng, config.meta_batch)
         (x, y), (x_query, y_query) = (sine_points(tasks, rng, n) for n in (config.points, config.query_points))
-        loss, gradient = descent(state["params"], (inputs(x, tasks), y), (inputs(x_query, tasks), y_query))
-        updates, moments = adam.update(gradient, state["adam"])
-        return {"params": optim.apply_updates(state["params"], updates), "adam": moments}, {"loss": float(loss)}
+        support, query = (inputs(x, tasks), y), (inputs(x_query, tasks), y_query)
+        more = multi_step(key, config, i / config.iterations)
+        state, loss = meta_step(method, adam, mse, state, support, query, **more)
+        return state, {"loss": loss}
 
-    return run.stage(name, config.iterations, begin, step)["params"]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Tasks that no net was trained on: support points (the first K are used) and a grid of query points for each."""
-
-    tasks: SineTasks
-    support: tuple[NDArray, NDArray]
-    query: tuple[NDArray, NDArray]
-
-    @classmethod
-    def draw(cls, config: Config, name: str, count: int) -> Held:
-        rng = stream(config.seed, name)
-        tasks = sine_tasks(rng, count)
-        x = np.linspace(*INPUTS, config.test_query_points, dtype=np.float32)[:, None]
-        y = tasks.amplitude[:, None, None] * np.sin(x - tasks.phase[:, None, None])
-        query = np.broadcast_to(x, y.shape).copy(), y.astype(np.float32)
-        return cls(tasks, sine_points(tasks, rng, max(config.test_points)), query)
-
-    def path(self, params: Params, points: int, lr: float, steps: int) -> list[Params]:
-        """The parameters of every task before and after each step on its first `points` points."""
-        x, y = self.support
-        support = x[:, :points].copy(), y[:, :points].copy()
-        with np.errstate(over="ignore", invalid="ignore"):  # a task that diverges is counted, not an error
-            return maml.adaptation_path(mse, params, support, lr, steps, order=1)
+    return run.stage(key, config.iterations, first, step)["meta"]
 
 
-def _errors(held: Held, params: Params, points: int, lr: float, steps: int) -> report.Errors:
-    path = held.path(params, points, lr, steps)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack([mse(fast, held.query) for fast in path], axis=1)
-
-
-def _tuned(config: Config, params: Params, points: int) -> dict[str, Any]:
-    """The step size with the lowest mean error after the last step on validation tasks, and the error of each."""
+def _tuned(config: Config, params: Params) -> dict[int, dict[str, Any]]:
+    """For each K the step size with the lowest mean error after the last step on validation tasks, and the error of each."""
     held = Held.draw(config, "validation", config.validation_tasks)
-    paths = (held.path(params, points, lr, config.test_steps) for lr in config.step_sizes)
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = [float(np.mean(mse(path[-1], held.query))) for path in paths]
-    best = int(np.argmin(np.nan_to_num(found, nan=np.inf)))
-    return {"step_sizes": config.step_sizes, "validation_mse": found, "chosen": config.step_sizes[best]}
+    found: dict[int, dict[str, Any]] = {}
+    for k in config.test_points:
+        last = [
+            float(np.mean(held.errors(maml.maml(lr, 1), params, k, config.test_steps)[:, -1]))
+            for lr in config.step_sizes
+        ]
+        chosen = config.step_sizes[int(np.argmin(finite_or_worst(last)))]
+        found[k] = {"step_sizes": config.step_sizes, "validation_mse": last, "chosen": chosen}
+    return found
 
 
-def _compare(config: Config, learned: Params, pretrained: Params, oracle: Params) -> Outcome:
+def _at_rates(tuning: dict[int, dict[str, Any]]) -> dict[int, maml.Method]:
+    return {k: maml.maml(one["chosen"], 1) for k, one in tuning.items()}
+
+
+def _compare(config: Config, learned: list[Learned], oracle: Params, regressors: dict[str, list[float]]) -> Outcome:
     held = Held.draw(config, "test", config.test_tasks)
-    hero = "MAML" if config.order == 2 else "first-order MAML"
-    tuning = {k: _tuned(config, pretrained, k) for k in config.test_points}
-    nets_and_rates = {
-        hero: (learned, dict.fromkeys(config.test_points, config.inner_lr)),
-        "pretrained": (pretrained, {k: tuning[k]["chosen"] for k in config.test_points}),
-    }
     errors = {
-        method: {k: _errors(held, params, k, rates[k], config.test_steps) for k in config.test_points}
-        for method, (params, rates) in nets_and_rates.items()
+        name: {k: held.errors(method, meta, k, config.test_steps) for k, method in methods.items()}
+        for name, meta, methods in learned
     }
     x, y = held.query
     known = mean_ci95(mse(oracle, (_with_task(x, held.tasks), y)))
     series = {
         "curves": {method: {k: report.curve(e) for k, e in by_points.items()} for method, by_points in errors.items()},
         "oracle": known,
-        "tuning": tuning,
-        "fits": _fits(config, held, nets_and_rates),
+        "fits": _fits(config, held, [one for one in learned if one.name in (learned[0].name, "pretrained")]),
     }
-    return Outcome(
-        [*report.rows(errors), Row("oracle: amplitude and phase are inputs", known[0], None, known[1])],
-        report.claims(errors, hero),
-        series,
-    )
+    rows = [*report.rows(errors), Row("oracle: amplitude and phase are inputs", known[0], None, known[1])]
+    return Outcome([*rows, *report.regressor_rows(regressors)], report.claims(errors, learned[0].name), series)
 
 
-def _fits(config: Config, held: Held, nets_and_rates: dict[str, tuple[Params, dict[int, float]]]) -> list[dict]:
+def _fits(config: Config, held: Held, learned: list[Learned]) -> list[dict]:
     """What the figure of fits shows: two test tasks, and each net's outputs on the grid before and after 1 and all steps."""
-    k, (x, y) = config.test_points[0], held.query
+    k = config.test_points[0]
+    x, y = on_grid(held.tasks, config.test_query_points)
     shown = [int(np.argmin(abs(held.tasks.amplitude - amplitude))) for amplitude in SHOWN_AMPLITUDES]
     outputs: dict[str, dict[int, NDArray]] = {}
-    for method, (params, rates) in nets_and_rates.items():
-        path = held.path(params, k, rates[k], config.test_steps)
-        outputs[method] = {n: nets.mlp(path[n], x)[:, :, 0] for n in sorted({0, 1, config.test_steps})}
+    for name, meta, methods in learned:
+        path = held.path(methods[k], meta, k, config.test_steps)
+        outputs[name] = {n: nets.mlp(path[n], x)[:, :, 0] for n in sorted({0, 1, config.test_steps})}
     return [
         {
             "x": x[t, :, 0],
@@ -199,6 +211,9 @@ def _fits(config: Config, held: Held, nets_and_rates: dict[str, tuple[Params, di
         for t in shown
     ]
 
+
+# from larger weights and with larger steps a tenth of the iterations suffices
+QUICK = {"iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3, "regressors": 0}
 
 EXPERIMENT = Experiment(
     name="maml-sine",
@@ -213,12 +228,14 @@ EXPERIMENT = Experiment(
         "Look at how far each curve falls in its first gradient step: MAML's falls at once, the pretrained net's hardly does."
     ),
     config=Config,
-    presets={  # quick: from larger weights and with larger steps a tenth of the iterations suffices
-        "quick": {"iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3},
+    presets={
+        "quick": QUICK,
         "paper": {},
-        "code": {"inner_lr": 1e-3},
+        "code": {"inner_lr": 1e-3, "test_query": "fresh", "regressors": 0},
+        "variants": QUICK | {"variants": tuple(key for key in METHODS if key != "maml")},
     },
     train=train,
     draw=report.draw,
-    minutes={"quick": 0.7, "paper": 5.0, "code": 5.0},
+    minutes={"quick": 0.7, "paper": 8.0, "code": 5.0, "variants": 6.0},
+    trace=TRACE,
 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.maml_sine_tasks import Errors
 from tinymeta.lab import Claim, Outcome, Row, figures, mean_ci95
 
 if TYPE_CHECKING:
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
 PUBLISHED = {  # Table 2: mean squared error with 5 points, after 1, 5 and 10 steps
     "MAML": {1: 0.67, 5: 0.38, 10: 0.35},
     "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
+    "multi-task": {1: 4.19, 5: 3.85, 10: 3.69},
+    "multi-task, l2": {1: 7.18, 5: 5.69, 10: 5.60},
+    "multi-task, to the mean": {1: 2.91, 5: 2.72, 10: 2.71},
 }
+REGRESSOR = 0.02  # appendix C: "the error of the individual regressors was low: less than 0.02"
 SOURCE = "1703.03400, Table 2"
 DIVERGED = 100.0  # a mean squared error; the targets' own squares are at most 25
+VARIANTS = {entry.name for entry in METHODS.values()}
 DASHES, ALPHAS = ((0, (1, 1)), "--", "-"), (0.5, 0.75, 1.0)  # before adaptation, after one step, after all
-
-Errors = NDArray[np.floating]  # (tasks, steps + 1): mean squared error on the query points before and after each step
 
 
 def curve(errors: Errors) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def _diverged(errors: Errors) -> NDArray:
 
 
 def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
-    """Means after 1, 5 and 10 steps, the last median, and the share of tasks that diverged, for each method and K."""
+    """For each method and K: means and medians after 1, 5 and 10 steps, and the share of tasks that diverged."""
     found = []
     for method, by_points in errors.items():
         found.append(_row(f"{method}, {_after(0)}", next(iter(by_points.values()))[:, 0]))
@@ -42,13 +47,24 @@ def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
             steps = [n for n in (1, 5, 10) if n < e.shape[1]]
             published = PUBLISHED.get(method, {}) if k == 5 else {}
             found += [_row(f"{method}, {k} points, {_after(n)}", e[:, n], published.get(n)) for n in steps]
-            found.append(Row(f"{method}, {k} points, {_after(steps[-1])}, median", float(np.median(e[:, steps[-1]]))))
-            if _diverged(e)[-1]:
-                share = 100 * float(_diverged(e)[-1])
-                found.append(
-                    Row(f"{method}, {k} points, error above {DIVERGED:g} at the end", share, unit="% of tasks")
-                )
+            found += [Row(f"{method}, {k} points, {_after(n)}, median", float(np.median(e[:, n]))) for n in steps]
+            share = 100 * float(_diverged(e)[-1])
+            found.append(Row(f"{method}, {k} points, error above {DIVERGED:g} at the end", share, unit="% of tasks"))
     return found
+
+
+def regressor_rows(errors: dict[str, list[float]]) -> list[Row]:
+    """How well the regressors of each multi-task baseline fit their own waves."""
+    return [
+        Row(
+            f"{name}: regressors on their own waves",
+            float(np.mean(e)),
+            REGRESSOR,
+            mean_ci95(e)[1],
+            source="1703.03400, appendix C",
+        )
+        for name, e in errors.items()
+    ]
 
 
 def _row(quantity: str, errors: NDArray, published: float | None = None) -> Row:
@@ -78,8 +94,14 @@ def claims(errors: dict[str, dict[int, Errors]], hero: str) -> list[Claim]:
 
 
 def draw(outcome: Outcome) -> dict[str, Figure]:
-    """`fits` after Figure 2 of the paper, `steps` after Figure 3."""
-    return {"fits": _fits(outcome.series["fits"]), "steps": _steps(outcome.series)}
+    """`fits` after Figure 2 of the paper, `steps` after Figure 3, and the variants' curves beside MAML's."""
+    curves = outcome.series["curves"]
+    hero, variants = next(iter(curves)), [name for name in curves if name in VARIANTS]
+    main = {name: curve for name, curve in curves.items() if name == hero or name not in VARIANTS}
+    drawn = {"fits": _fits(outcome.series["fits"]), "steps": _steps(main, outcome.series["oracle"])}
+    if set(variants) - {hero}:
+        drawn["variants"] = _steps({name: curves[name] for name in dict.fromkeys([hero, *variants])})
+    return drawn
 
 
 def _fits(tasks: list[dict[str, Any]]) -> Figure:
@@ -107,19 +129,18 @@ def _fit(panel: Any, task: dict[str, Any], method: str) -> None:
     panel.plot(*task["support"], "^", color=figures.PURPLE, markersize=7, label="points used", zorder=4)
 
 
-def _steps(series: dict[str, Any]) -> Figure:
-    curves = series["curves"]
+def _steps(curves: dict[str, Any], oracle: list[float] | None = None) -> Figure:
     points = list(next(iter(curves.values())))
     caption = "Mean squared error on new waves against gradient steps, with 95 % confidence bands."
-    figure, axes = figures.subplots(1, len(points), height=3.2, caption=caption, sharey=True, squeeze=False)
+    figure, axes = figures.subplots(1, len(points), height=3.6, caption=caption, sharey=True, squeeze=False)
     for panel, k in zip(axes[0], points, strict=True):
         for method, by_points in curves.items():
             _curve(panel, method, by_points[k]["mean"], by_points[k]["ci95"])
-        steps = len(curves[method][k]["mean"])
-        _curve(panel, "oracle", *([value] * steps for value in series["oracle"]))
+        if oracle is not None:
+            _curve(panel, "oracle", *([value] * len(by_points[k]["mean"]) for value in oracle))
         panel.set(title=f"{k} points", xlabel="gradient steps", yscale="log")
     axes[0][0].set_ylabel("mean squared error")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def execute(
         if trace:
             _write_trace(experiment, config, folder, outcome)
         with figures.style():
-            figures.save(experiment.draw(outcome) | _draw_trace(experiment, folder), folder / "figures")
+            figures.save({**experiment.draw(outcome), **_draw_trace(experiment, folder)}, folder / "figures")
     except KeyboardInterrupt:
         command = f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
         raise KeyboardInterrupt(f"Stopped, nothing is lost; go on with: {command}") from None
@@ -66,7 +67,7 @@ def _write_trace(experiment: Experiment, config: Any, folder: Path, outcome: Out
             np.savez(file, **arrays)
 
 
-def _draw_trace(experiment: Experiment, folder: Path) -> dict[str, Any]:
+def _draw_trace(experiment: Experiment, folder: Path) -> Mapping[str, Any]:
     """From what trace.npz holds, so that a run that was traced once keeps these figures."""
     path = folder / "trace.npz"
     if experiment.trace is None or not path.exists():

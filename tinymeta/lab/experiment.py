@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from tinymeta.lab.figures import Film
     from tinymeta.lab.run import Run
 
 
@@ -59,11 +60,11 @@ class Trace:
     """A closer look at a finished run, for those who ask for it: `tinymeta run NAME --trace`.
 
     `record(config, folder, outcome)` gives the arrays that are kept in the run folder's trace.npz, `draw(arrays)` figures
-    by file name.
+    or films by file name.
     """
 
     record: Callable[[Any, Path, Outcome], Mapping[str, NDArray]]
-    draw: Callable[[Mapping[str, NDArray]], dict[str, Figure]]
+    draw: Callable[[Mapping[str, NDArray]], Mapping[str, Figure | Film]]
 
 
 @dataclass(frozen=True)

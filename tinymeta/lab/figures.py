@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinymeta.lab.files import atomic_write, make_folder, write_json
 from tinymeta.lab.optional import require
@@ -28,7 +28,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "RMSprop": {"color": GREEN, "linestyle": "-."},
     "ADAM": {"color": BLUE, "linestyle": "--"},
     "first-order MAML": {"color": ORANGE, "linestyle": "--"},
+    "ANIL": {"color": BLUE, "linestyle": "--"},
+    "Meta-SGD": {"color": GREEN, "linestyle": "-."},
+    "MAML++": {"color": PURPLE, "linestyle": "-"},
+    "Reptile": {"color": SKY, "linestyle": (0, (1, 1))},
+    "implicit MAML": {"color": GREY, "linestyle": "--"},
     "pretrained": {"color": BLUE, "linestyle": "-."},
+    "multi-task": {"color": GREEN, "linestyle": "--"},
+    "multi-task, l2": {"color": PURPLE, "linestyle": (0, (1, 1))},
+    "multi-task, to the mean": {"color": SKY, "linestyle": "--"},
     "oracle": {"color": BLACK, "linestyle": ":"},
     "random": {"color": GREY, "linestyle": "--"},
     "L2": {"color": GREEN, "linestyle": "--"},
@@ -54,6 +62,13 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "tinymeta",  # the same figure gives the same bytes
     "svg.fonttype": "path",
 }
+
+
+class Film(NamedTuple):
+    """Figures of one size, by what each shows, that the report lets its reader step through; one caption for all."""
+
+    caption: str
+    frames: Mapping[str, Figure]
 
 
 @contextmanager
@@ -88,14 +103,26 @@ def subplots(
     return figure, figure.subplots(rows, columns, **options)
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Write NAME.png and NAME.svg of each figure, and their captions in order; ValueError if a name is no file name."""
+def save(figures: Mapping[str, Figure | Film], folder: Path) -> None:
+    """Write NAME.png and NAME.svg of each figure, NAME-0, NAME-1, ... of a film, and captions.json: in order, a caption each, or
+    {"caption", "frames"} of a film. ValueError if a name is no file name."""
     make_folder(folder)
-    for name, figure in figures.items():
+    captions: dict[str, Any] = {}
+    for name, shown in figures.items():
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"the figure name {name!r} is not made of letters, digits, - and _; rename it")
-        for kind, metadata in (("png", None), ("svg", {"Date": None})):
-            with style(), atomic_write(folder / f"{name}.{kind}") as file:
-                figure.savefig(file, format=kind, metadata=metadata)
-    captions = {name: figure.get_label() or name.replace("-", " ") for name, figure in figures.items()}
+        if isinstance(shown, Film):
+            for number, frame in enumerate(shown.frames.values()):
+                _write(frame, folder / f"{name}-{number}")
+            captions[name] = {"caption": shown.caption, "frames": list(shown.frames)}
+        else:
+            _write(shown, folder / name)
+            captions[name] = shown.get_label() or name.replace("-", " ")
     write_json(folder / "captions.json", captions)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    metadata: dict[str, Any] = {"png": None, "svg": {"Date": None}}
+    for kind in metadata:
+        with style(), atomic_write(path.with_name(f"{path.name}.{kind}")) as file:
+            figure.savefig(file, format=kind, metadata=metadata[kind])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
 
-# The policy makes the browser itself refuse every request but the images inside the page.
+# The policy makes the browser itself refuse every request but the images inside the page, and every script but SCRIPT.
 _FRAME = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{scripts}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
 {body}
-</body>
+{script}</body>
 </html>
 """
 
@@ -60,6 +62,10 @@ td.source { min-width: 11rem; }
 .failed .mark { color: var(--bad); }
 .claims .soft { display: block; }
 .read { background: var(--card); border-left: 4px solid var(--link); border-radius: .25rem; padding: .6rem .9rem; }
+.film [hidden] { display: none; }
+.film .at { display: flex; align-items: center; gap: .9rem; margin-top: .6rem; }
+.film input { flex: 1 1 auto; min-width: 6rem; max-width: 24rem; height: 2.2rem; accent-color: var(--link); }
+.film output { flex: 0 0 9.5rem; font-variant-numeric: tabular-nums; }
 details { margin-top: 1.25rem; }
 summary { cursor: pointer; color: var(--soft); }
 details td { font-size: .85rem; padding-right: 1.5rem; }
@@ -76,6 +82,24 @@ footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: 1rem;
 """
 
 
-def page(title: str, body: str) -> str:
-    """The whole document; `title` is text, `body` is HTML."""
-    return _FRAME.format(title=escape(title), style=STYLE, body=body)
+# A film shows all of its frames to a reader without scripts, and one of them, chosen by a slider, to all others.
+SCRIPT = """
+for (const film of document.querySelectorAll(".film")) {
+  const frames = film.querySelectorAll("img"), slider = film.querySelector("input"), text = film.querySelector("output");
+  const show = () => {
+    frames.forEach((frame, i) => { frame.hidden = i !== slider.valueAsNumber; });
+    text.value = frames[slider.valueAsNumber].dataset.label;
+  };
+  film.querySelector(".at").hidden = false;
+  slider.addEventListener("input", show);
+  show();
+}
+"""
+
+
+def page(title: str, body: str, films: bool = False) -> str:
+    """The whole document; `title` is text, `body` is HTML. With `films` it has the script that steps through them."""
+    script = f"<script>{SCRIPT}</script>\n" if films else ""
+    digest = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    scripts = f"; script-src 'sha256-{digest}'" if films else ""
+    return _FRAME.format(title=escape(title), style=STYLE, body=body, script=script, scripts=scripts)

@@ -38,7 +38,8 @@ def write_report(folder: Path) -> Path:
     if not results:
         raise UserError(f"there is no finished run below {folder}; make one by: tinymeta run NAME")
     path = folder / "report.html"
-    write_text(path, page(TITLE, _body(results)))
+    body = _body(results)
+    write_text(path, page(TITLE, body, films="<figure class=film>" in body))
     return path
 
 
@@ -100,19 +101,32 @@ def _figures(result: Result) -> list[str]:
         command = f"tinymeta run {result.record['experiment']} --resume {result.folder}"
         raise UserError(f"{result.folder} has no figures yet; draw them by: {command}")
     captions = read_json(folder / "captions.json")
-    return [_figure(folder / f"{name}.svg", str(caption)) for name, caption in captions.items()]
+    return [_shown(folder, name, caption) for name, caption in captions.items()]
 
 
-def _figure(path: Path, caption: str) -> str:
+def _shown(folder: Path, name: str, caption: Any) -> str:
+    """A figure, or the frames of a film with a slider to step through them."""
+    if not isinstance(caption, dict):
+        image = _image(folder / f"{name}.svg", str(caption))
+        return f"<figure><div class=scroll>{image}</div><figcaption>{escape(str(caption))}</figcaption></figure>"
+    labels = [str(label) for label in caption["frames"]]
+    images = "".join(_image(folder / f"{name}-{i}.svg", label) for i, label in enumerate(labels))
+    slider = f"<input type=range min=0 max={len(labels) - 1} value=0 aria-label='which step is shown'>"
+    return (
+        f"<figure class=film><div class=scroll>{images}</div><div class=at hidden>{slider}<output></output></div>"
+        f"<figcaption>{escape(caption['caption'])}</figcaption></figure>"
+    )
+
+
+def _image(path: Path, text: str) -> str:
     with file_errors("read", path):
         svg = path.read_bytes()
     size = re.search(rb'<svg [^>]*?width="([\d.]+)pt"', svg)
     pixels = float(size[1]) * 4 / 3 if size else 540.0
-    image = (
-        f"<img alt='{escape(caption)}' src='data:image/svg+xml;base64,{b64encode(svg).decode()}' "
+    return (
+        f"<img alt='{escape(text)}' data-label='{escape(text)}' src='data:image/svg+xml;base64,{b64encode(svg).decode()}' "
         f"style='width:{pixels:.0f}px;min-width:{SMALLEST * pixels:.0f}px'>"
     )
-    return f"<figure><div class=scroll>{image}</div><figcaption>{escape(caption)}</figcaption></figure>"
 
 
 _CLASSES = ("", "number", "number ours", "number", "source")

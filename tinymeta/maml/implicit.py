@@ -14,7 +14,6 @@ from ..engine.transforms import grad, linearize, value_and_grad
 from .inner import Loss, adapt, adaptation_path
 from .methods import Method
 from .outer import query_loss
-from .reptile import mean_over_tasks
 
 
 def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Method:

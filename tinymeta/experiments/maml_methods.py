@@ -1,0 +1,82 @@
+"""The meta-learning methods that the MAML experiments compare, by name, and one step of their outer loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from tinymeta import maml, optim, trees
+
+
+class Setting(Protocol):
+    """What an experiment's configuration says of the inner loop.
+
+    `variant_steps` are the inner steps of the methods that need several (Reptile, MAML++, implicit MAML), `strength` is implicit
+    MAML's λ.
+    """
+
+    inner_lr: float
+    inner_steps: int
+    variant_steps: int
+    strength: float
+    cg_steps: int
+
+
+class Entry(NamedTuple):
+    """A method's name in tables, and how it is made of a setting and the part of the parameters that the inner loop changes."""
+
+    name: str
+    build: Callable[[Any, maml.Part | None], maml.Method]
+
+
+METHODS: dict[str, Entry] = {
+    "maml": Entry("MAML", lambda c, part: maml.maml(c.inner_lr, c.inner_steps, part=part)),
+    "first-order": Entry("first-order MAML", lambda c, part: maml.maml(c.inner_lr, c.inner_steps, 1, part)),
+    "anil": Entry("ANIL", lambda c, part: maml.anil(c.inner_lr, c.inner_steps)),
+    "meta-sgd": Entry("Meta-SGD", lambda c, part: maml.meta_sgd(c.inner_lr, c.inner_steps)),
+    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps)),
+    "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps)),
+    "implicit": Entry(
+        "implicit MAML", lambda c, part: maml.implicit(c.inner_lr, c.variant_steps, c.strength, c.cg_steps)
+    ),
+}
+
+
+def check_methods(key: str, chosen: Iterable[str]) -> None:
+    """ValueError for a name that is not in METHODS."""
+    for name in chosen:
+        if name not in METHODS:
+            raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
+
+
+def multi_step(name: str, config: Setting, progress: float) -> dict[str, Any]:
+    """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training."""
+    return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if name == "maml++" else {}
+
+
+def begin(method: maml.Method, params: Any, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """The state before the first meta-step."""
+    meta = method.init(params)
+    return {"meta": meta, "adam": optimizer.init(meta)}
+
+
+def meta_step(
+    method: maml.Method,
+    optimizer: optim.Optimizer,
+    loss: Any,
+    state: dict[str, Any],
+    support: Any,
+    query: Any,
+    **more: Any,
+) -> tuple[dict[str, Any], float]:
+    """The state after one step of the outer optimizer on a meta-batch, and the mean query loss before it."""
+    value, gradient = method.meta_gradient(loss, state["meta"], support, query, **more)
+    updates, moments = optimizer.update(gradient, state["adam"])
+    return {**state, "meta": optim.apply_updates(state["meta"], updates), "adam": moments}, float(value)
+
+
+def finite_or_worst(errors: Any) -> Any:
+    """Errors with inf for NaN, so that a task or rate that diverged is never the best."""
+    return np.nan_to_num(errors, nan=np.inf)
