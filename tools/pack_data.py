@@ -2,8 +2,8 @@
 
     python tools/pack_data.py FOLDER [--out FOLDER]
 
-FOLDER holds mnist/*.gz and omniglot/images_*.zip. Writes mnist_subset.npz and omniglot.npz, the same bytes in every run
-(with the same zlib), into tinymeta/data or --out.
+FOLDER holds mnist/*.gz, omniglot/images_*.zip and mini-imagenet/*.csv. Writes mnist_subset.npz, omniglot.npz and
+mini_imagenet.npz, the same bytes in every run (with the same zlib), into tinymeta/data or --out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import numpy as np
 from PIL import Image
 
 from tinymeta.data.errors import Source
+from tinymeta.data.mini_imagenet import EMBEDDED as MINI_IMAGENET_FILE
+from tinymeta.data.mini_imagenet import PER_CLASS
 from tinymeta.data.mnist import EMBEDDED as MNIST_FILE
 from tinymeta.data.mnist import ORIGINALS, SUBSET_SIZES, Images, read_originals
 from tinymeta.data.omniglot import DRAWINGS, SIDE
 from tinymeta.data.omniglot import EMBEDDED as OMNIGLOT_FILE
-from tinymeta.data.readers import read_file
+from tinymeta.data.readers import read_file, verify_sha256
 from tinymeta.data.zips import zip_members
 
 SEED = 0
@@ -37,6 +39,11 @@ DRAWING_NAME = re.compile(r"images_\w+/[^/]+/character\d\d/\d{4}_\d\d\.png")
 OMNIGLOT_ZIPS = {
     "images_background.zip": "99424ad6829b09e069752583a31ae06356012a8df106810b68eefb212edaa2f1",
     "images_evaluation.zip": "f8f8c2d5e78c065a016335fb29e4e20ab90d358ca2273d1f2b12be51495908e9",
+}
+MINI_IMAGENET_LISTS = {
+    "train.csv": "498519cd8e49ce97ed26a4a3638966698ae41ab35e9c68538319fc9b46ba7d2f",
+    "val.csv": "5658a59921ca027ee76af92949869c5d6f41d77592ff3b18db325a9d10c893b9",
+    "test.csv": "2b7cfa78342995761a572a8158e539bc4e0a80f9bbd7d00c1e17a460fbbb93fa",
 }
 MAX_ZIP = {"max_members": 25_000, "max_member_bytes": 4096}
 
@@ -71,6 +78,21 @@ def omniglot_content(data: Path) -> Content:
     members = {"images.npy": npy(np.packbits(images, axis=-1)), "characters.txt": "\n".join(characters).encode("ascii")}
     sources = {file: f"sorted names and PNG bytes: {sha256}" for file, sha256 in OMNIGLOT_ZIPS.items()}
     return members, {"ink_below_grey": HALF_GREY, "sources": sources, "licence": "MIT, Brenden Lake"}
+
+
+def mini_imagenet_content(data: Path) -> Content:
+    """Of mini_imagenet.npz: the classes of the three splits in order, and the number of each of their images in four bytes."""
+    images: dict[str, list[int]] = {}
+    for file, sha256 in MINI_IMAGENET_LISTS.items():
+        source = Source(str(data / "mini-imagenet" / file), REMEDY)
+        raw = read_file(source, max_bytes=2_000_000)
+        verify_sha256(raw, source, sha256)
+        for line in raw.decode("ascii").split()[1:]:  # n0153282900000005.jpg,n01532829
+            name, synset = line.split(",")
+            images.setdefault(synset, []).append(int(name.removeprefix(synset).removesuffix(".jpg")))
+    numbers = np.array(list(images.values()), "<u4").reshape(-1, PER_CLASS, 1).view(np.uint8)
+    members = {"numbers.npy": npy(numbers), "synsets.txt": "\n".join(images).encode("ascii")}
+    return members, {"sources": MINI_IMAGENET_LISTS, "licence": "MIT, Twitter, Inc."}
 
 
 def read_drawings(source: Source, sha256: str) -> dict[str, bytes]:
@@ -122,7 +144,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder of the originals")
     parser.add_argument("--out", type=Path, default=MNIST_FILE.parent, help="where to write (default: tinymeta/data)")
     arguments = parser.parse_args()
-    for target, content in ((MNIST_FILE, mnist_content), (OMNIGLOT_FILE, omniglot_content)):
+    contents = {MNIST_FILE: mnist_content, OMNIGLOT_FILE: omniglot_content, MINI_IMAGENET_FILE: mini_imagenet_content}
+    for target, content in contents.items():
         packed = npz(*content(arguments.data))
         (arguments.out / target.name).write_bytes(packed)
         print(f"{arguments.out / target.name}: {len(packed):,} bytes")

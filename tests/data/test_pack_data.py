@@ -15,12 +15,13 @@ from PIL import Image
 from tinymeta.data import Images, omniglot
 from tinymeta.data.embedded import MAX_BYTES, Embedded
 from tinymeta.data.errors import DataError, Source
+from tinymeta.data.mini_imagenet import EMBEDDED as MINI_IMAGENET_FILE
 from tinymeta.data.mnist import EMBEDDED as MNIST_FILE
 from tinymeta.data.omniglot import EMBEDDED as OMNIGLOT_FILE
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "pack_data.py"
 script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
-FILES = [MNIST_FILE, OMNIGLOT_FILE]
+FILES = [MNIST_FILE, OMNIGLOT_FILE, MINI_IMAGENET_FILE]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -104,9 +105,12 @@ def test_archives_do_not_depend_on_the_clock(monkeypatch):
     assert script.npz({"a.txt": b"content"}, {"seed": 0}) == one
 
 
-def test_packed_mnist_is_what_the_script_packs(originals):
-    members, provenance = script.mnist_content(originals)
-    packed = Embedded(MNIST_FILE).members
+@pytest.mark.parametrize(
+    ("path", "content"), [(MNIST_FILE, "mnist_content"), (MINI_IMAGENET_FILE, "mini_imagenet_content")]
+)
+def test_packed_is_what_the_script_packs(originals, path, content):
+    members, provenance = getattr(script, content)(originals)
+    packed = Embedded(path).members
     record = json.loads(packed.pop("provenance.json"))
     assert packed == members
     assert record == record | provenance
@@ -139,7 +143,8 @@ def test_wrong_omniglot_zip_is_refused(tmp_path):
 
 def test_licences_travel_along():
     text = MNIST_FILE.with_name("LICENSES.md").read_text(encoding="utf-8")
-    for words in ("mnist_subset.npz", "CC BY-SA 3.0", "omniglot.npz", "Copyright (c) 2015 Brenden Lake", "MIT"):
+    for words in ("mnist_subset.npz", "CC BY-SA 3.0", "omniglot.npz", "Copyright (c) 2015 Brenden Lake", "MIT",
+                  "mini_imagenet.npz", "Copyright (c) 2016 Twitter, Inc."):  # fmt: skip
         assert words in text
 
 

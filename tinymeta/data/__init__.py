@@ -1,7 +1,8 @@
-"""Real images and random tasks: MNIST, CIFAR-10, Omniglot, sinusoids, quadratics, permutations. Imports NumPy only."""
+"""Real images and random tasks: MNIST, CIFAR-10, Omniglot, mini-ImageNet, sinusoids, quadratics and more. NumPy only."""
 
 from tinymeta.data.cifar import Cifar10, cifar10
 from tinymeta.data.errors import DataError
+from tinymeta.data.mini_imagenet import ImageClasses, MiniImageNet, image_tasks, mini_imagenet, mini_imagenet_lists
 from tinymeta.data.minibatches import minibatch_indices
 from tinymeta.data.mnist import Images, mnist, mnist_subset
 from tinymeta.data.omniglot import FewShotTasks, Omniglot, few_shot_tasks, omniglot
@@ -14,13 +15,18 @@ __all__ = [
     "Cifar10",
     "DataError",
     "FewShotTasks",
+    "ImageClasses",
     "Images",
+    "MiniImageNet",
     "Omniglot",
     "Quadratics",
     "SineTasks",
     "centre_permutation",
     "cifar10",
     "few_shot_tasks",
+    "image_tasks",
+    "mini_imagenet",
+    "mini_imagenet_lists",
     "minibatch_indices",
     "mnist",
     "mnist_subset",

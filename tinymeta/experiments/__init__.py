@@ -15,6 +15,8 @@ REGISTRY: dict[str, str] = {
     "maml-sine": "tinymeta.experiments.maml_sine",
     "maml-nav2d": "tinymeta.experiments.maml_nav2d",
     "maml-cheetah": "tinymeta.experiments.maml_cheetah",
+    "maml-omniglot": "tinymeta.experiments.maml_omniglot",
+    "maml-miniimagenet": "tinymeta.experiments.maml_miniimagenet",
     "ewc-permuted-3": "tinymeta.experiments.ewc_permuted_3",
 }
 DEMO: tuple[str, ...] = ("l2l-quadratic", "l2l-mnist", "maml-sine", "ewc-permuted-3")

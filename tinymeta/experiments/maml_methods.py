@@ -69,10 +69,15 @@ def meta_step(
     state: dict[str, Any],
     support: Any,
     query: Any,
+    clip: float = 0.0,
     **more: Any,
 ) -> tuple[dict[str, Any], float]:
-    """The state after one step of the outer optimizer on a meta-batch, and the mean query loss before it."""
+    """The state after one step of the outer optimizer on a meta-batch, and the mean query loss before it.
+
+    Each element of the meta-gradient is cut at ± clip, unless that is 0.
+    """
     value, gradient = method.meta_gradient(loss, state["meta"], support, query, **more)
+    gradient = trees.map(lambda g: np.clip(g, -clip, clip), gradient) if clip else gradient
     updates, moments = optimizer.update(gradient, state["adam"])
     return {**state, "meta": optim.apply_updates(state["meta"], updates), "adam": moments}, float(value)
 

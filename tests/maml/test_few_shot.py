@@ -1,0 +1,268 @@
+"""The few-shot experiments: Omniglot's own images, and mini-ImageNet's layout with drawn ones."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+from importlib import import_module
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinymeta import lab, maml, nets, ops, trees
+from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
+from tinymeta.lab import Run
+from tinymeta.lab.files import to_json
+
+TINY = {
+    "iterations": "4", "validate_every": "2", "validation_tasks": "3", "test_tasks": "22", "test_steps": "2", "filters": "2",
+    "meta_batch": "2", "inductive_tasks": "3",
+}  # fmt: skip
+
+
+def configure(overrides=(), experiment=maml_omniglot.EXPERIMENT, preset="quick"):
+    return lab.configure(experiment, preset, TINY | dict(overrides))
+
+
+def train(config, folder, experiment=maml_omniglot.EXPERIMENT):
+    folder.mkdir(exist_ok=True)
+    with Run(folder, experiment.name, "") as run:
+        return experiment.train(config, run)
+
+
+def as_json(outcome):
+    return to_json(asdict(outcome))
+
+
+def test_it_learns_to_tell_characters_apart(tmp_path):
+    more = {"iterations": "60", "filters": "16", "meta_batch": "4", "meta_lr": "0.01", "test_tasks": "40"}
+    config = configure(more | {"validate_every": "20", "validation_tasks": "20"})
+    folder = lab.execute(maml_omniglot.EXPERIMENT, config, tmp_path)
+    rows = {row["quantity"]: row for row in json.loads((folder / "result.json").read_text())["rows"]}
+    after = rows["MAML, transductive, after 2 steps"]
+    assert rows["MAML, before adaptation"]["ours"] < 30 < 50 < after["ours"]
+    assert (after["published"], after["source"]) == (98.7, "1703.03400, Table 1: ± 0.4")
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"validation", "steps"}
+
+
+@pytest.mark.parametrize("overrides", [{}, {"net": "dense"}, {"shots": "2", "cross_entropy": "mean"}])
+def test_methods_have_their_rows(tmp_path, overrides):
+    methods = {"methods": "maml,first-order,anil,meta-sgd,maml++,reptile,implicit", "norm": "adapted", "scaled": "true"}
+    outcome = train(configure(methods | {"variant_steps": "2", "iterations": "2"} | overrides), tmp_path)
+    names = {row.quantity.partition(",")[0] for row in outcome.rows}
+    assert len(names) == 7
+    assert all(np.isfinite(row.ours) for row in outcome.rows)
+    assert any("Second order is better" in claim.sentence for claim in outcome.claims)
+
+
+def test_the_split_is_the_one_asked_for():
+    for preset, sizes in (("paper", (1200, 1200, 423)), ("code", (1100, 100, 423))):
+        config = lab.configure(maml_omniglot.EXPERIMENT, preset, {})
+        parts = maml_omniglot.characters(config)
+        assert tuple(map(len, parts.values())) == sizes
+        assert not set(parts["test"]) & (set(parts["train"]) | set(parts["validation"]))
+        assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
+
+
+def test_interrupted_and_resumed_it_is_the_same(tmp_path):
+    config = configure()
+    whole = train(config, tmp_path / "whole")
+
+    class Stopping(Run):
+        def stage(self, name, steps, init, step, **options):
+            def stopping(state, i):
+                if i == 3:
+                    self._save()
+                    raise InterruptedError
+                return step(state, i)
+
+            return super().stage(name, steps, init, stopping, **options)
+
+    (tmp_path / "part").mkdir()
+    with pytest.raises(InterruptedError), Stopping(tmp_path / "part", "maml-omniglot", "") as run:
+        maml_omniglot.EXPERIMENT.train(config, run)
+    assert as_json(train(config, tmp_path / "part")) == as_json(whole)
+
+
+def run_scripted(monkeypatch, tmp_path, accuracies, **overrides):
+    """What meta-training keeps if validation finds these accuracies."""
+    config = configure({"iterations": "8", "validate_every": "1"} | overrides)
+    supply, seen = iter(accuracies), []
+
+    def scripted(config, method, loss, net, meta, draw):
+        seen.append(meta)
+        return next(supply)
+
+    monkeypatch.setattr(few_shot, "validation_accuracy", scripted)
+    net = maml_omniglot.net_of(config)
+    draw = partial(maml_omniglot.draw_tasks, config, maml_omniglot.characters(config))
+    with Run(tmp_path, "maml-omniglot", "") as run:
+        return few_shot.meta_train(config, run, "maml", net, draw), seen
+
+
+def test_the_best_on_validation_is_kept(monkeypatch, tmp_path):
+    trained, seen = run_scripted(monkeypatch, tmp_path, [20, 50, 40, 50, 30, 20, 49, 10])
+    trees.map(np.testing.assert_array_equal, trained.meta, seen[1])
+    assert trained.iterations == list(range(1, 9))
+    assert not np.array_equal(trained.meta[1].w, seen[-1][1].w)
+
+
+def test_patience_ends_training(monkeypatch, tmp_path):
+    trained, seen = run_scripted(monkeypatch, tmp_path, [20, 50, 40, 45, 50, 60, 70, 80], patience="3")
+    assert trained.accuracies == [20, 50, 40, 45, 50]
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("net", ["conv", "dense"])
+def test_shared_norms_stay_and_are_meta_learned(net):
+    config = configure({"net": net, "scaled": "true"})
+    made = maml_omniglot.net_of(config)
+    support, query = maml_omniglot.draw_tasks(
+        config, maml_omniglot.characters(config), "train", np.random.default_rng(0), 2, 1
+    )
+    loss = few_shot.loss_of(config, made)
+    for norm, changes in (("shared", False), ("adapted", True)):
+        config = configure({"net": net, "scaled": "true", "norm": norm})
+        method = few_shot.method_of(config, "maml")
+        adapted = method.path(loss, made.params, support, 1)[-1]
+        layer = adapted[0][0] if net == "conv" else adapted[0]
+        assert (layer.beta.ndim == 2) == changes
+        assert layer.w.shape[0] == 2
+        _, gradient = method.meta_gradient(loss, made.params, support, query)
+        layer = gradient[0][0] if net == "conv" else gradient[0]
+        assert np.abs(layer.beta).max() > 0
+
+
+def test_cross_entropy_per_shot_is_ways_times_the_mean():
+    data = np.zeros((1, 15, 1, 28, 28), np.float32), np.arange(15)[None] % 5
+    losses = []
+    for scale in ("mean", "per shot"):
+        config = configure({"shots": "3", "cross_entropy": scale})
+        net = few_shot.Net(None, lambda params, x: np.arange(15 * 5, dtype=float).reshape(1, 15, 5) % 7)
+        losses.append(few_shot.loss_of(config, net)(None, data))
+    np.testing.assert_allclose(losses[1], 5 * losses[0])
+
+
+def test_an_inductive_result_does_not_depend_on_the_other_query_images():
+    config = configure({"filters": "8"})
+    net = maml_omniglot.net_of(config)
+    support, (x, y) = maml_omniglot.draw_tasks(
+        config, maml_omniglot.characters(config), "test", np.random.default_rng(1), 30, 3
+    )
+    whole = few_shot.accuracies_alone(net, net.params, support, (x, y))
+    parts = [
+        few_shot.accuracies_alone(net, net.params, support, (x[:, i : i + 5], y[:, i : i + 5])) for i in (0, 5, 10)
+    ]
+    np.testing.assert_allclose(whole, np.mean(parts, axis=0))
+    together = few_shot.accuracies(net, net.params, (x, y))
+    split = [few_shot.accuracies(net, net.params, (x[:, i : i + 5], y[:, i : i + 5])) for i in (0, 5, 10)]
+    assert not np.allclose(together, np.mean(split, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"ways": "0"}, "ways = 0, expected 1 or more"),
+        ({"norm": "none"}, "norm = none, expected shared or adapted"),
+        ({"cross_entropy": "sum"}, "cross_entropy = sum, expected per shot or mean"),
+        ({"methods": ""}, r"methods = \(\), expected one or more, each once"),
+        ({"methods": "maml,mamml"}, "methods has 'mamml', expected names among maml"),
+        ({"methods": "reptile"}, "norm = shared, but reptile adapts all parameters: expected norm=adapted"),
+        ({"net": "deep"}, "net = deep, expected conv or dense"),
+        ({"train_characters": "1600"}, "train_characters = 1600 and validation_characters = 100, expected 5 or more"),
+        ({"validation_characters": "3"}, "validation_characters = 3, expected 0 or 5 and more"),
+        ({"shots": "15"}, "shots = 15 and 15 queries, expected at most the 20 images of a class together"),
+        ({"patience": "-1"}, "patience = -1, expected 0 or more"),
+    ],
+)
+def test_wrong_configuration(overrides, message):
+    with pytest.raises(lab.UserError, match=message):
+        configure(overrides)
+
+
+@pytest.mark.parametrize("experiment", [maml_omniglot.EXPERIMENT, maml_miniimagenet.EXPERIMENT], ids=lambda e: e.name)
+def test_presets(experiment):
+    for preset in experiment.presets:
+        assert lab.configure(experiment, preset, {}).meta_batch >= 2
+        assert preset in experiment.minutes
+
+
+def test_a_divergence_names_step_and_task(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"maml: the \w+ loss of task \d after|maml: the support loss of task \d at"
+    ):
+        train(configure({"inner_lr": "1e39", "inner_steps": "3"}), tmp_path)
+
+
+# ---- mini-ImageNet ----
+
+LISTS = {
+    split: {f"n000000{s}{c}": tuple(f"n000000{s}{c}{i:08d}" for i in range(8)) for c in range(5)}
+    for s, split in enumerate(("train", "validation", "test"))
+}
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """A folder of generated images, each class of a colour of its own with noise."""
+    rng, folder = np.random.default_rng(0), tmp_path / "images"
+    folder.mkdir()
+    for classes in LISTS.values():
+        for names in classes.values():
+            colour = rng.integers(40, 216, 3)
+            for name in names:
+                pixels = np.clip(colour + rng.normal(size=(20, 20, 3)) * 20, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{name}.jpg")
+    monkeypatch.setattr(import_module("tinymeta.data.mini_imagenet"), "mini_imagenet_lists", lambda: LISTS)
+    return folder
+
+
+MINI = {
+    "side": "16",
+    "queries": "2",
+    "images": "",
+    "iterations": "30",
+    "meta_lr": "0.01",
+    "filters": "8",
+    "inner_lr": "0.1",
+}
+
+
+def test_mini_imagenet_from_a_folder(tmp_path, photographs):
+    overrides = MINI | {"images": str(photographs), "methods": "maml,first-order"}
+    config = configure(overrides, maml_miniimagenet.EXPERIMENT)
+    outcome = train(config, tmp_path / "run", maml_miniimagenet.EXPERIMENT)
+    rows = {row.quantity: row for row in outcome.rows}
+    assert rows["MAML, transductive, after 2 steps"].published == 48.70
+    assert rows["first-order MAML, transductive, after 2 steps"].published == 48.07
+    assert rows["MAML, transductive, after 2 steps"].ours > 40  # the classes differ in colour
+
+
+def test_mini_imagenet_without_images_says_what_to_bring(tmp_path):
+    config = configure(MINI | {"images": str(tmp_path / "none")}, maml_miniimagenet.EXPERIMENT)
+    with pytest.raises(ValueError, match=r"no such folder.*ImageNet's .* which each user brings: see docs/maml\.md"):
+        train(config, tmp_path / "run", maml_miniimagenet.EXPERIMENT)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"side": "15"}, "side = 15, expected 16 or more"),
+        ({"ways": "17"}, "ways = 17, expected at most the 16 classes"),
+    ],
+)
+def test_wrong_mini_imagenet_configuration(overrides, message):
+    with pytest.raises(lab.UserError, match=message):
+        configure(overrides, maml_miniimagenet.EXPERIMENT)
+
+
+def test_a_part_of_the_parameters_goes_out_and_in_again():
+    params = nets.init_conv4(np.random.default_rng(0), 3, 2)
+    fast, join = few_shot.without_norms(params)
+    assert len(trees.leaves(fast)) == 6
+    back = join(trees.map(lambda leaf: leaf + 1, fast))
+    np.testing.assert_array_equal(back[0][1].w, params[0][1].w + 1)
+    np.testing.assert_array_equal(back[0][1].gamma, params[0][1].gamma)
+    np.testing.assert_array_equal(back[1].b, params[1].b + 1)
+    assert maml.maml(0.1, 1, part=few_shot.without_norms).init(params) is params
+    assert ops.sum(back[1].b) == 3
