@@ -6,7 +6,7 @@ from maml.problems import assert_close, mse, net, points, quadratic, symmetric
 
 import tinymeta as tm
 from tinymeta import maml
-from tinymeta.maml.implicit import conjugate_gradient
+from tinymeta.maml.conjugate import conjugate_gradient
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, linearize, value_and_grad
+from .conjugate import conjugate_gradient, own_axes
 from .inner import Loss, adapt, adaptation_path
 from .methods import Method
 from .outer import query_loss
@@ -42,54 +42,15 @@ def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Metho
     return Method(lambda params: params, meta_gradient, path)
 
 
-def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, steps: int, like: Any) -> Any:
-    """x with matvec(x) ≈ b for a symmetric positive definite matrix, after `steps` steps from x = 0; all are trees like b.
-
-    Axes of b's leaves before those of `like` number independent systems, which are solved side by side.
-    """
-    x, r, p = trees.map(lambda leaf: 0 * leaf, b), b, b
-    rr = _inner(r, r, like)
-    for _ in range(steps):
-        ap = matvec(p)
-        alpha = _ratio(rr, _inner(p, ap, like))
-        x, r = _moved(x, alpha, p, like), _moved(r, -alpha, ap, like)
-        rr, before = _inner(r, r, like), rr
-        p = _moved(r, _ratio(rr, before), p, like)
-    return x
-
-
 def _tied(loss: Loss, params: Any, strength: float) -> Loss:
     def tied(w: Any, data: Any) -> Any:
         squares = [
-            ops.sum(ops.square(a - b), axis=_own_axes(b))
+            ops.sum(ops.square(a - b), axis=own_axes(b))
             for a, b in zip(trees.leaves(w), trees.leaves(params), strict=True)
         ]
         return loss(w, data) + 0.5 * strength * functools.reduce(ops.add, squares)
 
     return tied
-
-
-def _inner(a: Any, b: Any, like: Any) -> Any:
-    """The inner product of each system."""
-    parts = trees.map(lambda u, v, w: ops.sum(u * v, axis=_own_axes(w)), a, b, like)
-    return functools.reduce(ops.add, trees.leaves(parts))
-
-
-def _moved(x: Any, scale: Any, direction: Any, like: Any) -> Any:
-    """x + scale * direction, one scale for each system."""
-    return trees.map(
-        lambda a, d, w: a + ops.reshape(scale, (*np.shape(scale), *[1] * np.ndim(w))) * d, x, direction, like
-    )
-
-
-def _ratio(a: Any, b: Any) -> Any:
-    """a / b, and 0 where a system is solved to the last bit."""
-    solved = ops.equal(b, 0)
-    return ops.where(solved, 0, a / ops.where(solved, 1, b))
-
-
-def _own_axes(like: Any) -> tuple[int, ...]:
-    return tuple(range(-np.ndim(like), 0))
 
 
 def _sum_over_tasks(x: Any, like: Any) -> Any:

@@ -15,10 +15,9 @@ from .episodes import Episodes, Transitions, mean_returns, transitions
 from .navigation import Navigation
 from .objectives import Sampled, adapt_further, adapt_policy, kl_divergence, policy_gradient_loss, surrogate_loss
 from .policy import Policy, init_policy
-from .trpo import Step, conjugate_gradient, trpo_step
+from .trpo import Step, trpo_step
 
 __all__ = [
-    "Cheetah", "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further", "adapt_policy",
-    "conjugate_gradient", "init_policy", "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss",
-    "transitions", "trpo_step",
+    "Cheetah", "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further", "adapt_policy", "init_policy",
+    "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss", "transitions", "trpo_step",
 ]  # fmt: skip

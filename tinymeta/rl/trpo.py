@@ -9,8 +9,9 @@ import numpy as np
 
 from ..engine import trees
 from ..engine.transforms import grad, linearize, value_and_grad
+from ..maml.conjugate import conjugate_gradient, inner
 
-CG_STEPS, RESIDUAL, DAMPING = 10, 1e-10, 1e-5  # the authors' constants
+CG_STEPS, DAMPING = 10, 1e-5  # the authors' constants
 SHRINK, TRIES = 0.8, 15
 
 
@@ -32,44 +33,31 @@ def trpo_step(loss: Callable, kl: Callable, params: Any, max_kl: float, damping:
     else nothing changes. FloatingPointError if the loss or its gradient is not finite.
     """
     before, gradient = value_and_grad(loss)(params)
-    before, flat = float(before), _flat(gradient)
-    if not np.isfinite(before) or not np.isfinite(flat).all():
+    if not np.isfinite(before) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):
         raise FloatingPointError(
             f"trpo_step: the loss is {before} and its gradient may not be finite; lower the inner step"
         )
     _, push = linearize(grad(kl), params)
-    product = lambda v: _flat(push(_like(params, v))) + damping * v
-    direction = conjugate_gradient(product, flat)
-    curvature = float(direction @ product(direction))
+    product = lambda v: trees.map(lambda hv, x: hv + damping * x, push(v), v)
+    direction = conjugate_gradient(product, gradient, CG_STEPS, params)
+    curvature = float(inner(direction, product(direction), params))
     if not curvature > 0:
-        return Step(params, before, before, 0.0, False)
-    full = np.sqrt(2 * max_kl / curvature) * direction
-    return _line_search(loss, kl, params, full, max_kl, before)
-
-
-def conjugate_gradient(product: Callable, b: Any, steps: int = CG_STEPS, residual: float = RESIDUAL) -> Any:
-    """x with product(x) ≈ b, product a symmetric positive definite map, after at most `steps` steps from 0."""
-    x, r = np.zeros_like(b), b.copy()
-    p, rr = r, float(b @ b)
-    for _ in range(steps):
-        if rr < residual:
-            break
-        z = product(p)
-        alpha = rr / float(p @ z)
-        x, r = x + alpha * p, r - alpha * z
-        rr, old = float(r @ r), rr
-        p = r + (rr / old) * p
-    return x
+        return _stay(params, float(before))
+    length = float(np.sqrt(2 * max_kl / curvature))
+    return _line_search(loss, kl, params, trees.map(lambda x: length * x, direction), max_kl, float(before))
 
 
 def _line_search(loss: Callable, kl: Callable, params: Any, full: Any, max_kl: float, before: float) -> Step:
-    start = _flat(params)
     for attempt in range(TRIES):
-        trial = _like(params, start - SHRINK**attempt * full)
+        trial = trees.map(lambda p, x, share=SHRINK**attempt: p - share * x, params, full)
         with np.errstate(over="ignore", invalid="ignore"):  # a trial that goes too far is not accepted
             found, moved = _value(loss, trial), _value(kl, trial)
         if found < before and moved <= max_kl:
             return Step(trial, before, found, moved, True)
+    return _stay(params, before)
+
+
+def _stay(params: Any, before: float) -> Step:
     return Step(params, before, before, 0.0, False)
 
 
@@ -78,13 +66,3 @@ def _value(f: Callable, params: Any) -> float:
         return float(f(params))
     except FloatingPointError:  # adaptation diverged
         return np.nan
-
-
-def _flat(tree: Any) -> Any:
-    return np.concatenate([np.ravel(x) for x in trees.leaves(tree)])
-
-
-def _like(tree: Any, flat: Any) -> Any:
-    ends = np.cumsum([x.size for x in trees.leaves(tree)])[:-1]
-    pieces = zip(np.split(flat, ends), trees.leaves(tree), strict=True)
-    return trees.unflatten(tree, [piece.reshape(x.shape).astype(x.dtype, copy=False) for piece, x in pieces])
