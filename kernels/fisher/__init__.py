@@ -20,8 +20,11 @@ would make the result too small by N^2. Results are **sums** over samples; ``mlp
     linear_exact  A (N, I), S (V, N, O)     F_W = (A A)^T (sum_v S^2): one product, whatever V            (6)
     linear_time   A (N, T, I), D (N, T, O)  F_W = sum_n (sum_t A_nt^T D_nt)^2, F_b = sum_n (sum_t D)^2    (7)
     conv          U (N, K, L), D (N, O, L)  F_W (O, K) = sum_n (D_n U_n^T)^2, F_b = sum_n (sum_l D)^2      (8)
+    bias          D (N, O, L)               F_b of (8) alone
+    batch_norm    x^, D (N, C, L)           F_gamma = sum_n (sum_l D x^)^2, F_beta = sum_n (sum_l D)^2     (13)
 
-with U the unfolded patches, K = C_in k_h k_w values at L positions, and a conv weight reshaped to (O, K).
+with U the unfolded patches, K = C_in k_h k_w values at L positions, and a conv weight reshaped to (O, K); x^ is the
+normalised input of batch normalisation in evaluation mode, y = gamma x^ + beta: in training mode samples have no scores.
 
 Output functions, logits (N, C), p their softmax. 1 - p_v is the sum of the other probabilities, so nothing cancels
 when p_v is nearly 1:
@@ -35,6 +38,8 @@ when p_v is nearly 1:
 ``uniforms`` are given per sample, so (2) does not depend on how the samples are split. ReLU has slope 0 at 0. For
 ReLU nets (1) is the diagonal of the Hessian of the negative log-likelihood, whatever its labels, off the kinks.
 
+Backends: ``reference``; ``chunked``, NumPy in the memory of a few samples; ``cpu``, compiled for float32.
+
 Values. F >= 0; N = 0 gives zeros, also as a mean. Squares obey the dtype: in float32 an entry below 1e-23 may give 0
 and one above 1e19 inf, with NumPy's overflow warning, and 0 inf is NaN. A logit of -inf is a class of probability 0;
 +inf or NaN makes its sample's scores NaN, and F with it (+inf with NumPy's warning).
@@ -43,6 +48,8 @@ that do not fit, labels outside 0..C-1, uniforms outside [0, 1), no classes, unk
 """
 
 from .reference import (
+    batch_norm,
+    bias,
     conv,
     label_scores,
     linear,
@@ -55,6 +62,8 @@ from .reference import (
 )
 
 __all__ = [
+    "batch_norm",
+    "bias",
     "conv",
     "label_scores",
     "linear",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .. import agree
+from .arguments import check_labels, check_logits, check_network, check_uniforms
 
 Array = np.ndarray
 
@@ -37,6 +38,18 @@ def conv(U: Array, D: Array) -> tuple[Array, Array]:
     return _sum_of_squares(D @ U.swapaxes(1, 2)), _sum_of_squares(D.sum(axis=2))
 
 
+def bias(D: Array) -> Array:
+    """F_b (O,) of (8), from D (N, O, L) alone."""
+    agree("bias", D=(D, "N O L"))
+    return _sum_of_squares(D.sum(axis=2))
+
+
+def batch_norm(x_hat: Array, D: Array) -> tuple[Array, Array]:
+    """(F_gamma (C,), F_beta (C,)) of (13) from normalised inputs x_hat (N, C, L) and output cotangents D (N, C, L)."""
+    agree("batch_norm", x_hat=(x_hat, "N C L"), D=(D, "N C L"))
+    return _sum_of_squares((D * x_hat).sum(axis=2)), _sum_of_squares(D.sum(axis=2))
+
+
 def _sum_of_squares(G: Array) -> Array:
     """Sum over samples of squared per-sample gradients G (N, ...)."""
     return (G * G).sum(axis=0)
@@ -48,7 +61,7 @@ def _sum_of_squares(G: Array) -> Array:
 def label_scores(logits: Array, labels: Array) -> Array:
     """D (N, C) = e_y - p (9), the score of one label per sample, from integer labels (N,)."""
     _, residuals = _softmax_and_residuals("label_scores", logits)
-    _check_labels(labels, *logits.shape)
+    check_labels(labels, *logits.shape)
     return residuals[np.arange(len(logits), like=logits), labels]
 
 
@@ -75,21 +88,14 @@ def scores_reduced(logits: Array) -> Array:
 def sample_labels(logits: Array, uniforms: Array) -> Array:
     """Labels (N,) drawn from the softmax by inversion (12), one uniform in [0, 1) per sample."""
     p, _ = _softmax_and_residuals("sample_labels", logits)
-    if not hasattr(uniforms, "dtype") or uniforms.dtype.kind != "f":
-        raise TypeError(
-            f"sample_labels: uniforms is {_kind(uniforms)}, expected floats of shape (N,); draw rng.random(N)"
-        )
-    if uniforms.shape != p.shape[:1] or not ((uniforms >= 0) & (uniforms < 1)).all():
-        raise ValueError(f"sample_labels: uniforms has shape {uniforms.shape}, expected {p.shape[:1]} values in [0, 1)")
+    check_uniforms(uniforms, len(p))
     cumulated = np.cumsum(p, axis=1, dtype=np.float64)
     return (cumulated <= uniforms.astype(np.float64)[:, None] * cumulated[:, -1:]).sum(axis=1)
 
 
 def _softmax_and_residuals(operation: str, logits: Array) -> tuple[Array, Array]:
     """p (N, C) and residuals (N, C, C), residuals[n, v] = e_v - p_n with 1 - p_v as the sum of the others."""
-    C = agree(operation, logits=(logits, "N C"))["C"]
-    if C == 0:
-        raise ValueError(f"{operation}: logits has shape {logits.shape}, expected at least one class")
+    _, C = check_logits(operation, logits)
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     total = e.sum(axis=1, keepdims=True)
     classes = np.arange(C, like=logits)
@@ -104,20 +110,9 @@ def _share(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
 
 
-def _check_labels(labels: Array, N: int, C: int) -> None:
-    if not hasattr(labels, "dtype") or labels.dtype.kind not in "iu":
-        raise TypeError(f"label_scores: labels is {_kind(labels)}, expected integers of shape ({N},)")
-    if labels.shape != (N,) or not ((labels >= 0) & (labels < C)).all():
-        raise ValueError(f"label_scores: labels has shape {labels.shape}, expected ({N},) values in 0..{C - 1}")
-
-
-def _kind(value: object) -> str:
-    return str(getattr(value, "dtype", type(value).__name__))
-
-
 # ---- a whole network: means over samples ----
 
-_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "relu": (lambda z: np.maximum(z, 0), lambda a: (a > 0).astype(a.dtype)),
     "tanh": (np.tanh, lambda a: 1 - a * a),
 }
@@ -145,29 +140,25 @@ def mlp_fisher(
     params: per layer (W (I, O), b (O,)), the activation after all but the last. labels (N,) serve the empirical and
     batched kinds, uniforms (N,) the sampled one, batch_size (of consecutive samples) the batched one.
     """
-    _check_name("activation", activation, _ACTIVATIONS)
-    _check_name("kind", kind, _OUTPUT_SCORES)
-    if batch_size < 1:
-        raise ValueError(f"mlp_fisher: batch_size is {batch_size}, expected 1 or more")
-    inputs, logits = _forward(params, x, activation)
+    check_network(params, x, labels, activation, kind, uniforms, batch_size)
+    inputs, logits = forward(params, x, activation)
     S = _OUTPUT_SCORES[kind](logits, labels, uniforms)
     sums = []
     for k in reversed(range(len(params))):
         sums.append(_batched(inputs[k], S[0], batch_size) if kind == "batched" else linear_exact(inputs[k], S))
         if k > 0:
-            slope = _ACTIVATIONS[activation][1]
+            slope = ACTIVATIONS[activation][1]
             S = (S @ params[k][0].T) * slope(inputs[k])
     N = max(len(x), 1)
     return [(F_W / N, F_b / N) for F_W, F_b in reversed(sums)]
 
 
-def _forward(params: Sequence[tuple[Array, Array]], x: Array, activation: str) -> tuple[list[Array], Array]:
+def forward(params: Sequence[tuple[Array, Array]], x: Array, activation: str) -> tuple[list[Array], Array]:
     """The inputs of every layer, and the logits."""
-    act, _ = _ACTIVATIONS[activation]
+    act, _ = ACTIVATIONS[activation]
     inputs = []
     for k, (W, b) in enumerate(params):
         inputs.append(x if k == 0 else act(x))
-        agree(f"mlp_fisher, layer {k}", x=(inputs[k], "N I"), W=(W, "I O"), b=(b, "O"))
         x = inputs[k] @ W + b
     return inputs, x
 
@@ -178,8 +169,3 @@ def _batched(A: Array, D: Array, batch_size: int) -> tuple[Array, Array]:
     batches = (len(A) + missing) // batch_size
     A, D = (np.pad(array, ((0, missing), (0, 0))).reshape(batches, batch_size, array.shape[1]) for array in (A, D))
     return linear_time(A, D)
-
-
-def _check_name(argument: str, name: str, known: dict) -> None:
-    if name not in known:
-        raise ValueError(f"mlp_fisher: {argument} is {name!r}, expected one of {', '.join(map(repr, known))}")

@@ -30,7 +30,7 @@ except ImportError as error:
 
 from .emit import FLOAT64, Simd, Value, Variable, native_lanes, vector_code
 from .functions import SIGMOID, exp2, log, sigmoid_denominator, tanh_ratio
-from .threads import available, together
+from .threads import available, take, together
 
 
 def sources(*files: str) -> int:
@@ -52,6 +52,7 @@ __all__ = [
     "njit",
     "sigmoid_denominator",
     "sources",
+    "take",
     "tanh_ratio",
     "together",
     "types",

@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from numba import config
+from numba import config, types
+
+from .emit import Simd, Value, vector_code
 
 
 def available() -> int:
@@ -28,6 +30,13 @@ def together(work: Callable[[int], None], threads: int) -> None:
     for helper in helpers:
         if not helper.cancel():
             helper.result()
+
+
+@vector_code(types.int64, types.int64, types.int64)
+def take(simd: Simd, counter: Value, count: Value) -> Value:
+    """Add count to the int64 at an address, whatever other threads do, and return what it was."""
+    slot = simd.builder.inttoptr(counter, count.type.as_pointer())
+    return simd.builder.atomic_rmw("add", slot, count, "monotonic")
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from ..engine.batched import Batched, innermost
 from ..engine.scope import Traced
 from ..engine.sweeps import pullback
 from ..engine.tensor import Tensor, value
-from ..kernels import fisher as kernels
+from .backends import fisher as kernels
 from .entries import GRADIENTS, PATCHES, ROWS, Entry, entries, unviewed
 
 Array = np.ndarray

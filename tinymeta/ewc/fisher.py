@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from ..kernels import fisher as kernels
 from . import arguments
+from .backends import fisher as kernels
 from .sums import CHECKED, gradients_of_sum, mean_over_samples, means
 
 Array = np.ndarray

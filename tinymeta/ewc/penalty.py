@@ -11,8 +11,8 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.tensor import describe
-from ..kernels import penalty as kernels
 from .arguments import check_fisher, check_like
+from .backends import penalty as kernels
 
 
 @dataclass(frozen=True)

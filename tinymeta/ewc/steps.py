@@ -18,9 +18,9 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
-from ..kernels import penalty as kernels
 from ..ops.kernel import kernel
 from ..optim import Rate, State
+from .backends import table
 from .penalty import Penalty
 
 
@@ -143,10 +143,15 @@ def _proximal_composed(theta: Any, grad: Any, anchor: Any, fisher: Any, *, lam: 
     return (theta - lr * grad + pull * anchor) / (1 + pull)
 
 
-def _adam_kernel(theta: Any, grad: Any, anchor: Any, fisher: Any, m: Any, v: Any, **options: Any) -> tuple:
-    return kernels.adam_step(theta, grad, anchor, fisher, m=m, v=v, **options)
+def _adam_kernel(step: Callable) -> Callable:
+    def call(theta: Any, grad: Any, anchor: Any, fisher: Any, m: Any, v: Any, **options: Any) -> tuple:
+        return step(theta, grad, anchor, fisher, m=m, v=v, **options)
+
+    return call
 
 
-sgd_step = kernel("ewc_sgd_step", _sgd_composed, {"numpy": kernels.sgd_step})
-adam_step = kernel("ewc_adam_step", _adam_composed, {"numpy": _adam_kernel})
-proximal_step = kernel("ewc_proximal_step", _proximal_composed, {"numpy": kernels.proximal_step})
+_ADAM = {backend: _adam_kernel(step) for backend, step in table("penalty", "adam_step").items()}
+
+sgd_step = kernel("ewc_sgd_step", _sgd_composed, table("penalty", "sgd_step"))
+adam_step = kernel("ewc_adam_step", _adam_composed, _ADAM)
+proximal_step = kernel("ewc_proximal_step", _proximal_composed, table("penalty", "proximal_step"))
