@@ -48,6 +48,15 @@ def from_blocks(blocks: Array, sizes: tuple[int, ...], n: int) -> State:
     return tuple(zip(parts[::2], parts[1::2], strict=True))
 
 
+def take(blocks: Array, chosen: Array) -> Array:
+    """The blocks of the coordinates with these indices alone, int (K,): (ceil(K / 64), R, 64); padding is 0."""
+    rows = blocks[chosen // LANES, :, chosen % LANES]
+    tiles = math.ceil(len(chosen) / LANES)
+    padding = np.zeros_like(rows, shape=(tiles * LANES - len(chosen), rows.shape[1]))
+    whole = np.reshape(np.concatenate([rows, padding]), (tiles, LANES, rows.shape[1]))
+    return np.copy(np.transpose(whole, (0, 2, 1)), order="C")
+
+
 # ---- what every blocked backend needs ----
 
 

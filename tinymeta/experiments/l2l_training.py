@@ -32,6 +32,7 @@ class Training:
     meta_batch: int = 4
     meta_lr: float = 0.005  # at first; it falls to 3 % of this along half a cosine
     second_derivatives: bool = False  # True keeps ∂∇_t/∂φ, the dashed edges that the paper drops
+    coordinates: int = 0  # of each parameter on which dL/dφ is estimated, see l2l.Sample; 0: all of them
     curriculum: tuple[int, ...] = ()  # steps in each of as many equal parts of meta-training; (): `steps` throughout
     spread: float = 0.0  # of the random scaling of coordinates in meta-training, see l2l.rescaled
     validate_every: int = 10

@@ -10,6 +10,7 @@ from typing import Any
 from ..engine import trees
 from ..kernels.lstm import Weights
 from .optimizer import LSTMOptimizer, LSTMState, _check_finite
+from .sampling import Sample
 
 Label = Callable[[str], str]
 
@@ -51,12 +52,16 @@ class Grouped:
         return trees.unflatten(grads, [updates[path] for path, _ in trees.items(grads)]), after
 
     def weights_gradient(
-        self, state: Mapping[str, LSTMState], gradients: Sequence[Any], d_updates: Sequence[Any]
+        self,
+        state: Mapping[str, LSTMState],
+        gradients: Sequence[Any],
+        d_updates: Sequence[Any],
+        sample: Sample | None = None,
     ) -> dict[str, Weights]:
         """dL/dφ of each optimizer, as `LSTMOptimizer.weights_gradient`: given the updates, none depends on another's φ."""
         read, d_read = [self._split(tree) for tree in gradients], [self._split(tree) for tree in d_updates]
         return {
-            name: optimizer.weights_gradient(state[name], [g[name] for g in read], [d[name] for d in d_read])
+            name: optimizer.weights_gradient(state[name], [g[name] for g in read], [d[name] for d in d_read], sample)
             for name, optimizer in self.optimizers.items()
         }
 

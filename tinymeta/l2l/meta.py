@@ -12,6 +12,7 @@ from ..engine.transforms import stop_gradient, value_and_grad
 from .optimizer import LSTMOptimizer, LSTMState
 from .problems import Problem
 from .runner import losses_and_grads
+from .sampling import Sample
 
 
 class Carry(NamedTuple):
@@ -40,9 +41,9 @@ def unroll(
 
 
 def meta_gradient(
-    optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int
+    optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int, sample: Sample | None = None
 ) -> tuple[Any, Any, Carry]:
-    """(the total of `unroll`, its gradient in φ, the new carry), with ∂∇_t/∂φ = 0.
+    """(the total of `unroll`, its gradient in φ, the new carry), with ∂∇_t/∂φ = 0; estimated from a `sample`, if one is given.
 
     θ_s = θ_0 + Σ_{t<s} g_t, so dL/dg_t = Σ_{s>t} ∇f(θ_s): the very gradients that the LSTM reads one step later. What is left is
     backpropagation through the LSTM alone, on gradients that are known: one kernel.
@@ -57,7 +58,7 @@ def meta_gradient(
         seen.append(gradient)
         total += float(np.mean(losses))
     d_updates = _sums_of_later(seen[1:], 1 / len(losses))
-    gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates)
+    gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates, sample)
     return total, gradient, Carry(theta, state, first + unroll_length)
 
 
@@ -78,14 +79,23 @@ def meta_step(
     unroll_length: int,
     clip_norm: float = 1.0,
     second_derivatives: bool = False,
+    sample: Sample | None = None,
 ) -> tuple[LSTMOptimizer, Any, Carry, float]:
     """One update of φ from one unroll; `carry` None starts at θ_0 with a zero state. θ and the state are carried on as
-    constants: the gradient is truncated at the boundary. Returns (optimizer, meta_state, carry, mean loss per step)."""
+    constants: the gradient is truncated at the boundary. Returns (optimizer, meta_state, carry, mean loss per step).
+
+    ValueError for a sample with second derivatives, which tie the coordinates together."""
+    if second_derivatives and sample is not None:
+        raise ValueError(
+            "meta_step: with second_derivatives the gradient is no sum over coordinates; leave out `sample`"
+        )
     start = carry or Carry(problem.theta, optimizer.init(problem.theta), 0)
-    gradient_of = _total_gradient if second_derivatives else meta_gradient
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # proposals that diverge are reported below
-            total, gradient, end = gradient_of(optimizer, problem, start, unroll_length)
+            if second_derivatives:
+                total, gradient, end = _total_gradient(optimizer, problem, start, unroll_length)
+            else:
+                total, gradient, end = meta_gradient(optimizer, problem, start, unroll_length, sample)
     except FloatingPointError:  # of the optimizer's: ∇f is not finite any more
         total = np.nan
     if not np.isfinite(total):

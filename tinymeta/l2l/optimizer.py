@@ -19,6 +19,7 @@ from ..kernels.lstm import Weights
 from ..kernels.lstm.blocks import from_blocks, hidden_sizes, zero_blocks
 from . import fused
 from .network import init_weights
+from .sampling import Sample
 
 FORMAT = 1
 
@@ -81,13 +82,20 @@ class LSTMOptimizer:
         proposal, blocks = fused.lstm_step(flat, state.blocks, *arrays, scale=float(self.scale), p=self.p)
         return trees.unflatten(grads, fused.cut(proposal, leaves)), LSTMState(blocks, state.n)
 
-    def weights_gradient(self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any]) -> Weights:
+    def weights_gradient(
+        self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any], sample: Sample | None = None
+    ) -> Weights:
         """dL/dφ of the unroll that starts in `state`, with ∂∇_t/∂φ = 0: from the trees ∇_t that it reads and the dL/dg_t.
 
-        Truncated backpropagation through time in one kernel, which recomputes the forward pass.
+        Truncated backpropagation through time in one kernel, which recomputes the forward pass; on all coordinates, or
+        estimated from a sample of them.
         """
+        blocks = state.blocks
         read, d_read = (np.stack([_flat(tree) for tree in steps]) for steps in (gradients, d_updates))
-        return fused.weights_gradient(self.weights, state.blocks, read, d_read, self.scale, self.p)
+        if sample is not None:
+            sizes = [int(np.size(x)) for x in trees.leaves(gradients[0])]
+            blocks, read, d_read = sample.of(sizes, blocks, read, d_read)
+        return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p)
 
     def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
         """The (h, c) of each layer, (n, H), for study."""
