@@ -11,6 +11,7 @@ REGISTRY: dict[str, str] = {
     "l2l-quadratic": "tinymeta.experiments.l2l_quadratic",
     "l2l-mnist": "tinymeta.experiments.l2l_mnist",
     "l2l-mnist-sweep": "tinymeta.experiments.l2l_mnist_sweep",
+    "l2l-cifar10": "tinymeta.experiments.l2l_cifar10",
     "l2l-art": "tinymeta.experiments.l2l_art",
     "maml-sine": "tinymeta.experiments.maml_sine",
     "maml-nav2d": "tinymeta.experiments.maml_nav2d",

@@ -78,11 +78,15 @@ def save_optimizer(optimizer: Any, run: Run, outcome: Outcome) -> None:
 # ---- tuning and testing ----
 
 
-def compare(config: Training, run: Run, optimizer: Any, setting: Setting) -> Comparison:
-    """Tune the baselines on validation problems, then run all methods on the same test problems, from the same θ_0."""
+def compare(
+    config: Training, run: Run, optimizer: Any, setting: Setting, others: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Tune the baselines on validation problems, then run all methods on the same test problems, from the same θ_0; `others` are
+    further learned optimizers by name."""
     grid = tune_baselines(config, run, setting)
     rates = {name: l2l.best_rate(results) for name, results in grid.items()}
-    methods = {LEARNED: optimizer, **{name: l2l.BASELINES[name](lr) for name, lr in rates.items()}}
+    baselines = {name: l2l.BASELINES[name](lr) for name, lr in rates.items()}
+    methods = {LEARNED: optimizer, **(others or {}), **baselines}
     problem = setting.make_problem(stream(config.seed, "test"), config.test_problems, "test")
 
     def step(curves: dict[str, NDArray], i: int) -> tuple[dict[str, NDArray], dict[str, float]]:
@@ -138,24 +142,36 @@ def _row(quantity: str, ours: float, ci95: float | None, setting: Setting, publi
 
 def best_baseline(final: Mapping[str, NDArray]) -> str:
     """The baseline with the lowest mean final loss."""
-    return min((name for name in final if name != LEARNED), key=lambda name: float(np.mean(final[name])))
+    return min((name for name in final if name in l2l.BASELINES), key=lambda name: float(np.mean(final[name])))
 
 
 def claims(comparison: Comparison, last: int, goal: Mapping[str, float]) -> list[Claim]:
-    """That the LSTM ends below every baseline, and by the paper's `goal` as "ratio"; that it fails, where the paper's does."""
+    """That the LSTM ends below every baseline, and by the paper's `goal` as "ratio"; that it fails, where the paper's does; and
+    of further learned optimizers that they end below every baseline."""
     setting, final = comparison.setting, comparison.final(last)
     best = best_baseline(final)
-    detail = _beside(comparison, final, best)
     if setting.fails:
         worse = not float(np.mean(final[LEARNED])) <= float(np.mean(final[best]))  # NaN is worse
-        return [Claim(f"{setting.title}: the learned optimizer fails, as in the paper", worse, detail)]
-    below = f"{setting.title}: the learned optimizer ends below every tuned baseline, 95 % intervals apart"
-    found = [Claim(below, all(apart(final[LEARNED], final[name]) for name in final if name != LEARNED), detail)]
+        return [
+            Claim(
+                f"{setting.title}: the learned optimizer fails, as in the paper",
+                worse,
+                _beside(comparison, final, LEARNED),
+            )
+        ]
+    found = [_below(comparison, final, name) for name in final if name not in l2l.BASELINES]
     if "ratio" in goal:
         ratio = float(np.mean(final[LEARNED]) / np.mean(final[best]))
         sentence = f"{setting.title}: its loss is at most {goal['ratio']:.2f} of the best baseline's, the paper's ratio"
         found.append(Claim(sentence, ratio <= goal["ratio"], f"ratio {ratio:.3f}"))
     return found
+
+
+def _below(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -> Claim:
+    who = "the learned optimizer" if learned == LEARNED else learned
+    sentence = f"{comparison.setting.title}: {who} ends below every tuned baseline, 95 % intervals apart"
+    held = all(apart(final[learned], final[name]) for name in final if name in l2l.BASELINES)
+    return Claim(sentence, held, _beside(comparison, final, learned))
 
 
 def apart(lower: NDArray, upper: NDArray) -> bool:
@@ -164,10 +180,11 @@ def apart(lower: NDArray, upper: NDArray) -> bool:
     return bool(low + low_ci < high - high_ci)
 
 
-def _beside(comparison: Comparison, final: Mapping[str, NDArray], best: str) -> str:
+def _beside(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -> str:
     """The difference is paired: every method starts from the same θ_0 on the same problem with the same mini-batches."""
-    (ours, ci), (theirs, their_ci) = mean_ci95(final[LEARNED]), mean_ci95(final[best])
-    difference, its_ci = mean_ci95(final[best] - final[LEARNED])
+    best = best_baseline(final)
+    (ours, ci), (theirs, their_ci) = mean_ci95(final[learned]), mean_ci95(final[best])
+    difference, its_ci = mean_ci95(final[best] - final[learned])
     return (
         f"{ours:.3g} ± {ci:.2g}; best baseline {best} at learning rate {comparison.rates[best]:g}: {theirs:.3g} ± {their_ci:.2g}; "
         f"difference on the same {len(final[best])} held-out problems {difference:.3g} ± {its_ci:.2g}"

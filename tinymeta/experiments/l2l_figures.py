@@ -23,7 +23,10 @@ def loss_curves(settings: Sequence[Mapping[str, Any]], trained_for: int, problem
     for panel, setting in zip(axes[:, 0], settings, strict=True):
         _panel(panel, setting, trained_for)
     axes[-1][0].set_xlabel("step")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    methods = {
+        label: look for panel in axes[:, 0] for look, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=5)
     return figure
 
 

@@ -50,6 +50,11 @@ class Training:
         _at_least(self, "test_problems", 2, ", for a confidence interval")
         _at_least(self, "final_steps", 1)
         _at_least(self, "patience", 0)
+        _at_least(self, "coordinates", 0)
+        if self.coordinates and self.second_derivatives:
+            raise ValueError(
+                "coordinates is for second_derivatives = False, with which dL/dφ is a sum over coordinates"
+            )
         _at_least(self, "spread", 0)
         if min(self.rates, default=0) <= 0:
             raise ValueError(f"rates is {self.rates}, expected at least one learning rate, all above 0")
@@ -64,11 +69,10 @@ class Training:
         parts = self.curriculum or (self.steps,)
         return parts[epoch * len(parts) // self.meta_epochs]
 
-    def untrained(self) -> l2l.LSTMOptimizer:
-        """The optimizer with which meta-training begins."""
-        return l2l.LSTMOptimizer.create(
-            stream(self.seed, "weights"), self.hidden_units, self.scale, self.p if self.p else None
-        )
+    def untrained(self, *words: str) -> l2l.LSTMOptimizer:
+        """The optimizer with which meta-training begins; one for each choice of words."""
+        rng = stream(self.seed, "weights", *words)
+        return l2l.LSTMOptimizer.create(rng, self.hidden_units, self.scale, self.p if self.p else None)
 
 
 def _at_least(config: Training, name: str, least: int, why: str = "") -> None:
@@ -77,7 +81,7 @@ def _at_least(config: Training, name: str, least: int, why: str = "") -> None:
 
 
 def meta_train(
-    config: Training, run: Run, make_problem: MakeProblem, untrained: Any = None
+    config: Training, run: Run, make_problem: MakeProblem, untrained: Any = None, stage: str = "meta-training"
 ) -> tuple[Any, dict[str, list]]:
     """The optimizer with the lowest validation loss at the last step, and the validation losses by epoch.
 
@@ -104,6 +108,7 @@ def meta_train(
         optimizer, moments, carry, loss = l2l.meta_step(
             blank.with_weights(state["weights"]), problem(epoch), state["carry"] if part else None, adam, state["adam"],
             config.unroll_length, second_derivatives=config.second_derivatives,
+            sample=l2l.Sample(stream(config.seed, "sample", i), config.coordinates) if config.coordinates else None,
         )  # fmt: skip
         state = {**state, "weights": optimizer.weights, "adam": moments, "carry": carry}
         done = epoch + 1
@@ -115,7 +120,7 @@ def meta_train(
     def patience_is_over(state: State) -> bool:
         return 0 < config.patience <= state["stale"]
 
-    state = run.stage("meta-training", len(unrolls), begin, step, until=patience_is_over)
+    state = run.stage(stage, len(unrolls), begin, step, until=patience_is_over)
     return blank.with_weights(state["best"]), {"epochs": state["epochs"], "losses": state["losses"]}
 
 

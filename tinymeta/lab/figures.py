@@ -23,6 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "LSTM": _HERO,
     "MAML": _HERO,
     "EWC": _HERO,
+    "LSTM-sub": {"color": ORANGE, "linestyle": "-"},
     "SGD": {"color": GREY, "linestyle": "-"},
     "NAG": {"color": PURPLE, "linestyle": (0, (1, 1))},
     "RMSprop": {"color": GREEN, "linestyle": "-."},

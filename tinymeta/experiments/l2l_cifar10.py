@@ -1,0 +1,158 @@
+"""A convolutional network on CIFAR-10 and on subsets of its labels (1606.04474, section 3.3, Fig. 7), by two LSTMs at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinymeta import l2l
+from tinymeta.data import cifar10, minibatch_indices
+from tinymeta.lab import Experiment, Outcome, Run
+
+from .l2l_comparison import Setting, claims, compare, rows, save_optimizer, series
+from .l2l_figures import loss_curves, meta_training
+from .l2l_training import MakeProblem, Training, meta_train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SOURCE = "1606.04474 Fig. 7: curves, no numbers"
+LABELS = {"CIFAR-10": range(10), "CIFAR-5": range(5), "CIFAR-2": range(2)}
+HELD_OUT = range(5, 10)  # the labels on which LSTM-sub is trained: in neither CIFAR-5 nor CIFAR-2
+SUB = "LSTM-sub"
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """The paper's net and horizon. It says neither the number of filters nor the mini-batch nor the scale of the output: the
+    first two are those of the authors' code, the scale and p those of the paper's MNIST experiment."""
+
+    steps: int = 1000
+    pool: int = 1  # average over pool x pool pixels: 2 makes images 16 x 16 and the net four times cheaper
+    filters: tuple[int, ...] = (16, 16, 16)
+    hidden: int = 32
+    batch_size: int = 128
+    meta_batch: int = 1
+    meta_epochs: int = 100
+    coordinates: int = 1000
+    rates: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    validation_problems: int = 4
+    final_steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in (1, 2, 4):
+            raise ValueError(f"pool is {self.pool}, expected 1, 2 or 4: three convolutions halve the images")
+        if min((self.batch_size, self.hidden, *self.filters)) < 1:
+            sizes = self.batch_size, self.hidden, self.filters
+            raise ValueError("batch_size, hidden and filters are {}, {} and {}, expected 1 or more".format(*sizes))
+        if len(self.filters) > 3:
+            raise ValueError(
+                f"filters is {self.filters}, expected at most three numbers: each convolution halves the images"
+            )
+
+    def problems(self, labels: range) -> MakeProblem:
+        """Nets that differ in θ_0 and mini-batches, on images with these labels: training images, others of them, test images."""
+
+        def make_problem(rng: np.random.Generator, problems: int, part: str) -> l2l.Problem:
+            x, y = _sets(self.pool, labels)[part]
+            steps = max((self.steps, *self.curriculum)) + 1
+            draws = [list(minibatch_indices(rng, len(x), self.batch_size, steps)) for _ in range(problems)]
+            return l2l.conv_problem(x, y, np.array(draws), rng, self.filters, self.hidden, self.sigma)
+
+        return make_problem
+
+    def untrained_pair(self) -> l2l.Grouped:
+        """One LSTM for the weights of the convolutions and one for all else, as in the authors' code; the paper names them those
+        of convolutional and of fully connected layers, and does not say which has the shifts of batch norm."""
+        return l2l.Grouped({name: self.untrained(name) for name in ("conv", "rest")}, label)
+
+
+def label(path: str) -> str:
+    """Which LSTM updates the parameter of a `ConvNet` at this path."""
+    return "conv" if path.startswith("['conv']") and path.endswith("['w']") else "rest"
+
+
+@cache
+def _sets(pool: int, labels: range) -> dict[str, tuple[NDArray, NDArray[np.int64]]]:
+    """(images, labels) of each part; a fifth of the training images is kept for validation."""
+    found = {}
+    for split in ("train", "test"):
+        images = cifar10(split)  # type: ignore[arg-type]
+        chosen = np.isin(images.y, labels)
+        found[split] = _pooled(images.x[chosen], pool), images.y[chosen].astype(np.int64) - labels.start
+    (x, y), cut = found["train"], len(found["train"][0]) * 4 // 5
+    return {"train": (x[:cut], y[:cut]), "validation": (x[cut:], y[cut:]), "test": found["test"]}
+
+
+def _pooled(images: NDArray, pool: int) -> NDArray:
+    if pool == 1:
+        return images
+    n, channels, side, _ = images.shape
+    blocks = images.reshape(n, channels, side // pool, pool, side // pool, pool)
+    return np.round(blocks.mean(axis=(3, 5), dtype=np.float32)).astype(np.uint8)
+
+
+def settings(config: Config) -> list[Setting]:
+    """All labels, as in meta-training, then fewer; their names say which copy of the images this is."""
+    data = cifar10("test").source
+    return [
+        Setting(data.replace("CIFAR-10", name), config.steps, config.problems(labels), source=SOURCE)
+        for name, labels in LABELS.items()
+    ]
+
+
+def train(config: Config, run: Run) -> Outcome:
+    """Meta-train on all labels and, as LSTM-sub, on held-out ones; compare on all labels, and both on fewer."""
+    optimizer, history = meta_train(config, run, config.problems(LABELS["CIFAR-10"]), config.untrained_pair())
+    sub, _ = meta_train(config, run, config.problems(HELD_OUT), config.untrained_pair(), f"meta-training of {SUB}")
+    whole, *parts = settings(config)
+    found = [
+        compare(config, run, optimizer, whole),
+        *(compare(config, run, optimizer, part, {SUB: sub}) for part in parts),
+    ]
+    outcome = Outcome(
+        [row for comparison in found for row in rows(comparison, config.final_steps)],
+        [claim for comparison in found for claim in claims(comparison, config.final_steps, {})],
+        {"history": history, "trained_for": config.steps, "settings": [series(comparison) for comparison in found]},
+    )  # fmt: skip
+    save_optimizer(optimizer, run, outcome)
+    return outcome
+
+
+def draw(outcome: Outcome) -> dict[str, Figure]:
+    """`loss-curves` after Fig. 7 of the paper: the loss while the net is trained."""
+    found = outcome.series["settings"]
+    return {
+        "loss-curves": loss_curves(found, outcome.series["trained_for"], "nets on images of the test set"),
+        "meta-training": meta_training(outcome.series["history"], found[0]),
+    }
+
+
+EXPERIMENT = Experiment(
+    name="l2l-cifar10",
+    title="Two learned optimizers train a convolutional network on CIFAR-10",
+    paper="Andrychowicz et al. 2016, arXiv 1606.04474, section 3.3, Fig. 7",
+    summary="Three convolutions with batch norm and max-pooling and a hidden layer of 32 units are trained by two LSTMs at once, "
+    "one for the weights of the convolutions and one for all other parameters. LSTM-sub has been trained on the labels 5 to 9 "
+    "alone and is judged on others. Losses are on mini-batches of test images, on which the nets are trained, as on MNIST. The "
+    "quick preset averages the images to 8 x 8 pixels and takes 100 steps on mini-batches of 32.",
+    how_to_read="Lower is better. All methods start from the same weights and see the same mini-batches; a loss at a step is the "
+    "mean over the last ten mini-batches up to it. The name of each data set says where its pixels are not exact.",
+    config=Config,
+    presets={
+        "quick": {
+            "pool": 4, "batch_size": 32, "steps": 100, "meta_batch": 2, "meta_epochs": 60, "validate_every": 5,
+            "coordinates": 500, "validation_problems": 4,
+        },
+        "paper": {},
+        "code": {"p": 5.0, "scale": 0.01, "meta_lr": 0.001},
+    },
+    train=train,
+    draw=draw,
+    minutes={"quick": 8, "paper": 4000, "code": 4000},
+)  # fmt: skip
