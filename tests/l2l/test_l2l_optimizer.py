@@ -112,6 +112,41 @@ def test_a_state_for_another_number_of_coordinates_is_refused(rng):
         optimizer.update({"a": np.ones(1), "b": np.ones((2, 1))}, optimizer.init(np.ones(2)))
 
 
+@pytest.mark.parametrize(
+    ("params", "grads"),
+    [
+        ({"a": np.ones(2), "b": np.ones(3)}, {"a": np.ones(3), "b": np.ones(2)}),
+        ({"a": np.ones(2), "b": np.ones(3)}, {"a": np.ones(2), "c": np.ones(3)}),
+        ({"a": np.ones((2, 3))}, {"a": np.ones((3, 2))}),
+        ([np.ones(2), np.ones(3)], np.ones(5)),
+    ],
+    ids=["shapes", "names", "transposed", "flat"],
+)
+def test_a_state_for_another_tree_of_as_many_coordinates_is_refused_and_kept(rng, params, grads):
+    optimizer = settings.optimizer(rng)
+    _, state = optimizer.update(params, optimizer.init(params))
+    before = state.blocks.copy()
+    sentence = (
+        r"the state is for parameters of other names or shapes than these gradients \(.*\[.*\]\).*call init\(params\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.update(grads, state, in_place=True)
+    np.testing.assert_array_equal(state.blocks, before)
+    optimizer.update(grads, l2l.LSTMState(state.blocks, state.n))  # made by hand: the caller knows
+
+
+def test_a_state_of_an_optimizer_with_other_layers_is_refused_and_kept(rng):
+    g = np.ones(5)
+    wide, narrow = settings.optimizer(rng, (4, 3)), settings.optimizer(rng, (4,))
+    _, state = wide.update(g, wide.init(g))
+    before = state.blocks.copy()
+    with pytest.raises(
+        ValueError, match=r"the state has 14 numbers .* layers of \(4,\) has 8.*call init\(params\) of this one"
+    ):
+        narrow.update(g, state, in_place=True)
+    np.testing.assert_array_equal(state.blocks, before)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_is_refused_by_its_name_before_anything_changes(rng, bad):
     optimizer, g = settings.optimizer(rng), settings.tree_of(rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +26,14 @@ FORMAT = 1
 
 
 class LSTMState(NamedTuple):
-    """The hidden state of n coordinates in the kernels' layout, (tiles, R, 64): see `tinymeta.kernels.lstm.blocks`."""
+    """The hidden state of n coordinates in the kernels' layout, (tiles, R, 64): see `tinymeta.kernels.lstm.blocks`.
+
+    `tree` is a checksum of the names and shapes of the parameters; None, in a state made by hand, fits every tree of n coordinates.
+    """
 
     blocks: Any
     n: int
+    tree: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,26 +66,27 @@ class LSTMOptimizer:
     def init(self, params: Any) -> LSTMState:
         """The state before the first step: h = c = 0 for each of the n coordinates of the tree `params`."""
         n = sum(int(np.size(x)) for x in trees.leaves(params))
-        return LSTMState(zero_blocks(self.weights, n), n)
+        return LSTMState(zero_blocks(self.weights, n), n, _checksum(params))
 
     def update(self, grads: Any, state: LSTMState, params: Any = None, in_place: bool = False) -> tuple[Any, LSTMState]:
         """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
 
-        `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for another number
-        of coordinates, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
+        `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for other parameters
+        or layers, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
         """
         leaves = _leaves(grads, state)
+        _check_layers(self.weights, state)
         if any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
             return self._traced(grads, leaves, state)
         _check_finite(grads)
         updates, after = fused.advance(self.weights, state.blocks, leaves, float(self.scale), self.p, in_place)
-        return trees.unflatten(grads, updates), LSTMState(after, state.n)
+        return trees.unflatten(grads, updates), state._replace(blocks=after)
 
     def _traced(self, grads: Any, leaves: list, state: LSTMState) -> tuple[Any, LSTMState]:
         flat = ops.concatenate([ops.reshape(x, (-1,)) for x in leaves])
         arrays = trees.leaves(self.weights)
         proposal, blocks = fused.lstm_step(flat, state.blocks, *arrays, scale=float(self.scale), p=self.p)
-        return trees.unflatten(grads, fused.cut(proposal, leaves)), LSTMState(blocks, state.n)
+        return trees.unflatten(grads, fused.cut(proposal, leaves)), state._replace(blocks=blocks)
 
     def weights_gradient(
         self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any], sample: Sample | None = None
@@ -184,7 +190,30 @@ def _leaves(grads: Any, state: LSTMState) -> list:
             f"LSTMOptimizer.update: gradients have {n} coordinates, the state is for {state.n}; "
             "call init(params) with the parameters that these are gradients of"
         )
+    if state.tree not in (None, _checksum(grads)):
+        raise ValueError(
+            f"LSTMOptimizer.update: the state is for parameters of other names or shapes than these gradients ({_outline(grads)}), "
+            "if of as many coordinates; call init(params) with the parameters that these are gradients of"
+        )
     return leaves
+
+
+def _outline(tree: Any) -> str:
+    """The path and shape of every leaf."""
+    return ", ".join(f"{path}[{','.join(map(str, np.shape(x)))}]" for path, x in trees.items(tree))
+
+
+def _checksum(tree: Any) -> int:
+    return zlib.crc32(_outline(tree).encode())
+
+
+def _check_layers(weights: Weights, state: LSTMState) -> None:
+    rows, expected = state.blocks.shape[1], 2 * sum(hidden_sizes(weights))
+    if rows != expected:
+        raise ValueError(
+            f"LSTMOptimizer.update: the state has {rows} numbers for each coordinate, an optimizer with layers of "
+            f"{hidden_sizes(weights)} has {expected}: it is that of another optimizer, so call init(params) of this one"
+        )
 
 
 def _check_finite(grads: Any) -> None:
