@@ -62,6 +62,8 @@ class Mnist(Training):
     pool: int = 1  # average over pool x pool pixels: 4 makes images 7 x 7 and the MLP thirteen times smaller
     hidden: tuple[int, ...] = (20,)
     batch_size: int = 128
+    meta_batch: int = 2
+    coordinates: int = 1000
     final_steps: int = 5  # as the published losses were read off their figures
 
     def __post_init__(self) -> None:
@@ -166,7 +168,14 @@ EXPERIMENT = Experiment(
     "where the paper's fails. Right of a dotted line it takes more steps than it was trained for.",
     config=Config,
     presets={
-        "quick": {"images": "subset", "pool": 4, "meta_epochs": 48, "validate_every": 3},
+        "quick": {
+            "images": "subset",
+            "pool": 4,
+            "meta_epochs": 48,
+            "meta_batch": 4,
+            "coordinates": 0,
+            "validate_every": 3,
+        },
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
     },
