@@ -129,7 +129,14 @@ def test_the_sweep_refuses_an_optimizer_that_is_none(tmp_path):
     ids=["meta-training", "tuning", "test"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, owner, function, calls):
-    changes = {"curriculum": "2,4", "spread": "1.0", "patience": "3", "validate_every": "1"}
+    changes = {
+        "curriculum": "2,4",
+        "spread": "1.0",
+        "late_start": "3",
+        "coordinates": "5",
+        "patience": "3",
+        "validate_every": "1",
+    }
     _, whole = finished("l2l-quadratic", tmp_path / "whole", **changes)
     original, count = getattr(owner, function), []
 
@@ -152,7 +159,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, owner
 # ---- meta-training ----
 
 
-@pytest.mark.parametrize("change", [{"second_derivatives": "true"}, {"spread": "1.0"}, {"curriculum": "2,4"}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"second_derivatives": "true"}, {"spread": "1.0"}, {"curriculum": "2,4"}, {"late_start": "3"}, {"clip_norm": "0.001"},
+        {"coordinates": "5"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_setting_of_meta_training_changes_it_and_not_the_problems_of_the_comparison(done, tmp_path, change):
     plain, changed = (r["series"] for _, r in (done("l2l-quadratic"), finished("l2l-quadratic", tmp_path, **change)))
     assert changed["history"] != plain["history"]
@@ -225,6 +239,25 @@ def test_a_failure_that_the_paper_reports_is_reported_either_way():
     assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
     assert held({"LSTM": np.nan, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
     assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [False]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(29, []), (30, [True]), (40, [True])])
+def test_ten_times_the_steps_of_meta_training_are_a_claim_of_their_own(steps, expected):
+    found = comparison(np.random.default_rng(0), {"LSTM": 0.4, "ADAM": 0.5, "NAG": 0.3})
+    long = found._replace(setting=found.setting._replace(steps=steps))
+    assert [claim.held for claim in l2l_comparison.lasts(long, 1, 3)] == expected
+    worse = comparison(np.random.default_rng(0), {"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.3})
+    worse = worse._replace(setting=worse.setting._replace(steps=30))
+    assert [claim.held for claim in l2l_comparison.lasts(worse, 1, 3)] == [False]
+
+
+def test_the_optimizer_is_chosen_by_its_loss_after_the_validation_steps(tmp_path):
+    _, plain = finished("l2l-quadratic", tmp_path, validate_every="1")
+    _, longer = finished("l2l-quadratic", tmp_path, validate_every="1", validation_steps="9")
+    assert plain["series"]["history"]["losses"] != longer["series"]["history"]["losses"]
+    optimizer = l2l.LSTMOptimizer.load(sorted((tmp_path / "l2l-quadratic").iterdir())[-1] / "optimizer.npz")
+    problem = l2l_quadratic.settings(tiny("l2l-quadratic"))[0].make_problem(stream(0, "validation"), 4, "validation")
+    assert l2l.final_loss(optimizer, problem, 9) == min(longer["series"]["history"]["losses"])
 
 
 def test_final_losses_are_means_over_the_last_steps():
@@ -328,6 +361,8 @@ def test_coordinates_are_chosen_by_the_size_of_their_gradients():
         ("l2l-quadratic", "meta_epochs", "0", "meta_epochs is 0"),
         ("l2l-quadratic", "patience", "-1", "patience is -1, expected 0 or more"),
         ("l2l-quadratic", "spread", "-0.5", "spread is -0.5, expected 0 or more"),
+        ("l2l-quadratic", "late_start", "-1", "late_start is -1, expected 0 or more"),
+        ("l2l-quadratic", "clip_norm", "0", "clip_norm is 0.0, expected more than 0"),
         ("l2l-quadratic", "final_steps", "0", "final_steps is 0, expected 1 or more"),
         ("l2l-quadratic", "rates", "0.1,0", "expected at least one learning rate, all above 0"),
         ("l2l-quadratic", "p", "-1", "p is -1.0, expected 0"),

@@ -186,3 +186,16 @@ def test_the_gradient_of_an_mlp_problem_is_the_finite_difference(rng):
     x, y = data(rng)
     problem = l2l.mlp_problem(x, y, rng.integers(0, len(x), (2, 1, 5)), rng, hidden=(3,), sigma=0.7)
     tm.check.gradients(lambda theta: problem.loss(theta, 0), problem.theta, order=2)
+
+
+def test_an_advanced_problem_is_what_is_left_of_it():
+    """The same curve, from its fourth loss on."""
+    rng = np.random.default_rng(0)
+    drift = rng.normal(size=(8, 2, 3))
+    theta = rng.normal(size=(2, 3))
+    problem = l2l.Problem(theta, lambda theta, t: ops.sum(ops.square(theta - drift[t]), axis=-1))
+    sgd = optim.sgd(0.1)
+    np.testing.assert_array_equal(
+        l2l.optimize(sgd, l2l.advanced(problem, sgd, 3), 4), l2l.optimize(sgd, problem, 7)[3:]
+    )
+    assert l2l.advanced(problem, sgd, 0).theta is theta

@@ -60,7 +60,7 @@ class Config(Training):
 
         def make_problem(rng: np.random.Generator, problems: int, part: str) -> l2l.Problem:
             x, y = _sets(self.pool, labels)[part]
-            steps = max((self.steps, *self.curriculum)) + 1
+            steps = self.longest + 1
             draws = [list(minibatch_indices(rng, len(x), self.batch_size, steps)) for _ in range(problems)]
             return l2l.conv_problem(x, y, np.array(draws), rng, self.filters, self.hidden, self.sigma)
 

@@ -61,7 +61,14 @@ def run_comparison(config: Training, run: Run, settings: Sequence[Setting], untr
     found = [compare(config, run, optimizer, setting) for setting in settings]
     outcome = Outcome(
         [row for comparison in found for row in rows(comparison, config.final_steps)],
-        [claim for comparison in found for claim in claims(comparison, config.final_steps, settings[0].published)],
+        [
+            claim
+            for comparison in found
+            for claim in (
+                *claims(comparison, config.final_steps, settings[0].published),
+                *lasts(comparison, config.final_steps, max((config.steps, *config.curriculum))),
+            )
+        ],
         {"history": history, "trained_for": config.steps, "settings": [series(comparison) for comparison in found]},
     )
     save_optimizer(optimizer, run, outcome)
@@ -172,6 +179,21 @@ def _below(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -
     sentence = f"{comparison.setting.title}: {who} ends below every tuned baseline, 95 % intervals apart"
     held = all(apart(final[learned], final[name]) for name in final if name in l2l.BASELINES)
     return Claim(sentence, held, _beside(comparison, final, learned))
+
+
+def lasts(comparison: Comparison, last: int, trained_for: int) -> list[Claim]:
+    """Of 10 times the steps of meta-training or more, that the LSTM still ends below tuned ADAM there."""
+    setting, final = comparison.setting, comparison.final(last)
+    if setting.steps < 10 * trained_for:
+        return []
+    times = f"{setting.steps / trained_for:.3g} times those of meta-training"
+    sentence = f"{setting.title}, {times}: the learned optimizer ends below tuned ADAM"
+    (ours, ci), (theirs, their_ci) = mean_ci95(final[LEARNED]), mean_ci95(final["ADAM"])
+    rate = comparison.rates["ADAM"]
+    detail = (
+        f"{ours:.3g} ± {ci:.2g}; ADAM at learning rate {rate:g}, tuned for these steps: {theirs:.3g} ± {their_ci:.2g}"
+    )
+    return [Claim(sentence, apart(final[LEARNED], final["ADAM"]), detail)]
 
 
 def apart(lower: NDArray, upper: NDArray) -> bool:

@@ -80,7 +80,7 @@ class Mnist(Training):
 
         def make_problem(rng: np.random.Generator, problems: int, part: str) -> l2l.Problem:
             images, labels = _sets(self.images, self.pool)[part]
-            longest = max(steps, self.steps, *self.curriculum)
+            longest = max(steps, self.longest)
             draws = [list(minibatch_indices(rng, len(images), self.batch_size, longest + 1)) for _ in range(problems)]
             return l2l.mlp_problem(
                 images, labels, np.array(draws), rng, hidden or self.hidden, activation, sigma=self.sigma
@@ -178,9 +178,20 @@ EXPERIMENT = Experiment(
         },
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
+        "long": {
+            "curriculum": (20, 40, 60, 80, 100),
+            "spread": 1.0,
+            "late_start": 900,
+            "clip_norm": 0.01,
+            "validate_every": 50,
+            "validation_steps": 1000,
+            "validation_problems": 4,
+            "horizons": (100, 1000),
+            "variants": (),
+        },
     },
     train=train,
     draw=draw,
-    minutes={"quick": 1.5, "paper": 120, "code": 120},
+    minutes={"quick": 1.5, "paper": 25, "code": 25, "long": 25},
     trace=trace_of(settings),
 )

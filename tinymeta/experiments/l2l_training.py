@@ -14,6 +14,7 @@ from tinymeta.lab import Run, stream
 
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 State = dict[str, Any]
+LATE_START_LR = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class Training:
     coordinates: int = 0  # of each parameter on which dL/dφ is estimated, see l2l.Sample; 0: all of them
     curriculum: tuple[int, ...] = ()  # steps in each of as many equal parts of meta-training; (): `steps` throughout
     spread: float = 0.0  # of the random scaling of coordinates in meta-training, see l2l.rescaled
+    late_start: int = 0  # in meta-training the optimizees have taken 0 to so many steps of ADAM before
+    clip_norm: float = (
+        1.0  # of the meta-gradient; a small one gives each meta-step the same weight, whatever its losses
+    )
     validate_every: int = 10
+    validation_steps: int = (
+        0  # after which the validation loss is taken that decides which optimizer is kept; 0: `steps`
+    )
     patience: int = (
         0  # meta-training ends after so many validations without a better one; 0: never before its last epoch
     )
@@ -55,7 +63,10 @@ class Training:
             raise ValueError(
                 "coordinates is for second_derivatives = False, with which dL/dφ is a sum over coordinates"
             )
-        _at_least(self, "spread", 0)
+        for name in ("spread", "late_start", "validation_steps"):
+            _at_least(self, name, 0)
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}, expected more than 0")
         if min(self.rates, default=0) <= 0:
             raise ValueError(f"rates is {self.rates}, expected at least one learning rate, all above 0")
         for steps in (self.steps, *self.curriculum):
@@ -68,6 +79,11 @@ class Training:
         """How many steps the optimizees of this meta-training epoch take."""
         parts = self.curriculum or (self.steps,)
         return parts[epoch * len(parts) // self.meta_epochs]
+
+    @property
+    def longest(self) -> int:
+        """The number of the last step that a problem of meta-training or validation is asked for."""
+        return max(self.late_start + max((self.steps, *self.curriculum)), self.validation_steps)
 
     def untrained(self, *words: str) -> l2l.LSTMOptimizer:
         """The optimizer with which meta-training begins; one for each choice of words."""
@@ -83,7 +99,7 @@ def _at_least(config: Training, name: str, least: int, why: str = "") -> None:
 def meta_train(
     config: Training, run: Run, make_problem: MakeProblem, untrained: Any = None, stage: str = "meta-training"
 ) -> tuple[Any, dict[str, list]]:
-    """The optimizer with the lowest validation loss at the last step, and the validation losses by epoch.
+    """The optimizer with the lowest validation loss, and the validation losses by epoch.
 
     One step of the stage is one unroll; a problem of `meta_batch` optimizees lasts for an epoch, and its θ and LSTM state go
     from unroll to unroll.
@@ -96,6 +112,9 @@ def meta_train(
     @lru_cache(maxsize=1)
     def problem(epoch: int) -> l2l.Problem:
         drawn = make_problem(stream(config.seed, "problem", epoch), config.meta_batch, "train")
+        if config.late_start:
+            steps = int(stream(config.seed, "late start", epoch).integers(config.late_start + 1))
+            drawn = l2l.advanced(drawn, optim.adam(LATE_START_LR), steps)
         return l2l.rescaled(drawn, stream(config.seed, "scaling", epoch), config.spread) if config.spread else drawn
 
     def begin() -> State:
@@ -107,7 +126,7 @@ def meta_train(
         epoch, part = unrolls[i]
         optimizer, moments, carry, loss = l2l.meta_step(
             blank.with_weights(state["weights"]), problem(epoch), state["carry"] if part else None, adam, state["adam"],
-            config.unroll_length, second_derivatives=config.second_derivatives,
+            config.unroll_length, config.clip_norm, second_derivatives=config.second_derivatives,
             sample=l2l.Sample(stream(config.seed, "sample", i), config.coordinates) if config.coordinates else None,
         )  # fmt: skip
         state = {**state, "weights": optimizer.weights, "adam": moments, "carry": carry}
@@ -125,7 +144,7 @@ def meta_train(
 
 
 def _final_loss(config: Training, optimizer: Any, problem: l2l.Problem) -> float:
-    return l2l.final_loss(optimizer, problem, config.steps, config.final_steps)
+    return l2l.final_loss(optimizer, problem, config.validation_steps or config.steps, config.final_steps)
 
 
 def _validated(state: State, epoch: int, loss: float) -> State:
