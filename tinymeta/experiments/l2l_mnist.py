@@ -171,12 +171,8 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={
         "quick": {
-            "images": "subset",
-            "pool": 4,
-            "meta_epochs": 48,
-            "meta_batch": 4,
-            "coordinates": 0,
-            "validate_every": 3,
+            "images": "subset", "pool": 4, "meta_epochs": 48, "meta_batch": 4, "coordinates": 0, "validate_every": 3,
+            "validation_steps": 0,
         },
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
@@ -196,4 +192,4 @@ EXPERIMENT = Experiment(
     draw=draw,
     minutes={"quick": 1.5, "paper": 25, "code": 25, "long": 25},
     trace=trace_of(settings),
-)
+)  # fmt: skip

@@ -152,7 +152,7 @@ EXPERIMENT = Experiment(
     presets={
         "quick": {
             "images": "subset", "pool": 4, "meta_epochs": 48, "meta_batch": 4, "coordinates": 0, "validate_every": 3,
-            "layers": (1, 2), "units": (10, 20, 40),
+            "validation_steps": 0, "layers": (1, 2), "units": (10, 20, 40),
         },
         "paper": {},
     },
