@@ -62,6 +62,7 @@ class Mnist(Training):
     pool: int = 1  # average over pool x pool pixels: 4 makes images 7 x 7 and the MLP thirteen times smaller
     hidden: tuple[int, ...] = (20,)
     batch_size: int = 128
+    meta_epochs: int = 600
     meta_batch: int = 2
     coordinates: int = 1000
     validate_every: int = 20
@@ -177,15 +178,8 @@ EXPERIMENT = Experiment(
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
         "long": {
-            "curriculum": (20, 40, 60, 80, 100),
-            "spread": 1.0,
-            "late_start": 900,
-            "clip_norm": 0.01,
-            "validate_every": 50,
-            "validation_steps": 1000,
-            "validation_problems": 4,
-            "horizons": (100, 1000),
-            "variants": (),
+            "curriculum": (20, 40, 60, 80, 100), "spread": 2.0, "late_start": 900, "clip_norm": 0.01, "validate_every": 40,
+            "validation_steps": 1000, "validation_problems": 4, "horizons": (100, 1000), "variants": (),
         },
     },
     train=train,

@@ -36,7 +36,7 @@ class Training:
     coordinates: int = 0  # of each parameter on which dL/dφ is estimated, see l2l.Sample; 0: all of them
     curriculum: tuple[int, ...] = ()  # steps in each of as many equal parts of meta-training; (): `steps` throughout
     spread: float = 0.0  # of the random scaling of coordinates in meta-training, see l2l.rescaled
-    late_start: int = 0  # in meta-training the optimizees have taken 0 to so many steps of ADAM before
+    late_start: int = 0  # in half of the epochs the optimizees have taken 1 to so many steps of ADAM before
     clip_norm: float = (
         1.0  # of the meta-gradient; a small one gives each meta-step the same weight, whatever its losses
     )
@@ -113,8 +113,8 @@ def meta_train(
     def problem(epoch: int) -> l2l.Problem:
         drawn = make_problem(stream(config.seed, "problem", epoch), config.meta_batch, "train")
         if config.late_start:
-            steps = int(stream(config.seed, "late start", epoch).integers(config.late_start + 1))
-            drawn = l2l.advanced(drawn, optim.adam(LATE_START_LR), steps)
+            steps = int(stream(config.seed, "late start", epoch).integers(-config.late_start, config.late_start)) + 1
+            drawn = l2l.advanced(drawn, optim.adam(LATE_START_LR), max(0, steps))
         return l2l.rescaled(drawn, stream(config.seed, "scaling", epoch), config.spread) if config.spread else drawn
 
     def begin() -> State:
