@@ -92,63 +92,7 @@ def test_float32_stays_float32_and_close_to_float64(seed, sizes, count, kind):
     assert_trees_close(found, wide, rtol=1e-3)
 
 
-# ---- laws ----
-
-
-@given(seed=seeds, n1=counts, n2=counts, kind=st.sampled_from(["exact", "sampled", "empirical"]), batch_size=counts)
-def test_samples_add_up_however_they_are_split(seed, n1, n2, kind, batch_size):
-    params, x, y = problem(seed, (3, 4, 3), n1 + n2)
-    rng = np.random.default_rng(7)
-    parts = [
-        ewc.fisher_diagonal(nets.mlp, params, x[rows], y[rows], kind, batch_size=batch_size, rng=rng)
-        for rows in (slice(n1), slice(n1, None))
-    ]
-    joined = trees.map(lambda a, b: (n1 * a + n2 * b) / (n1 + n2), *parts)
-    whole = ewc.fisher_diagonal(nets.mlp, params, x, y, kind, rng=np.random.default_rng(7))
-    assert_trees_close(whole, joined)
-
-
-def test_only_batched_depends_on_the_batch_size():
-    params, x, y = problem(0, (3, 4, 3), 6)
-    by_two, by_three = (ewc.fisher_diagonal(nets.mlp, params, x, y, "batched", batch_size=b) for b in (2, 3))
-    assert not np.allclose(by_two[0].w, by_three[0].w, rtol=0.1)
-
-
-@given(seed=seeds, sizes=sizes)
-def test_exact_weights_the_labels_of_a_sample_by_their_probabilities(seed, sizes):
-    params, x, _ = problem(seed, sizes, 1)
-    p = ops.softmax(nets.mlp(params, x))[0]
-    of_label = [ewc.fisher_diagonal(nets.mlp, params, x, [c], "empirical") for c in range(sizes[-1])]
-    expected = trees.map(lambda *fs: sum(weight * F for weight, F in zip(p, fs, strict=True)), *of_label)
-    assert_trees_close(ewc.fisher_diagonal(nets.mlp, params, x), expected)
-
-
-def test_sampled_is_unbiased_for_exact():
-    params, x, _ = problem(4, (3, 4, 3), 1)
-    draws = 4000
-    rng = np.random.default_rng(5)
-    sampled = ewc.fisher_diagonal(nets.mlp, params, np.repeat(x, draws, axis=0), kind="sampled", rng=rng)
-    p = ops.softmax(nets.mlp(params, x))[0]
-    of_label = [ewc.fisher_diagonal(nets.mlp, params, x, [c], "empirical") for c in range(3)]
-    for found, *fs in zip(*map(trees.leaves, [sampled, *of_label]), strict=True):
-        mean = np.tensordot(p, fs, 1)
-        deviation = np.sqrt(np.tensordot(p, (np.array(fs) - mean) ** 2, 1) / draws)
-        assert np.all(np.abs(found - mean) <= 5 * deviation + 1e-12)
-        assert np.max(deviation) > 0
-
-
-@given(seed=seeds, kind=st.sampled_from(["exact", "sampled"]))
-def test_exact_and_sampled_never_look_at_labels(seed, kind):
-    params, x, y = problem(seed, (3, 4, 3), 5)
-    with_labels = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
-    without = ewc.fisher_diagonal(nets.mlp, params, x, kind=kind)
-    trees.map(np.testing.assert_array_equal, with_labels, without)
-
-
-def test_empirical_looks_at_labels():
-    params, x, y = problem(0, (3, 4, 3), 5)
-    one, other = (ewc.fisher_diagonal(nets.mlp, params, x, labels, "empirical") for labels in (y, (y + 1) % 3))
-    assert np.max(np.abs(one[0].w - other[0].w)) > 0.1 * np.max(one[0].w)
+# ---- laws that test_properties.py has not ----
 
 
 def hessian_diagonal(net, params, x, y):
@@ -178,88 +122,12 @@ def test_for_relu_nets_it_is_the_diagonal_of_the_hessian_at_any_point_and_labels
     assert_trees_close(ewc.fisher_diagonal(nets.mlp, params, x), hessian, 1e-8, atol=rounding)
 
 
-def test_for_relu_nets_it_is_the_second_difference_of_the_loss():
-    params, x, y = problem(3, (3, 4, 3), 5)
-    leaves, step = trees.leaves(params), 1e-4
-    loss = lambda leaves: np.mean(ops.softmax_cross_entropy(nets.mlp(trees.unflatten(params, leaves), x), y))
-    for k, F in enumerate(trees.leaves(ewc.fisher_diagonal(nets.mlp, params, x))):
-        for at in np.ndindex(F.shape):
-            shifted = []
-            for sign in (-1, 1):
-                moved = [w.copy() for w in leaves]
-                moved[k][at] += sign * step
-                shifted.append(loss(moved))
-            assert (shifted[0] - 2 * loss(leaves) + shifted[1]) / step**2 == pytest.approx(F[at], rel=1e-4, abs=1e-6)
-
-
 def test_for_tanh_nets_it_is_not_the_hessian():
     params, x, y = problem(0, (3, 4, 3), 5)
     net = lambda p, x: nets.mlp(p, x, ops.tanh)
     fisher, hessian = ewc.fisher_diagonal(net, params, x), hessian_diagonal(flat(net, params), params, x, y)
     assert np.max(np.abs(fisher[0].w - hessian[0].w)) > 0.1 * np.max(fisher[0].w)
     assert_trees_close((fisher[1],), (hessian[1],))  # the last layer is linear in its weights
-
-
-# ---- symmetries ----
-
-
-@given(seed=seeds, kind=st.sampled_from(["exact", "empirical", "batched"]))
-def test_permuting_pixels_permutes_the_rows_of_the_first_layer(seed, kind):
-    params, x, y = problem(seed, (5, 4, 3), 6)
-    order = np.random.default_rng(seed).permutation(5)
-    shuffled = (params[0]._replace(w=params[0].w[order]), params[1])
-    found = ewc.fisher_diagonal(nets.mlp, shuffled, x[:, order], y, kind)
-    plain = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
-    assert_trees_close(found, (plain[0]._replace(w=plain[0].w[order]), plain[1]))
-
-
-@given(seed=seeds)
-def test_permuting_hidden_units_and_classes_permutes_the_fisher(seed):
-    params, x, y = problem(seed, (3, 5, 4), 6)
-    rng = np.random.default_rng(seed)
-    units, classes = rng.permutation(5), rng.permutation(4)
-
-    def permuted(p):
-        return nets.Layer(p[0].w[:, units], p[0].b[units]), nets.Layer(p[1].w[units][:, classes], p[1].b[classes])
-
-    found = ewc.fisher_diagonal(nets.mlp, permuted(params), x, np.argsort(classes)[y], "empirical")
-    assert_trees_close(found, permuted(ewc.fisher_diagonal(nets.mlp, params, x, y, "empirical")))
-
-
-@given(seed=seeds, constant=st.floats(-5, 5), scale=st.sampled_from([0.5, 2.0, 4.0]))
-def test_a_constant_on_the_logits_changes_nothing_and_scaled_pixels_scale_by_the_square(seed, constant, scale):
-    params, x, _ = problem(seed, (3, 4), 5)
-    plain = ewc.fisher_diagonal(nets.mlp, params, x)
-    assert_trees_close(ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) + constant, params, x), plain)
-    factor = np.array([scale, 1.0, 1.0])
-    rescaled = (params[0]._replace(w=params[0].w / factor[:, None]),)
-    found = ewc.fisher_diagonal(nets.mlp, rescaled, x * factor)
-    assert_trees_close(found, (plain[0]._replace(w=plain[0].w * factor[:, None] ** 2),))
-
-
-@given(seed=seeds, kind=kinds)
-def test_it_is_not_negative_and_zero_where_nothing_can_matter(seed, kind):
-    params, x, y = problem(seed, (4, 5, 3), 6)
-    x[:, 2] = 0  # a pixel that is never on
-    dead = params[0]._replace(b=params[0].b - 1e3 * np.eye(5)[1])  # a unit that never is
-    found = ewc.fisher_diagonal(nets.mlp, (dead, params[1]), x, y, kind)
-    assert all((F >= 0).all() for F in trees.leaves(found))
-    assert not found[0].w[2].any()
-    assert not found[0].w[:, 1].any()
-    assert not found[1].w[1].any()
-    assert found[1].b.any()
-
-
-@given(seed=seeds, count=counts, kind=st.sampled_from(["exact", "empirical"]))
-def test_the_sum_over_a_layer_is_that_of_squared_norms(seed, count, kind):
-    """Σ F_W = mean_n |d_n|² |a_n|², and Σ F_b = |d_n|² for one sample."""
-    params, x, y = problem(seed, (4, 5, 3), count)
-    whole = ewc.fisher_diagonal(nets.mlp, params, x, y, kind)
-    ones = [ewc.fisher_diagonal(nets.mlp, params, x[n : n + 1], y[n : n + 1], kind) for n in range(count)]
-    inputs = [x, np.maximum(x @ params[0].w + params[0].b, 0)]
-    for k, a in enumerate(inputs):
-        norms = [one[k].b.sum() * (a[n] @ a[n]) for n, one in enumerate(ones)]
-        assert whole[k].w.sum() == pytest.approx(np.mean(norms), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")

@@ -1,0 +1,445 @@
+"""The laws of the Fisher information, of the penalty and of the metrics, one test each, over generated networks in float64."""
+
+import numpy as np
+import pytest
+from ewc.architectures import problems
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta import ewc, nets, ops
+from tinymeta.engine import trees
+from tinymeta.ewc import sums
+from tinymeta.kernels import fisher as kernels
+from tinymeta.lab import checkpoint
+
+seeds = st.integers(0, 2**32 - 1)
+kinds = st.sampled_from(["exact", "sampled", "empirical"])
+lams = st.sampled_from([0.0, 0.3, 7.0, 1e4])
+few = settings(max_examples=12)
+
+
+def assert_trees_close(found, expected, rtol=1e-9, atol=1e-14):
+    for a, b in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol, atol=atol + rtol * np.max(np.abs(b), initial=0))
+
+
+def fisher_of(p, kind="exact", **options):
+    return ewc.fisher_diagonal(p.net, p.params, p.x, p.y, kind, **options)
+
+
+def scores(p, n):
+    """Per label c the gradient of log p(c | x_n), a tree."""
+    log_p = lambda params, c: ops.log_softmax(p.net(params, p.x[n : n + 1]))[0, c]
+    return [tm.grad(log_p)(p.params, c) for c in range(p.classes)]
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in trees.leaves(tree)])
+
+
+def unflat(vector, like):
+    ends = np.cumsum([leaf.size for leaf in trees.leaves(like)])[:-1]
+    pieces = zip(np.split(vector, ends), trees.leaves(like), strict=True)
+    return trees.unflatten(like, [piece.reshape(leaf.shape) for piece, leaf in pieces])
+
+
+def loss(p, params):
+    """The mean cross-entropy."""
+    return ops.mean(ops.softmax_cross_entropy(p.net(params, p.x), p.y))
+
+
+def full_fisher(p):
+    """mean_n Σ_c p(c | x_n) g gᵀ, as a matrix."""
+    probabilities, found = ops.softmax(p.net(p.params, p.x)), 0.0
+    for n, weights in enumerate(probabilities):
+        for weight, score in zip(weights, scores(p, n), strict=True):
+            found = found + weight * np.outer(flat(score), flat(score)) / len(p.x)
+    return found
+
+
+def hessian(p):
+    return tm.hessian(lambda v: loss(p, unflat_tensor(v, p.params)))(flat(p.params))
+
+
+def unflat_tensor(v, like):
+    leaves, start = [], 0
+    for leaf in trees.leaves(like):
+        leaves.append(ops.reshape(v[start : start + leaf.size], leaf.shape))
+        start += leaf.size
+    return trees.unflatten(like, leaves)
+
+
+# ---- 1 to 10: the Fisher diagonal ----
+
+
+@few
+@given(p=problems(), kind=st.sampled_from(["exact", "empirical"]))
+def test_1_the_rules_the_per_sample_loop_and_the_generic_fallback_agree(p, kind):
+    total = trees.map(np.zeros_like, p.params)
+    for n, weights in enumerate(ops.softmax(p.net(p.params, p.x))):
+        weights = weights if kind == "exact" else np.eye(len(weights))[p.y[n]]
+        for weight, score in zip(weights, scores(p, n), strict=True):
+            total = trees.map(lambda t, g: t + weight * g * g / len(p.x), total, score)  # noqa: B023
+    found = fisher_of(p, kind)
+    assert_trees_close(found, total)
+    hidden = p._replace(layers=lambda params, x, act: p.layers(trees.map(lambda w: 1.0 * w, params), x, act))
+    assert set(trees.leaves(ewc.fisher_rules(hidden.net, p.params, p.x))) == {"per-sample gradients"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sums, "_warn", lambda *_: None)
+        assert_trees_close(found, fisher_of(hidden, kind))
+
+
+@given(p=problems(samples=6), kind=kinds, cut=st.integers(1, 5), order=seeds)
+def test_2_samples_add_up_however_they_are_split_and_ordered(p, kind, cut, order):
+    assume(cut < len(p.x))
+    rng = np.random.default_rng(7)
+    parts = [p._replace(x=p.x[rows], y=p.y[rows]) for rows in (slice(cut), slice(cut, None))]
+    one, two = (fisher_of(part, kind, rng=rng) for part in parts)
+    joined = trees.map(lambda a, b: (cut * a + (len(p.x) - cut) * b) / len(p.x), one, two)
+    whole = fisher_of(p, kind, rng=np.random.default_rng(7))
+    assert_trees_close(joined, whole)
+    if kind != "sampled":  # whose numbers belong to places
+        rows = np.random.default_rng(order).permutation(len(p.x))
+        assert_trees_close(fisher_of(p._replace(x=p.x[rows], y=p.y[rows]), kind), whole)
+
+
+@given(p=problems(samples=6), kind=kinds)
+def test_3_the_batch_size_changes_no_bit_but_of_the_batched_kind(p, kind):
+    for batch_size in (1, 2, 100):
+        trees.map(np.testing.assert_array_equal, fisher_of(p, kind), fisher_of(p, kind, batch_size=batch_size))
+    assume(len(p.x) > 2)
+    two, all_ = fisher_of(p, "batched", batch_size=2), fisher_of(p, "batched", batch_size=len(p.x))
+    gradient = flat(tm.grad(lambda params: loss(p, params))(p.params))
+    np.testing.assert_allclose(flat(all_), len(p.x) * gradient**2, rtol=1e-9, atol=1e-14)
+    assert not np.allclose(flat(two), flat(all_), rtol=1e-6, atol=0) or not flat(fisher_of(p, "empirical")).any()
+    assert_trees_close(fisher_of(p, "batched", batch_size=1), fisher_of(p, "empirical"))
+
+
+@given(p=problems())
+def test_4_exact_is_the_expectation_of_empirical_with_any_square_root_of_its_covariance(p):
+    probabilities = ops.softmax(p.net(p.params, p.x))
+    total = trees.map(np.zeros_like, p.params)
+    for n, weights in enumerate(probabilities):
+        for c, weight in enumerate(weights):
+            of_label = fisher_of(p._replace(x=p.x[n : n + 1], y=np.array([c])), "empirical")
+            total = trees.map(lambda t, F: t + weight * F / len(p.x), total, of_label)  # noqa: B023
+    exact = fisher_of(p)
+    assert_trees_close(exact, total)
+    fewer = lambda z, x, start: kernels.scores_reduced(z)  # C - 1 columns (Tanabe & Sagae)
+    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, fewer), exact)
+
+    def backpack(z, x, start):
+        """√p_c (δ_vc - √(p_v p_c)): the columns of BackPACK's _sqrt_hessian."""
+        q = ops.softmax(z)
+        roots = np.sqrt(q)[:, :, None] * (np.eye(q.shape[1]) - np.sqrt(q[:, :, None] * q[:, None, :]))
+        return np.moveaxis(roots, 2, 0)  # (n, c, v) -> (v, n, c)
+
+    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, backpack), exact)
+
+
+@settings(max_examples=6)
+@given(p=problems(samples=1), seed=seeds)
+def test_5_sampled_converges_to_exact_within_5_sigma(p, seed):
+    draws = 2000
+    repeated = p._replace(x=np.repeat(p.x, draws, axis=0), y=np.repeat(p.y, draws))
+    sampled = fisher_of(repeated, "sampled", rng=np.random.default_rng(seed))
+    squares = np.array([flat(score) ** 2 for score in scores(p, 0)])
+    q = ops.softmax(p.net(p.params, p.x))[0]
+    mean = q @ squares
+    sigma = np.sqrt(q @ (squares - mean) ** 2 / draws)
+    np.testing.assert_allclose(flat(fisher_of(p)), mean, rtol=1e-9, atol=1e-14)
+    # with few draws of an unlikely label the normal law is no guide: it must be expected at least 10 times, or weigh nothing
+    likely = q * draws >= 10
+    slack = np.max(squares[~likely], axis=0, initial=0) * 30 / draws
+    assert np.all(np.abs(flat(sampled) - mean) <= 5 * sigma + slack + 1e-12)
+
+
+@few
+@given(p=problems(activations=("relu", "linear")))
+def test_6a_for_piecewise_linear_nets_it_is_the_finite_difference_hessian_diagonal_at_any_point(p):
+    """Away from the kinks, and for nets in which no weight meets itself on a path (so not for recurrent ones)."""
+    assume(not (isinstance(p.params, dict) and "U" in p.params))
+    nearest = []
+    seen = p._replace(act=lambda z: nearest.append(np.min(np.abs(z), initial=1.0)) or p.act(z))
+    loss(seen, p.params)
+    assume(min(nearest, default=1.0) > 2e-2)
+    theta, step = flat(p.params), 1e-3
+    at = lambda v: float(loss(p, unflat(v, p.params)))
+    second = []
+    for e in np.eye(len(theta)):
+        # fourth order: the error is h⁴ f⁽⁶⁾ / 90
+        far, near = (at(theta + k * step * e) + at(theta - k * step * e) for k in (2, 1))
+        second.append((-far + 16 * near - 30 * at(theta)) / (12 * step**2))
+    scale = 1 + np.max(np.abs(second))
+    np.testing.assert_allclose(flat(fisher_of(p)), second, rtol=1e-5, atol=1e-7 * scale)
+
+
+@few
+@given(p=problems(kinds=("dense",)))
+def test_6b_softmax_regression_has_hessian_equal_to_fisher_and_any_net_a_ggn_equal_to_it(p):
+    logits = p.net(p.params, p.x)
+    jacobian = tm.jacobian(lambda v: p.net(unflat_tensor(v, p.params), p.x))(flat(p.params))
+    q = ops.softmax(logits)
+    covariance = np.einsum("nc,cd->ncd", q, np.eye(q.shape[1])) - q[:, :, None] * q[:, None, :]
+    ggn = np.einsum("nci,ncd,ndj->ij", jacobian, covariance, jacobian) / len(p.x)
+    np.testing.assert_allclose(full_fisher(p), ggn, atol=1e-10 * (1 + np.max(np.abs(ggn))))
+    np.testing.assert_allclose(flat(fisher_of(p)), np.diag(ggn), atol=1e-10 * (1 + np.max(np.abs(ggn))))
+    if len(p.params) == 1:
+        np.testing.assert_allclose(hessian(p), ggn, atol=1e-10 * (1 + np.max(np.abs(ggn))))
+
+
+def test_6c_for_tanh_nets_the_hessian_is_another_matrix():
+    rng = np.random.default_rng(0)
+    params = nets.init_mlp(rng, (3, 4, 3), sigma=1.0, dtype=np.float64)
+    x, y = rng.normal(size=(5, 3)), rng.integers(3, size=5)
+    net = lambda p, x: nets.mlp(p, x, ops.tanh)
+    curvature = np.diag(
+        tm.hessian(lambda v: ops.mean(ops.softmax_cross_entropy(net(unflat_tensor(v, params), x), y)))(flat(params))
+    )
+    fisher = flat(ewc.fisher_diagonal(net, params, x))
+    assert np.max(np.abs(curvature - fisher)[:16]) > 0.1 * np.max(fisher)
+    np.testing.assert_allclose(curvature[16:], fisher[16:], atol=1e-12)  # the last layer: logits are linear in it
+
+
+@few
+@given(p=problems(activations=("tanh", "linear")), seed=seeds)
+def test_7_the_kl_divergence_of_a_small_step_is_half_the_fisher_form(p, seed):
+    delta = np.random.default_rng(seed).normal(size=flat(p.params).shape)
+    delta /= np.linalg.norm(delta)
+    log_p = lambda t: ops.log_softmax(p.net(unflat(flat(p.params) + t * delta, p.params), p.x))
+    half = 0.5 * delta @ full_fisher(p) @ delta
+
+    def kl(t):
+        """Over t²; the mean over ±t cancels the third order."""
+        terms = [np.sum(np.exp(log_p(0)) * (log_p(0) - log_p(s)), axis=1).mean() for s in (t, -t)]
+        return np.mean(terms) / t**2
+
+    coarse, fine = abs(kl(2e-3) - half), abs(kl(1e-3) - half)
+    assert fine <= max(0.3 * coarse, 1e-9 * (1 + half) / 1e-3)  # it falls as t², down to rounding
+
+
+@given(seed=seeds, kind=kinds, scale=st.sampled_from([0.5, 2.0, 4.0]), constant=st.floats(-5, 5))
+def test_8_it_is_nonnegative_and_has_the_symmetries_of_the_net(seed, kind, scale, constant):
+    rng = np.random.default_rng(seed)
+    params = nets.init_mlp(rng, (4, 5, 3), sigma=1.0, dtype=np.float64)
+    params = tuple(layer._replace(b=rng.normal(size=layer.b.shape)) for layer in params)
+    x, y = rng.normal(size=(6, 4)), rng.integers(3, size=6)
+    of = lambda params, x, y=y, net=nets.mlp: ewc.fisher_diagonal(net, params, x, y, kind)
+    plain = of(params, x)
+    assert all((F >= 0).all() for F in trees.leaves(plain))
+    off = of(params, x * [1, 1, 0, 1])
+    assert not off[0].w[2].any()  # a pixel that is never on
+    dead = of((params[0]._replace(b=params[0].b - 1e3 * np.eye(5)[1]), params[1]), x)
+    assert not dead[0].w[:, 1].any()  # a unit that never is
+    assert not dead[1].w[1].any()
+    assert_trees_close(of(params, x, net=lambda p, x: nets.mlp(p, x) + constant), plain)
+    pixels, units, classes = rng.permutation(4), rng.permutation(5), rng.permutation(3)
+    shuffle = lambda t: (nets.Layer(t[0].w[pixels][:, units], t[0].b[units]), nets.Layer(t[1].w[units], t[1].b))
+    assert_trees_close(of(shuffle(params), x[:, pixels]), shuffle(plain))  # the symmetry of permuted MNIST
+    if kind != "sampled":  # whose draws go through the classes in order
+        head = lambda t: (t[0], nets.Layer(t[1].w[:, classes], t[1].b[classes]))
+        assert_trees_close(of(head(params), x, np.argsort(classes)[y]), head(plain))
+    factor = np.array([scale, 1, 1, 1])
+    rescaled = of((params[0]._replace(w=params[0].w / factor[:, None]), params[1]), x * factor)
+    assert_trees_close(rescaled[0].w, plain[0].w * factor[:, None] ** 2)
+
+
+@given(p=problems())
+def test_9_exact_and_sampled_do_not_look_at_labels_and_empirical_does(p):
+    other = p._replace(y=(p.y + 1) % p.classes)
+    for kind in ("exact", "sampled"):
+        trees.map(np.testing.assert_array_equal, fisher_of(p, kind), fisher_of(other, kind))
+        trees.map(np.testing.assert_array_equal, fisher_of(p, kind), fisher_of(p._replace(y=None), kind))
+    one, two = flat(fisher_of(p, "empirical")), flat(fisher_of(other, "empirical"))
+    q = ops.softmax(p.net(p.params, p.x))
+    assume(np.max(np.abs(q[np.arange(len(q)), p.y] - q[np.arange(len(q)), other.y])) > 0.1 and len(p.x) == 1)
+    assert not np.allclose(one, two, rtol=1e-6, atol=0) or not one.any()
+
+
+@given(p=problems(kinds=("dense",)), kind=kinds)
+def test_10_the_sum_over_a_layer_is_the_mean_of_squared_norms(p, kind):
+    """Σ F_W = mean_n |d_n|² |a_n|² (the ghost norm), and Σ F_b = |d_n|² for one sample."""
+    draws = np.random.default_rng(0).random(len(p.x))
+    expected = np.zeros(len(p.params))
+    for n in range(len(p.x)):
+        one = p._replace(x=p.x[n : n + 1], y=p.y[n : n + 1])
+        of_one = fisher_of(one, kind, rng=Uniforms(draws[n : n + 1]))
+        a = p.x[n]
+        for k, layer in enumerate(p.params):
+            expected[k] += of_one[k].b.sum() * (a @ a) / len(p.x)
+            a = p.act(a @ layer.w + layer.b)
+    found = fisher_of(p, kind, rng=Uniforms(draws))
+    np.testing.assert_allclose([layer.w.sum() for layer in found], expected, rtol=1e-9, atol=1e-14)
+
+
+class Uniforms:
+    """A generator of numbers that were drawn before."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def random(self, n):
+        return self.numbers[:n]
+
+
+# ---- 11 to 14: penalty, steps, overlap, checkpoints ----
+
+
+def task(rng, zeros=0.25):
+    anchor = {"w": rng.normal(size=(3, 2)), "b": rng.normal(size=2)}
+    return anchor, trees.map(lambda w: rng.exponential(size=w.shape) * (rng.random(w.shape) > zeros), anchor)
+
+
+def added(penalty, tasks):
+    for anchor, fisher in tasks:
+        penalty = penalty.add_task(anchor, fisher)
+    return penalty
+
+
+@given(seed=seeds, lam=lams, s=st.floats(-3, 3), count=st.integers(1, 4))
+def test_11_the_penalty(seed, lam, s, count):
+    """0 at θ*; quadratic; its gradient λ F (θ - θ*) at every order; folded = separate; online at γ = 1 and 0; λ = 0; masks."""
+    rng = np.random.default_rng(seed)
+    tasks = [task(rng) for _ in range(count)]
+    (anchor, fisher), delta = tasks[0], task(rng)[0]
+    one = added(ewc.Penalty(lam), tasks[:1])
+    shifted = lambda s: trees.map(lambda a, d: a + s * d, anchor, delta)
+    assert one.value(anchor) == 0
+    assert one.value(shifted(s)) == pytest.approx(s**2 * one.value(shifted(1.0)), rel=1e-9, abs=1e-12)
+    by_hand = trees.map(lambda F, d: lam * F * d, fisher, delta)
+    assert_trees_close(tm.grad(lambda p: one.value(p) * 1.0)(shifted(1.0)), by_hand, 1e-12)
+    assert_trees_close(one.grad(shifted(1.0)), by_hand, 1e-12)
+    assert_trees_close(tm.hvp(one.value, shifted(1.0), delta, "reverse-over-reverse"), by_hand, 1e-12)
+    third = tm.grad(
+        lambda p: sum(ops.sum(h) for h in trees.leaves(tm.hvp(one.value, p, delta))) + 0.0 * ops.sum(p["b"])
+    )
+    assert not flat(third(shifted(1.0))).any()
+    separate = sum(added(ewc.Penalty(lam), [t]).value(delta) for t in tasks)
+    assert added(ewc.Penalty(lam), tasks).value(delta) == pytest.approx(separate, rel=1e-9, abs=1e-12)
+    equal = [(anchor, F) for _, F in tasks]
+    online = added(ewc.Penalty(lam, gamma=1.0), equal).value(delta)
+    assert online == pytest.approx(added(ewc.Penalty(lam), equal).value(delta), rel=1e-9, abs=1e-12)
+    latest = added(ewc.Penalty(lam), tasks[-1:]).value(delta)
+    assert added(ewc.Penalty(lam, gamma=0.0), tasks).value(delta) == latest
+    free = ewc.Penalty(lam).add_task(anchor, fisher, {"w": False, "b": True})
+    far = {"w": np.full((3, 2), 1e30), "b": delta["b"]}
+    assert free.value(far) == free.value({"w": anchor["w"], "b": delta["b"]})
+    sgd = ewc.penalised_sgd(0.1, added(ewc.Penalty(0.0), tasks))
+    after, _ = sgd.step(delta, anchor, sgd.init(delta))
+    trees.map(np.testing.assert_array_equal, after, trees.map(lambda w, g: w - 0.1 * g, delta, anchor))
+
+
+@given(seed=seeds, step=st.sampled_from([0.5, 1.5, 1.9, 2.1, 4.0]), lam=st.sampled_from([1.0, 1e6]))
+def test_12_the_explicit_step_diverges_iff_eta_lambda_f_passes_2_and_the_proximal_one_never(seed, step, lam):
+    rng = np.random.default_rng(seed)
+    anchor, fisher = rng.normal(size=4), rng.exponential(size=4) + 0.1
+    penalty = ewc.Penalty(lam).add_task(anchor, fisher)
+    lr, start, zero = step / (lam * fisher.max()), anchor + 1.0, np.zeros(4)
+    explicit, proximal = ewc.penalised_sgd(lr, penalty), ewc.proximal_sgd(lr, penalty)
+    far = near = start
+    for _ in range(80):
+        far, _ = explicit.step(far, zero, explicit.init(far))
+        near, _ = proximal.step(near, zero, proximal.init(near))
+    assert (np.max(np.abs(far - anchor)) > 1) == (step > 2)
+    assert np.all(np.abs(near - anchor) < 1)
+    huge = ewc.proximal_sgd(1.0, ewc.Penalty(1e15).add_task(anchor, fisher))
+    np.testing.assert_allclose(huge.step(start, rng.normal(size=4), huge.init(start))[0], anchor, atol=1e-12)
+
+
+@given(seed=seeds, scale=st.floats(1e-6, 1e6))
+def test_13_overlap(seed, scale):
+    """Symmetric, in [0, 1], 1 if and only if proportional, 0 for disjoint supports, free of scale."""
+    rng = np.random.default_rng(seed)
+    one, two = (np.exp(rng.normal(size=8)) for _ in range(2))
+    found = ewc.overlap(one, two)
+    assert found == ewc.overlap(two, one)
+    assert 0 <= found < 1 - 1e-6
+    assert ewc.overlap(one, scale * one) == pytest.approx(1)
+    assert ewc.overlap(scale * one, two) == pytest.approx(found)
+    support = rng.random(8) > 0.5
+    assume(0 < support.sum() < 8)
+    assert ewc.overlap(one * support, two * ~support) == 0
+
+
+@given(seed=seeds, stop=st.integers(0, 6), gamma=st.sampled_from([None, 0.9]))
+def test_14_a_sequence_resumed_from_a_checkpoint_ends_bit_for_bit_like_an_uninterrupted_one(
+    tmp_path_factory, seed, stop, gamma
+):
+    rng = np.random.default_rng(seed)
+    data = [(rng.normal(size=(12, 3)), rng.integers(3, size=12)) for _ in range(2)]
+    gradient = tm.grad(lambda p, x, y: ops.mean(ops.softmax_cross_entropy(nets.mlp(p, x), y)))
+
+    def step(state, i):
+        """Three steps per task; a task ends with its Fisher."""
+        penalty, number = ewc.Penalty(**state["penalty"]), i // 3
+        optimizer = ewc.penalised_adam(0.05, penalty)
+        grads = gradient(state["params"], *data[number])
+        params, adam = optimizer.step(state["params"], grads, state["adam"])
+        si = state["si"].step(grads, state["params"], params)
+        if i % 3 == 2:
+            fisher = ewc.fisher_diagonal(
+                nets.mlp, params, data[number][0], kind="sampled", rng=np.random.default_rng(number)
+            )
+            penalty, si = penalty.add_task(params, fisher), si.end_task(params)
+        return {"params": params, "adam": adam, "penalty": vars(penalty), "si": si}
+
+    params = nets.init_mlp(rng, (3, 4, 3), dtype=np.float64)
+    first = {
+        "params": params,
+        "adam": ewc.penalised_adam(0.05, ewc.Penalty(2.0)).init(params),
+        "penalty": vars(ewc.Penalty(2.0, gamma)),
+        "si": ewc.PathIntegral.begin(params),
+    }
+    known, path, owner = (
+        checkpoint.named_tuples(first),
+        tmp_path_factory.mktemp("runs") / "state.npz",
+        {"run": "a test"},
+    )
+    state = resumed = checkpoint.settle(first, known)
+    for i in range(6):
+        if i == stop:
+            checkpoint.save(path, resumed, owner)
+            resumed = checkpoint.dress(checkpoint.load(path, owner), known)
+        state, resumed = (checkpoint.settle(step(s, i), known) for s in (state, resumed))
+    assert state["penalty"]["constant"] == resumed["penalty"]["constant"]
+    for a, b in zip(trees.leaves(state), trees.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# ---- 15 to 17 ----
+
+
+@given(p=problems(), kind=st.sampled_from(["exact", "empirical"]))
+def test_15_float32_is_float64_within_the_rounding_of_its_steps(p, kind):
+    """The kernels' backends are compared with one another in tests/kernels."""
+    single = p._replace(params=trees.map(np.float32, p.params), x=np.float32(p.x))
+    double = p._replace(params=trees.map(np.float64, single.params), x=np.float64(single.x))
+    found, expected = fisher_of(single, kind), fisher_of(double, kind)
+    assert {F.dtype for F in trees.leaves(found)} == {np.dtype(np.float32)}
+    assert_trees_close(found, expected, rtol=2e-4, atol=1e-30)
+
+
+@given(p=problems(), kind=st.sampled_from(list(ewc.KINDS)))
+def test_16_the_fisher_pass_has_no_side_effects(p, kind):
+    given_ = (p.params, p.x, p.y)
+    before, rng = trees.map(np.copy, given_), np.random.default_rng(1)
+    state = rng.bit_generator.state
+    first = fisher_of(p, kind, rng=rng)
+    assert (rng.bit_generator.state == state) == (kind != "sampled")
+    trees.map(np.testing.assert_array_equal, given_, before)
+    assert all(leaf.flags.writeable for leaf in trees.leaves((given_, first)))
+    rng.bit_generator.state = state
+    trees.map(np.testing.assert_array_equal, first, fisher_of(p, kind, rng=rng))
+
+
+@given(seed=seeds, T=st.integers(2, 6), level=st.floats(0, 1))
+def test_17_metrics(seed, T, level):
+    """A constant R forgets nothing; max - last and first - last agree where accuracies only fall."""
+    constant = np.full((T, T), level)
+    assert ewc.backward_transfer(constant) == ewc.forgetting(constant) == ewc.forgetting(constant, "learned") == 0
+    falls = np.random.default_rng(seed).uniform(0, 0.1, size=(T, T))
+    R = 1 - np.cumsum(np.tril(falls, -1), axis=0)
+    R[np.triu_indices(T, 1)] = 0  # before it is learned
+    assert ewc.forgetting(R, "best") == pytest.approx(ewc.forgetting(R, "learned"))
+    assert ewc.forgetting(R, "learned") == pytest.approx(-ewc.backward_transfer(R))
