@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from tinymeta.experiments import load
-from tinymeta.experiments.ewc_permuted_3 import TASKS, Config
+from tinymeta.experiments.ewc_permuted_3 import METHODS, TASKS, Config
 from tinymeta.lab import Run, UserError, configure, execute, run
 from tinymeta.lab.experiment import config_hash
 from tinymeta.lab.records import read_result
 
 EXPERIMENT = load("ewc-permuted-3")
 SMALL = {
-    "images": "subset", "hidden": "12", "learning_rate": "0.1", "epochs": "1", "batch_size": "50", "l2_lams": "0.01",
-    "ewc_lams": "0.5,2", "validation": "9000", "evaluations": "2", "repeats": "2",
+    "images": "subset", "hidden": "12", "learning_rate": "0.1", "epochs": "1", "batch_size": "50", "rates": "0.05,0.1",
+    "l2_lams": "0.01", "ewc_lams": "0.5,2", "validation": "9000", "evaluations": "2", "repeats": "2",
 }  # fmt: skip
 
 
@@ -25,23 +25,27 @@ def test_the_record_holds_curves_grid_rows_and_claims(folder):
     outcome = read_result(folder)[1]
     series = outcome.series
     assert series["epochs"] == pytest.approx(np.linspace(0, 3, 7))
-    assert [(point["method"], point["lambda"]) for point in series["grid"]] == [
-        ("SGD", 0.0), ("L2", 0.01), ("EWC", 0.5), ("EWC", 2.0)
+    assert [(point["method"], point["rate"], point["lambda"]) for point in series["grid"]] == [
+        ("SGD", 0.05, 0.0), ("SGD", 0.1, 0.0), ("SGD+dropout", 0.05, 0.0), ("SGD+dropout", 0.1, 0.0), ("L2", 0.1, 0.01),
+        ("EWC", 0.1, 0.5), ("EWC", 0.1, 2.0),
     ]  # fmt: skip
     assert {method: np.shape(curve["mean"]) for method, curve in series["curves"].items()} == dict.fromkeys(
-        ("SGD", "L2", "EWC"), (7, 3)
+        METHODS, (7, 3)
     )
     assert all(0 <= point["validation"] <= 100 for point in series["grid"])
-    assert len(outcome.rows) == 3 * (len(TASKS) + 1)
+    assert len(outcome.rows) == 4 * (len(TASKS) + 1)
     assert all(row.published is None and row.ci95 is not None for row in outcome.rows)
     assert len(outcome.claims) == 2
 
 
-def test_all_methods_share_the_first_task_and_then_differ(folder):
+def test_methods_that_begin_alike_share_the_first_task_and_then_differ(folder):
     curves = {method: np.array(curve["mean"]) for method, curve in read_result(folder)[1].series["curves"].items()}
+    assert read_result(folder)[1].series["chosen"]["SGD"]["rate"] == 0.1  # that of EWC and L2
     for method in ("L2", "EWC"):
         np.testing.assert_array_equal(curves[method][:3], curves["SGD"][:3])
         assert not np.array_equal(curves[method][3:], curves["SGD"][3:])
+    np.testing.assert_array_equal(curves["SGD+dropout"][0], curves["SGD"][0])
+    assert not np.array_equal(curves["SGD+dropout"][1], curves["SGD"][1])
     assert curves["SGD"][2, 0] > 30 > curves["SGD"][0, 0]
     assert curves["SGD"][0, 0] != curves["SGD"][0, 1]  # the tasks are different permutations
 
@@ -49,7 +53,7 @@ def test_all_methods_share_the_first_task_and_then_differ(folder):
 def test_the_lambda_with_the_best_validation_is_chosen_and_its_test_accuracy_reported(folder):
     outcome = read_result(folder)[1]
     best = max((p for p in outcome.series["grid"] if p["method"] == "EWC"), key=lambda point: point["validation"])
-    assert outcome.series["chosen"]["EWC"] == best["lambda"]
+    assert outcome.series["chosen"]["EWC"]["lambda"] == best["lambda"]
     assert {row.quantity: row.ours for row in outcome.rows}["EWC, mean of tasks after C"] == pytest.approx(best["test"])
 
 
@@ -58,14 +62,14 @@ def test_the_figures_come_from_the_record_alone(folder):
     assert [axes.get_title(loc="left") or axes.get_title() for axes in figures["accuracy"].axes] == [
         "Task A", "Task B", "Task C"
     ]  # fmt: skip
-    assert len(figures["accuracy"].axes[0].lines) == 3 + 2  # a curve per method, a mark per boundary
+    assert len(figures["accuracy"].axes[0].lines) == 4 + 2  # a curve per method, a mark per boundary
     assert (folder / "figures/lambda.png").stat().st_size > 0
 
 
 def test_an_interrupted_run_ends_bit_for_bit_like_another(folder, tmp_path, monkeypatch):
     config = configure(EXPERIMENT, "quick", SMALL)
     monkeypatch.setattr(run, "SAVE_SECONDS", 0.0)
-    left = [75]  # of 2 * 3 * 20 steps: in the first task of the second repeat
+    left = [400]  # of 2 * 7 courses of 40 steps and 2 * 4 first tasks of 20: in the second repeat
     log = Run._log
 
     def fail(self, line):
@@ -95,8 +99,9 @@ def test_a_lambda_that_diverges_is_warned_of_and_not_chosen(tmp_path):
         Run(tmp_path, EXPERIMENT.name, config_hash(config)) as only,
     ):
         outcome = EXPERIMENT.train(config, only)
-    assert outcome.series["chosen"]["EWC"] == 1.0
+    assert outcome.series["chosen"]["EWC"]["lambda"] == 1.0
     assert outcome.series["grid"][-1]["validation"] < 20
+    assert outcome.series["grid"][-1]["lr_lambda_max_fisher"] > 2
     assert all(row.ci95 is None for row in outcome.rows)
 
 

@@ -41,6 +41,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "oracle": {"color": BLACK, "linestyle": ":"},
     "random": {"color": GREY, "linestyle": "--"},
     "L2": {"color": GREEN, "linestyle": "--"},
+    "SGD+dropout": {"color": BLUE, "linestyle": "-."},
+    "online EWC": {"color": ORANGE, "linestyle": "--"},
+    "SI": {"color": PURPLE, "linestyle": "-."},
+    "MAS": {"color": SKY, "linestyle": (0, (5, 1))},
+    "none": {"color": GREY, "linestyle": "-"},
+    "offline": {"color": BLACK, "linestyle": (0, (1, 1))},
     "single task": {"color": BLACK, "linestyle": ":"},
 }
 

@@ -1,0 +1,318 @@
+"""What the EWC experiments share, against loops written otherwise: steps, tasks, memories, and one course of each method."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinymeta as tm
+from tinymeta import ewc, nets, optim
+from tinymeta.experiments import ewc_steps, ewc_tasks
+from tinymeta.experiments.ewc_memory import Learner, remember, task_fisher
+from tinymeta.experiments.ewc_report import Found, forgotten, mean_se, so_far, with_se
+from tinymeta.experiments.ewc_tasks import (
+    Digits,
+    Task,
+    accuracies,
+    load_digits,
+    permuted_tasks,
+    split_tasks,
+    take_batch,
+)
+from tinymeta.experiments.ewc_training import (
+    Protocol,
+    course,
+    cross_entropy,
+    drop,
+    dropout,
+    learn,
+    learn_until,
+    uniform_mlp,
+)
+from tinymeta.kernels import penalty as kernels
+from tinymeta.lab import Run, UserError, stream
+
+LR = 0.05
+
+
+def a_tree(rng, n):
+    return (nets.Layer(rng.normal(size=(n, 3)).astype(np.float32), rng.normal(size=n).astype(np.float32)),)
+
+
+def assert_close(tree, other, rtol=1e-5, atol=1e-6):
+    tm.trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), tree, other)
+
+
+def copied(tree):
+    return tm.trees.map(np.copy, tree)
+
+
+# ---- steps in place ----
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.sampled_from([0.0, 3.0]), st.integers(0, 2**32 - 1))
+def test_steps_in_place_are_those_of_the_kernels_whatever_the_block(n, block, lam, seed):
+    rng = np.random.default_rng(seed)
+    theta, grad, anchor, m = (a_tree(rng, n) for _ in range(4))
+    fisher, v = (tm.trees.map(np.square, a_tree(rng, n)) for _ in range(2))
+    penalty = ewc.Penalty(lam, fisher=fisher, anchor=anchor)
+    step = partial(kernels.adam_step, lam=lam, lr=LR, t=4)
+    expected = [
+        step(*leaves[:4], m=leaves[4], v=leaves[5])
+        for leaves in zip(*map(tm.trees.leaves, (theta, grad, anchor, fisher, m, v)), strict=True)
+    ]
+    descended = tm.trees.map(partial(kernels.sgd_step, lam=lam, lr=LR), theta, grad, anchor, fisher)
+    si = ewc.PathIntegral.begin(theta)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ewc_steps, "BLOCK", block)
+        params, path = copied(theta), copied(si.path)
+        ewc_steps.adam_(params, copied(grad), penalty, LR, m, v, 4, path)
+        plain = copied(theta)
+        ewc_steps.sgd_(plain, copied(grad), penalty, LR)
+    assert_close(params, tm.trees.unflatten(theta, [one[0] for one in expected]))
+    assert_close(m, tm.trees.unflatten(theta, [one[1] for one in expected]))
+    assert_close(v, tm.trees.unflatten(theta, [one[2] for one in expected]))
+    assert_close(path, si.step(grad, theta, params).path, atol=1e-5)
+    assert_close(plain, descended)
+
+
+def test_squares_are_the_second_moments_of_adam():
+    rng = np.random.default_rng(0)
+    params, v = a_tree(rng, 4), a_tree(rng, 4)
+    v = tm.trees.map(np.zeros_like, v)
+    adam = optim.adam(0.1)
+    state = adam.init(params)
+    for _ in range(3):
+        grads = a_tree(rng, 4)
+        _, state = adam.update(grads, state, params)
+        ewc_steps.squares_(grads, v)
+    assert_close(v, state.v)
+
+
+# ---- tasks ----
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Few enough for tests: 60 images to train on, 40 to validate, 50 to test."""
+    all_digits = load_digits("subset", stream(0, "split"), 40)
+    few = {"train": 60, "validation": 40, "test": 50}
+    return {name: Digits(one.x[-few[name] :], one.y[-few[name] :]) for name, one in all_digits.items()}
+
+
+def test_digits_are_split_without_overlap_and_padded_with_paper():
+    parts = load_digits("subset", stream(1, "split"), 1000, padding=2)
+    assert {name: one.x.shape for name, one in parts.items()} == {
+        "train": (9000, 32, 32), "validation": (1000, 32, 32), "test": (2000, 32, 32)
+    }  # fmt: skip
+    assert not parts["train"].x[:, :2].any()
+    assert not parts["test"].x[:, :, -2:].any()
+    whole = np.concatenate([parts["train"].x, parts["validation"].x])
+    original = tm.data.mnist_subset("train").x
+    key = lambda images: sorted(image.tobytes() for image in images)
+    assert key(whole[:, 2:-2, 2:-2]) == key(original)
+    with pytest.raises(UserError, match="validation = 10000 leaves nothing to train on: there are 10000 images"):
+        load_digits("subset", stream(1, "split"), 10_000)
+
+
+def test_permuted_tasks_show_the_same_digits_with_other_pixels(digits):
+    one, other = permuted_tasks(digits, stream(0, "permutations"), 2)
+    x, y = one.seen(one.train, slice(3))
+    z, same = other.seen(other.train, slice(3))
+    assert (y == same).all()
+    assert not np.array_equal(x, z)
+    np.testing.assert_array_equal(np.sort(x), np.sort(z))
+    np.testing.assert_array_equal(
+        x[:, np.argsort(one.permutation)], digits["train"].x[:3].reshape(3, 784) / np.float32(255)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scenario", "open_classes"), [("task", [4, 5]), ("domain", [0, 1]), ("class", list(range(10)))]
+)
+def test_split_tasks_have_two_digits_each_and_the_answers_of_their_scenario(digits, scenario, open_classes):
+    tasks = split_tasks(digits, scenario)
+    assert len(tasks) == 5
+    assert sum(len(task.train.y) for task in tasks) == 60
+    assert set(tasks[2].train.y) == ({0, 1} if scenario == "domain" else {4, 5})
+    assert np.flatnonzero(tasks[2].mask == 0).tolist() == open_classes
+    params = nets.init_mlp(np.random.default_rng(0), (784, 10))
+    x, _ = tasks[2].seen(tasks[2].test, slice(None))
+    assert set(np.argmax(ewc_tasks.logits(params, x, tasks[2].mask), axis=1)) <= set(open_classes)
+
+
+def test_joint_batches_have_examples_of_every_task_with_their_labels_and_masks(digits):
+    tasks = split_tasks(digits, "task")
+    x, y, masks = take_batch(tasks, np.random.default_rng(0), 64)
+    assert x.shape == (64, 784)
+    assert set(y) > {0, 1, 2, 3}
+    for label, mask in zip(y, masks, strict=True):
+        assert np.flatnonzero(mask == 0).tolist() == [label // 2 * 2, label // 2 * 2 + 1]
+    x, _, masks = take_batch(permuted_tasks(digits, stream(0, "permutations"), 2), np.random.default_rng(0), 8)
+    assert masks is None
+
+
+def test_accuracy_counts_every_image_once(digits, monkeypatch):
+    params = nets.init_mlp(np.random.default_rng(0), (784, 10))
+    tasks = permuted_tasks(digits, stream(0, "permutations"), 2)
+    x, y = tasks[1].seen(tasks[1].test, slice(None))
+    expected = 100 * np.mean(np.argmax(nets.mlp(params, x), axis=1) == y)
+    monkeypatch.setattr(ewc_tasks, "CHUNK", 7)
+    assert accuracies(params, tasks)[1] == pytest.approx(expected)
+
+
+# ---- dropout ----
+
+
+def test_dropout_that_drops_nothing_is_the_network_and_drops_at_the_papers_rates():
+    rng = np.random.default_rng(0)
+    params = uniform_mlp(rng, (500, 400, 400, 10))
+    x = rng.random((200, 500), np.float32)
+    ones = [np.ones((200, len(layer.w)), np.float32) for layer in params]
+    np.testing.assert_allclose(dropout(params, x, ones), nets.mlp(params, x), rtol=1e-5)
+    kept = drop(rng, params, 200)
+    assert [np.mean(one == 0) for one in kept] == pytest.approx([0.2, 0.5, 0.5], abs=0.01)
+    assert [one.mean() for one in kept] == pytest.approx([1, 1, 1], abs=0.02)
+    tm.check.gradients(
+        lambda p: cross_entropy(p, x[:4].astype(float), np.arange(4), kept=[one[:4].astype(float) for one in kept[:2]]),
+        tm.trees.map(np.float64, uniform_mlp(rng, (500, 400, 10))),
+        order=2,
+    )
+
+
+def test_uniform_weights_lie_within_one_over_the_root_of_fan_in():
+    (layer,) = uniform_mlp(np.random.default_rng(0), (100, 50))
+    assert layer.w.dtype == layer.b.dtype == np.float32
+    assert 0.09 < max(np.abs(layer.w).max(), np.abs(layer.b).max()) <= 0.1
+
+
+# ---- a course by each method, against a loop of its own ----
+
+
+def by_hand(digits, learner, protocol):
+    """The weights after two tasks of one epoch, by tm.grad, tm.optim and tinymeta.ewc alone."""
+    draw = partial(stream, 0, "test")
+    tasks = permuted_tasks(digits, stream(0, "permutations"), 2)
+    params = nets.init_mlp(draw("weights"), (784, *protocol.hidden, 10))
+    penalty, si = ewc.Penalty(0.0), ewc.PathIntegral.begin(params)
+    adam = optim.adam(LR)
+    state = adam.init(params)
+    for number, task in enumerate(tasks):
+        order = draw("order", number, 0).permutation(len(task.train.y))
+        for rows in order[: protocol.steps * protocol.batch_size].reshape(protocol.steps, -1):
+            x, y = task.seen(task.train, rows)
+            grads = tm.grad(lambda p, x=x, y=y: np.mean(tm.ops.softmax_cross_entropy(nets.mlp(p, x), y)))(params)
+            total = tm.trees.map(np.add, grads, penalty.grad(params))
+            if protocol.optimizer == "adam":
+                updates, state = adam.update(total, state, params)
+            else:
+                updates = tm.trees.map(lambda g: -LR * g, total)
+            after = optim.apply_updates(params, updates)
+            si, params = si.step(grads, params, after), after
+        if learner.method == "SI":
+            si = si.end_task(params)
+            penalty = si.penalty(learner.lam)
+        elif number == 0 and learner.method != "none":
+            samples = draw("fisher", 0).permutation(len(task.train.y))[: learner.samples or None]
+            x, y = task.seen(task.train, samples)
+            fisher = ewc.fisher_diagonal(nets.mlp, params, x, y, learner.fisher)
+            importance = {"L2": ewc.uniform_fisher(params), "MAS": ewc.mas_importance(nets.mlp, params, x)}
+            lam = learner.lam * (2 if learner.method == "MAS" else 1)
+            penalty = ewc.Penalty(lam).add_task(params, importance.get(learner.method, fisher))
+    return accuracies(params, tasks), penalty
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        Learner("none", LR), Learner("L2", LR, 0.1), Learner("EWC", LR, 5.0), Learner("EWC", LR, 5.0, "empirical", 20),
+        Learner("online EWC", LR, 5.0), Learner("SI", LR, 0.5), Learner("MAS", LR, 0.1),
+    ],
+    ids=lambda learner: learner.name,
+)  # fmt: skip
+def test_a_course_is_what_a_plain_loop_gives(digits, learner, optimizer, tmp_path):
+    if optimizer == "sgd" and learner.method == "SI":
+        optimizer = "adam"  # the path is recorded with Adam only
+    protocol = Protocol((8,), optimizer, 6, 10, paths=optimizer == "adam")
+    at = course("test", protocol, permuted_tasks(digits, stream(0, "permutations"), 2), 0, "test")
+    with Run(tmp_path, "test", "hash") as run:
+        found = learn(run, at, learner)
+    accuracy, penalty = by_hand(digits, learner, protocol)
+    assert found.accuracy.shape == (3, 2)
+    np.testing.assert_allclose(found.accuracy[-1], accuracy, atol=2.1)  # one image of 50 may fall on the other side
+    if learner.method != "SI":  # what a course keeps of SI's penalty is that after the first task
+        assert found.stability == pytest.approx(penalty.stability(LR), rel=1e-3)
+
+
+def test_the_squisher_is_adams_second_moment_over_one_task(digits, tmp_path):
+    protocol, tasks = Protocol((8,), "sgd", 6, 10, squares=True), permuted_tasks(digits, stream(0, "permutations"), 3)
+    at = course("test", protocol, tasks, 0, "test")
+    learner, finish = (
+        Learner("EWC", LR, 0.0, "squisher"),
+        lambda at, learner, state: {"kept": state["penalty"]["fisher"]},
+    )
+    with Run(tmp_path, "test", "hash") as run:
+        total = learn_until(run, at, learner, finish)["kept"]
+    params = nets.init_mlp(at.draw("weights"), (784, 8, 10))
+    fishers = []
+    for number, task in enumerate(tasks[:2]):
+        state = optim.adam(LR).init(params)
+        for rows in at.draw("order", number, 0).permutation(60).reshape(6, 10):
+            grads = tm.grad(cross_entropy)(params, *task.seen(task.train, rows))
+            _, state = optim.adam(LR).update(grads, state, params)
+            params = tm.trees.map(lambda w, g: w - LR * g, params, grads)
+        fishers.append(ewc.squisher(state, 10))
+    assert_close(total, tm.trees.map(np.add, *fishers), rtol=1e-3, atol=1e-7)
+
+
+def test_offline_training_learns_both_tasks(digits, tmp_path):
+    protocol = Protocol((32,), "adam", 60, 20)
+    at = course("test", protocol, permuted_tasks(digits, stream(0, "permutations"), 2), 0, "test")
+    with Run(tmp_path, "test", "hash") as run:
+        joint, alone = (learn(run, at, Learner(method, 3e-3)) for method in ("offline", "none"))
+    np.testing.assert_array_equal(joint.accuracy[1], alone.accuracy[1])  # they share the first task
+    assert joint.accuracy[-1].min() > 25
+
+
+def test_a_fisher_on_some_images_draws_them_from_the_task(digits):
+    task = Task(np.arange(784), **digits)
+    params = nets.init_mlp(np.random.default_rng(0), (784, 10))
+    few = task_fisher(params, task, "exact", 5, np.random.default_rng(3))
+    rows = np.random.default_rng(3).permutation(60)[:5]
+    assert_close(few, ewc.fisher_diagonal(nets.mlp, params, task.seen(task.train, rows)[0]))
+
+
+def test_mas_looks_at_the_outputs_that_a_task_can_answer_with(digits):
+    task = split_tasks(digits, "task")[1]
+    params = nets.init_mlp(np.random.default_rng(0), (784, 5, 10))
+    state = {"params": params, "penalty": None, "v": None}
+    protocol = Protocol((5,), "adam", 1, 10)
+    penalty = remember(Learner("MAS", LR, 3.0), state, task, protocol, np.random.default_rng(1))["penalty"]
+    x = task.seen(task.train, slice(None))[0]
+    own = ewc.mas_importance(nets.mlp, (params[0], nets.Layer(params[1].w[:, 2:4], params[1].b[2:4])), x)
+    assert (penalty["lam"], penalty["gamma"]) == (6.0, 1.0)
+    assert_close(penalty["fisher"][0], own[0], rtol=1e-4)
+    assert_close(penalty["fisher"][1].w[:, 2:4], own[1].w, rtol=1e-4)
+    assert not penalty["fisher"][1].w[:, [0, 1, *range(4, 10)]].any()
+
+
+# ---- reports ----
+
+
+def test_means_have_standard_errors_and_one_seed_has_none():
+    assert mean_se([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / np.sqrt(3)))
+    assert with_se([1.0, 3.0]) == "2.00 ± 1.00"
+    assert with_se([1.0]) == "1.00 (one seed)"
+    assert np.isnan(mean_se([1.0])[1])
+
+
+def test_what_is_read_off_an_accuracy_curve():
+    curve = np.array(
+        [[10, 10], [50, 10], [90, 20], [80, 40], [70, 80.0]]
+    )  # before, then two points for each of two tasks
+    found = [Found(curve, curve[-1], 0.0)]
+    np.testing.assert_array_equal(so_far(found), [[90, 75]])
+    np.testing.assert_array_equal(forgotten(found), [20])
