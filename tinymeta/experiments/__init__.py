@@ -19,6 +19,11 @@ REGISTRY: dict[str, str] = {
     "maml-omniglot": "tinymeta.experiments.maml_omniglot",
     "maml-miniimagenet": "tinymeta.experiments.maml_miniimagenet",
     "ewc-permuted-3": "tinymeta.experiments.ewc_permuted_3",
+    "ewc-permuted-10": "tinymeta.experiments.ewc_permuted_10",
+    "ewc-overlap": "tinymeta.experiments.ewc_overlap",
+    "ewc-domain-10": "tinymeta.experiments.ewc_domain_10",
+    "ewc-fisher-kinds": "tinymeta.experiments.ewc_fisher_kinds",
+    "ewc-split": "tinymeta.experiments.ewc_split",
 }
 DEMO: tuple[str, ...] = ("l2l-quadratic", "l2l-mnist", "maml-sine", "ewc-permuted-3")
 
