@@ -108,7 +108,8 @@ def test_wrong_variants(variants, named):
 
 
 def test_every_variant_has_its_rows_and_its_curve(tmp_path):
-    config = lab.configure(maml_sine.EXPERIMENT, "variants", TINY)
+    every = "first-order,anil,meta-sgd,maml++,reptile,implicit"
+    config = lab.configure(maml_sine.EXPERIMENT, "variants", TINY | {"variants": every})
     folder = lab.execute(maml_sine.EXPERIMENT, config, tmp_path, trace=True)
     result = json.loads((folder / "result.json").read_text())
     rows = {row["quantity"]: row["ours"] for row in result["rows"]}

@@ -13,6 +13,10 @@ from tinymeta import maml, nets, ops, optim
 from tinymeta.experiments.maml_methods import METHODS, begin, check_methods, meta_step, multi_step
 from tinymeta.lab import Run, stream
 
+AT_LEAST_ONE = (
+    "ways", "shots", "filters", "inner_steps", "variant_steps", "implicit_steps", "cg_steps", "meta_batch", "iterations",
+    "validate_every", "validation_tasks", "test_tasks", "test_steps", "inductive_tasks",
+)  # fmt: skip
 CHUNK = 20  # tasks that are evaluated at once, for memory
 
 Batch = tuple[NDArray, NDArray]  # images (T, examples, C, H, W) and labels (T, examples)
@@ -47,6 +51,8 @@ class FewShot:
     inner_lr: float = 0.4
     inner_steps: int = 1
     variant_steps: int = 5
+    implicit_lr: float = 0.1
+    implicit_steps: int = 15
     strength: float = 2.0
     cg_steps: int = 5
     meta_lr: float = 1e-3
@@ -62,8 +68,7 @@ class FewShot:
     inductive_tasks: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("ways", "shots", "filters", "inner_steps", "variant_steps", "cg_steps", "meta_batch", "iterations",
-                     "validate_every", "validation_tasks", "test_tasks", "test_steps", "inductive_tasks"):  # fmt: skip
+        for name in AT_LEAST_ONE:
             _expect(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("queries", "test_queries", "patience", "clip"):
             _expect(self, name, getattr(self, name) >= 0, "0 or more")

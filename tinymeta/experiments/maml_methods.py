@@ -13,13 +13,16 @@ from tinymeta import maml, optim, trees
 class Setting(Protocol):
     """What an experiment's configuration says of the inner loop.
 
-    `variant_steps` are the inner steps of the methods that need several (Reptile, MAML++, implicit MAML), `strength` is implicit
-    MAML's λ.
+    `variant_steps` are the inner steps of the methods that need several, Reptile and MAML++. Implicit MAML has its own, which are
+    to come near its minimum: `implicit_steps` of `implicit_lr`, with λ = `strength`. Its meta-gradient knows nothing of the steps,
+    and so keeps no curvature away that they cannot descend: the rate must be small.
     """
 
     inner_lr: float
     inner_steps: int
     variant_steps: int
+    implicit_lr: float
+    implicit_steps: int
     strength: float
     cg_steps: int
 
@@ -39,7 +42,7 @@ METHODS: dict[str, Entry] = {
     "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps)),
     "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps)),
     "implicit": Entry(
-        "implicit MAML", lambda c, part: maml.implicit(c.inner_lr, c.variant_steps, c.strength, c.cg_steps)
+        "implicit MAML", lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps)
     ),
 }
 

@@ -22,7 +22,8 @@ SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
 
 AT_LEAST_ONE = (
     "meta_batch", "points", "query_points", "inner_steps", "test_points", "test_tasks", "test_steps", "test_query_points",
-    "validation_tasks", "hidden", "variant_steps", "cg_steps", "regressor_block", "regressor_iterations", "regressor_points",
+    "validation_tasks", "hidden", "variant_steps", "implicit_steps", "cg_steps",
+    "regressor_block", "regressor_iterations", "regressor_points",
 )  # fmt: skip
 
 
@@ -58,7 +59,9 @@ class Config:
     validation_tasks: int = 200
     variants: tuple[str, ...] = ()
     variant_steps: int = 5
-    strength: float = 2.0
+    implicit_lr: float = 2e-3
+    implicit_steps: int = 25
+    strength: float = 20.0
     cg_steps: int = 5
     regressors: int = 500
     regressor_block: int = 50
@@ -232,10 +235,11 @@ EXPERIMENT = Experiment(
         "quick": QUICK,
         "paper": {},
         "code": {"inner_lr": 1e-3, "test_query": "fresh", "regressors": 0},
-        "variants": QUICK | {"variants": tuple(key for key in METHODS if key != "maml")},
+        "variants": QUICK | {"variants": ("first-order", "anil", "meta-sgd", "maml++", "reptile")},
+        "implicit": QUICK | {"variants": ("implicit",), "iterations": 2_000},
     },
     train=train,
     draw=report.draw,
-    minutes={"quick": 0.7, "paper": 8.0, "code": 5.0, "variants": 6.0},
+    minutes={"quick": 0.7, "paper": 8.0, "code": 5.0, "variants": 6.0, "implicit": 3.0},
     trace=TRACE,
 )
