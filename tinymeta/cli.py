@@ -108,9 +108,7 @@ def _add_run(parser: _Parser) -> None:
     parser.add_argument(
         "--resume", metavar="FOLDER", type=Path, help="go on with an interrupted run, as it was configured"
     )
-    parser.add_argument(
-        "--trace", action="store_true", help="also record and draw what the learned optimizer does, step by step"
-    )
+    parser.add_argument("--trace", action="store_true", help="also record and draw what goes on inside, step by step")
 
 
 def _add_check(parser: _Parser) -> None:

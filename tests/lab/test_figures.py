@@ -29,6 +29,17 @@ def test_png_svg_and_captions_are_written_and_the_same_each_time(tmp_path):
     }
 
 
+def test_a_film_is_its_frames_and_one_caption(tmp_path):
+    film = figures.Film("Step by step.", {"at first": make("no"), "at last": make("no")})
+    figures.save({"film": film, "still": make()}, tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["captions.json", *(f"{n}.{k}" for n in ("film-0", "film-1", "still") for k in ("png", "svg"))]
+    assert json.loads((tmp_path / "captions.json").read_text()) == {
+        "film": {"caption": "Step by step.", "frames": ["at first", "at last"]},
+        "still": "Loss by step.",
+    }
+
+
 def test_the_style_ends_with_its_block():
     before = dict(matplotlib.rcParams)
     make()

@@ -1,8 +1,9 @@
 import json
 import re
 import shutil
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -15,7 +16,7 @@ from tinymeta.lab.report import newest_results, write_report
 class Page(HTMLParser):
     """Collects links, sources and visible text; a tag that is not closed is an error."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -65,6 +66,36 @@ def test_the_figures_inside_ask_for_nothing_either(page):
     svg = b64decode(page.sources[0].partition("base64,")[2]).decode()
     assert svg.rstrip().endswith("</svg>")
     assert not re.search(r"""href=["'](?!#)|url\((?!#)|@import|<script""", svg)
+
+
+@pytest.fixture
+def film(tmp_path):
+    """The page of a run with a film of three frames."""
+
+    def draw(_):
+        return {
+            "film": figures.Film(f"caption {HOSTILE}", {f"step {i} {HOSTILE}": figures.subplots()[0] for i in range(3)})
+        }
+
+    execute(replace(EXPERIMENT, draw=draw), Config(steps=2), tmp_path)
+    return write_report(tmp_path).read_text()
+
+
+def test_a_film_has_a_slider_and_all_of_its_frames(film):
+    found = Page(film)
+    assert len(found.sources) == 3
+    assert "input" in found.tags
+    assert "<input type=range min=0 max=2 value=0" in film
+    assert f"caption {HOSTILE}" in found.texts
+    assert "<i " not in film
+    assert film.count("data-label='step ") == 3
+
+
+def test_the_policy_lets_that_one_script_run_and_no_other(film):
+    (script,) = re.findall(r"<script>(.*?)</script>", film, re.DOTALL)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\"" in film
+    assert not re.search(r"fetch\(|XMLHttpRequest|import|http", script)
 
 
 HOSTILE = """<i title='"'>&amp;</i>"""

@@ -100,7 +100,7 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     main = {name: curve for name, curve in curves.items() if name == hero or name not in VARIANTS}
     drawn = {"fits": _fits(outcome.series["fits"]), "steps": _steps(main, outcome.series["oracle"])}
     if set(variants) - {hero}:
-        drawn["variants"] = _steps({name: curves[name] for name in dict.fromkeys([hero, *variants])})
+        drawn["variants"] = _variants({name: curves[name] for name in dict.fromkeys([hero, *variants])})
     return drawn
 
 
@@ -130,17 +130,44 @@ def _fit(panel: Any, task: dict[str, Any], method: str) -> None:
 
 
 def _steps(curves: dict[str, Any], oracle: list[float] | None = None) -> Figure:
-    points = list(next(iter(curves.values())))
     caption = "Mean squared error on new waves against gradient steps, with 95 % confidence bands."
-    figure, axes = figures.subplots(1, len(points), height=3.6, caption=caption, sharey=True, squeeze=False)
-    for panel, k in zip(axes[0], points, strict=True):
+    figure, panels = _panels(curves, caption)
+    for k, panel in panels.items():
         for method, by_points in curves.items():
             _curve(panel, method, by_points[k]["mean"], by_points[k]["ci95"])
         if oracle is not None:
             _curve(panel, "oracle", *([value] * len(by_points[k]["mean"]) for value in oracle))
+    return _with_legend(figure, panels)
+
+
+def _variants(curves: dict[str, Any]) -> Figure:
+    caption = (
+        "Median over new waves of the squared error against gradient steps. A curve that leaves the panel is that of a method "
+        "whose learned rates suit the steps that it was trained for, and diverges beyond them."
+    )
+    figure, panels = _panels(curves, caption)
+    for k, panel in panels.items():
+        for method, by_points in curves.items():
+            panel.plot(by_points[k]["median"], **figures.line(method))
+        panel.set_ylim(top=2 * max(by_points[k]["median"][0] for by_points in curves.values()))
+    return _with_legend(figure, panels)
+
+
+def _panels(curves: dict[str, Any], caption: str) -> tuple[Figure, dict[str, Any]]:
+    """A panel for each K."""
+    points = list(next(iter(curves.values())))
+    figure, axes = figures.subplots(1, len(points), height=3.6, caption=caption, sharey=True, squeeze=False)
+    for panel, k in zip(axes[0], points, strict=True):
         panel.set(title=f"{k} points", xlabel="gradient steps", yscale="log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
     axes[0][0].set_ylabel("mean squared error")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    return figure, dict(zip(points, axes[0], strict=True))
+
+
+def _with_legend(figure: Figure, panels: dict[str, Any]) -> Figure:
+    first = next(iter(panels.values()))
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
