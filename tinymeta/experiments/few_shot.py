@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import maml, nets, ops, optim
-from tinymeta.experiments.maml_methods import METHODS, begin, check_methods, meta_step, multi_step
+from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, check_methods, meta_step, multi_step
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class FewShot:
+class FewShot(InnerLoop):
     """The protocol of MAML's section 5.2; `methods` are trained one after the other (see maml_methods.py).
 
     `queries` and `test_queries` are drawings a class in query sets, 0 for as many as `shots`. `cross_entropy` is the scale of the
@@ -49,12 +49,9 @@ class FewShot:
     scaled: bool = False
     cross_entropy: str = "per shot"
     inner_lr: float = 0.4
-    inner_steps: int = 1
-    variant_steps: int = 5
     implicit_lr: float = 0.1
     implicit_steps: int = 15
     strength: float = 2.0
-    cg_steps: int = 5
     meta_lr: float = 1e-3
     meta_batch: int = 32
     iterations: int = 60_000

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinymeta import maml, optim, trees
 
 
-class Setting(Protocol):
-    """What an experiment's configuration says of the inner loop.
+@dataclass(frozen=True)
+class InnerLoop:
+    """What an experiment's configuration says of the inner loop: `inner_steps` of `inner_lr`.
 
     `variant_steps` are the inner steps of the methods that need several, Reptile and MAML++. Implicit MAML has its own, which are
     to come near its minimum: `implicit_steps` of `implicit_lr`, with λ = `strength`. Its meta-gradient knows nothing of the steps,
     and so keeps no curvature away that they cannot descend: the rate must be small.
     """
 
-    inner_lr: float
-    inner_steps: int
-    variant_steps: int
-    implicit_lr: float
-    implicit_steps: int
-    strength: float
-    cg_steps: int
+    inner_lr: float = 0.01
+    inner_steps: int = 1
+    variant_steps: int = 5
+    implicit_lr: float = 2e-3
+    implicit_steps: int = 25
+    strength: float = 20.0
+    cg_steps: int = 5
 
 
 class Entry(NamedTuple):
@@ -54,7 +56,7 @@ def check_methods(key: str, chosen: Iterable[str]) -> None:
             raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
 
 
-def multi_step(name: str, config: Setting, progress: float) -> dict[str, Any]:
+def multi_step(name: str, config: InnerLoop, progress: float) -> dict[str, Any]:
     """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training."""
     return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if name == "maml++" else {}
 

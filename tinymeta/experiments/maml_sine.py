@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from tinymeta import maml, nets, optim
 from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 from tinymeta.experiments import maml_sine_report as report
-from tinymeta.experiments.maml_methods import METHODS, begin, check_methods, finite_or_worst, meta_step, multi_step
-from tinymeta.experiments.maml_sine_regressors import KINDS, averaged
+from tinymeta.experiments.maml_methods import (
+    METHODS,
+    InnerLoop,
+    begin,
+    check_methods,
+    finite_or_worst,
+    meta_step,
+    multi_step,
+)
+from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
 from tinymeta.lab import Experiment, Outcome, Row, Run, mean_ci95, stream
@@ -28,27 +36,22 @@ AT_LEAST_ONE = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Regressors, InnerLoop):
     """The paper's protocol; what it leaves open (initialisation, batch, Adam, iterations) is the authors' code's.
 
     One difference from that code: its initial weights are cut at 2 sigma. Adam's rate is `meta_lr` for MAML and `baseline_lr` for
     the pretrained net and the oracle. `points` are a task's support points in training (K), `step_sizes` the rates among which
     those of the baselines are tuned for each K. Tests are on a grid over the whole range, or for test_query="fresh" on K fresh
-    points as in the authors' code. `variants` are further methods (see maml_methods.py). `regressors` is the number of tasks of
-    the multi-task baselines, 0 to leave them out; `l2` and `to_mean` are the strengths of their penalties.
+    points as in the authors' code. `variants` are further methods (see maml_methods.py); the multi-task baselines' settings are
+    those of `Regressors`.
     """
 
-    seed: int = 0
-    hidden: tuple[int, ...] = (40, 40)
-    sigma: float = 0.01
     iterations: int = 70_000
     meta_batch: int = 25
     meta_lr: float = 1e-3
     baseline_lr: float = 1e-3
     points: int = 10
     query_points: int = 10
-    inner_lr: float = 0.01
-    inner_steps: int = 1
     order: int = 2
     test_points: tuple[int, ...] = (5, 10, 20)
     test_tasks: int = 600
@@ -58,18 +61,6 @@ class Config:
     step_sizes: tuple[float, ...] = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
     validation_tasks: int = 200
     variants: tuple[str, ...] = ()
-    variant_steps: int = 5
-    implicit_lr: float = 2e-3
-    implicit_steps: int = 25
-    strength: float = 20.0
-    cg_steps: int = 5
-    regressors: int = 500
-    regressor_block: int = 50
-    regressor_iterations: int = 3_000
-    regressor_points: int = 20
-    regressor_lr: float = 5e-3
-    l2: float = 1e-3
-    to_mean: float = 1e-3
 
     def __post_init__(self) -> None:
         for name in AT_LEAST_ONE:

@@ -8,7 +8,8 @@ so the mean "thus far" that the third variant is drawn to is that of the blocks 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,19 +20,23 @@ from tinymeta.experiments.maml_sine_tasks import Params, mse, on_grid
 from tinymeta.lab import Run, stream
 
 
-class Setting(Protocol):
-    """What the configuration says of the regressors."""
+@dataclass(frozen=True)
+class Regressors:
+    """What the configuration says of the regressors: how many (0 for none), trained how, and the strengths of their penalties.
 
-    seed: int
-    hidden: tuple[int, ...]
-    sigma: float
-    regressors: int
-    regressor_block: int
-    regressor_iterations: int
-    regressor_points: int
-    regressor_lr: float
-    l2: float
-    to_mean: float
+    The paper's strengths are "as high as possible without significantly deterring performance".
+    """
+
+    seed: int = 0
+    hidden: tuple[int, ...] = (40, 40)
+    sigma: float = 0.01
+    regressors: int = 500
+    regressor_block: int = 50
+    regressor_iterations: int = 3_000
+    regressor_points: int = 20
+    regressor_lr: float = 5e-3
+    l2: float = 1e-3
+    to_mean: float = 1e-3
 
 
 class Kind(NamedTuple):
@@ -52,7 +57,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def averaged(config: Setting, run: Run, name: str) -> tuple[Params, list[float]]:
+def averaged(config: Regressors, run: Run, name: str) -> tuple[Params, list[float]]:
     """The mean parameters of all regressors, and the mean squared error of each on its own wave."""
     kind, length = KINDS[name], config.regressor_iterations
     sizes = [len(part) for part in np.array_split(np.arange(config.regressors), _blocks(config))]
@@ -90,11 +95,11 @@ def averaged(config: Setting, run: Run, name: str) -> tuple[Params, list[float]]
     return state["mean"], state["errors"]
 
 
-def _blocks(config: Setting) -> int:
+def _blocks(config: Regressors) -> int:
     return -(-config.regressors // config.regressor_block)
 
 
-def _fresh(config: Setting, block: int, count: int) -> Params:
+def _fresh(config: Regressors, block: int, count: int) -> Params:
     """The initial parameters of a block of regressors, with a leading axis."""
     rng = stream(config.seed, "regressor init", block)
     each = [nets.init_mlp(rng, (1, *config.hidden, 1), config.sigma) for _ in range(count)]

@@ -18,11 +18,11 @@ A method is three pure functions: what is meta-learned, its meta-gradient, and t
 
 from .implicit import implicit
 from .inner import adapt, adaptation_path
-from .methods import Method, WithRates, anil, maml, maml_plus_plus, meta_sgd, step_weights
+from .methods import Method, Part, WithRates, anil, maml, maml_plus_plus, meta_sgd, step_weights
 from .outer import meta_loss
 from .reptile import reptile
 
 __all__ = [
-    "Method", "WithRates", "adapt", "adaptation_path", "anil", "implicit", "maml", "maml_plus_plus", "meta_loss", "meta_sgd",
-    "reptile", "step_weights",
+    "Method", "Part", "WithRates", "adapt", "adaptation_path", "anil", "implicit", "maml", "maml_plus_plus", "meta_loss",
+    "meta_sgd", "reptile", "step_weights",
 ]  # fmt: skip
