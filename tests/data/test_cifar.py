@@ -147,7 +147,7 @@ def test_damaged_arrays_in_the_cache_are_refused(jpeg, tmp_path):
 
 def test_without_pillow_one_sentence_says_what_to_do(jpeg, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'needs Pillow: pip install "tinymeta\[lab\]", or put') as caught:
+    with pytest.raises(ImportError, match=r'needs Pillow: pip install "tinymeta\[images\]", or put') as caught:
         read_jpeg(*jpeg, "test", tmp_path / "cache", "fetch it")
     assert caught.value.name == "PIL"
 

@@ -124,6 +124,14 @@ def test_every_variant_has_its_rows_and_its_curve(tmp_path):
     assert shown["trace-adaptation"]["frames"] == ["before adaptation", "after 1 step", "after 2 steps"]
 
 
+def test_a_variant_that_diverges_takes_no_other_with_it(tmp_path):
+    result = run(tmp_path, TINY | {"variants": "implicit,anil", "implicit_lr": "1e30"})
+    assert list(result["series"]["curves"]) == ["MAML", "ANIL", "pretrained"]
+    (claim,) = [claim for claim in result["claims"] if "implicit MAML" in claim["sentence"]]
+    assert not claim["held"]
+    assert re.search(r"the \w+ loss of task \d+ .* is (inf|nan)", claim["detail"])
+
+
 def test_the_trace_is_the_path_of_the_test_tasks(tmp_path):
     config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY)
     folder = lab.execute(maml_sine.EXPERIMENT, config, tmp_path, trace=True)

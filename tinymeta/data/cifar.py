@@ -161,7 +161,7 @@ def _import_pillow() -> ModuleType:
         import PIL.Image
     except ImportError as error:
         message = (
-            f'decoding {JPEG.file} needs Pillow: pip install "tinymeta[lab]", or put {ORIGINAL.file} in place of it, '
+            f'decoding {JPEG.file} needs Pillow: pip install "tinymeta[images]", or put {ORIGINAL.file} in place of it, '
             "whose pixels are exact"
         )
         raise ImportError(message, name="PIL") from error

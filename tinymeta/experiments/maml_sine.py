@@ -24,7 +24,7 @@ from tinymeta.experiments.maml_methods import (
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
-from tinymeta.lab import Experiment, Outcome, Row, Run, mean_ci95, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
 
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
 
@@ -95,7 +95,12 @@ class Learned(NamedTuple):
 
 def train(config: Config, run: Run) -> Outcome:
     """Train all nets on the same tasks, then adapt each to the same test tasks."""
-    learned = [_variant(config, run, key) for key in (config.hero, *config.variants)]
+    learned, diverged = [_variant(config, run, config.hero)], []
+    for key in config.variants:
+        try:
+            learned.append(_variant(config, run, key))
+        except FloatingPointError as error:  # the others' results are not lost with it
+            diverged.append(Claim(f"{METHODS[key].name} trains without diverging", False, str(error)))
     pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)
     oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)
     kinds = KINDS if config.regressors else {}
@@ -109,6 +114,7 @@ def train(config: Config, run: Run) -> Outcome:
         config, [*learned, *baselines], oracle, {name: errors for name, (_, errors) in regressors.items()}
     )
     outcome.series["tuning"] = tuned
+    outcome.claims.extend(diverged)
     save_trained(run.folder, {one.name: one.meta for one in (*learned, *baselines)})
     return outcome
 

@@ -18,6 +18,7 @@ class Optional(NamedTuple):
 PACKAGES = {
     "rich": Optional("lab", "progress bars on a terminal"),
     "matplotlib": Optional("lab", "figures of runs and reports"),
+    "PIL": Optional("images", "reading image files: mini-ImageNet, CIFAR-10's JPEG copy (Pillow)"),
     "pooch": Optional("lab", "fetching full data sets with checksums"),
     "hypothesis": Optional("check", "property-based gradient checks"),
     "numba": Optional("fast", "compiled CPU kernels and fused replay"),
