@@ -85,8 +85,3 @@ def meta_step(
     gradient = trees.map(lambda g: np.clip(g, -clip, clip), gradient) if clip else gradient
     updates, moments = optimizer.update(gradient, state["adam"])
     return {**state, "meta": optim.apply_updates(state["meta"], updates), "adam": moments}, float(value)
-
-
-def finite_or_worst(errors: Any) -> Any:
-    """Errors with inf for NaN, so that a task or rate that diverged is never the best."""
-    return np.nan_to_num(errors, nan=np.inf)

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 from tinymeta import maml, nets, optim
 from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 from tinymeta.experiments import maml_sine_report as report
-from tinymeta.experiments.maml_methods import (
-    METHODS,
-    InnerLoop,
-    begin,
-    check_methods,
-    finite_or_worst,
-    meta_step,
-    multi_step,
-)
+from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, check_methods, meta_step, multi_step
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
@@ -95,28 +87,36 @@ class Learned(NamedTuple):
 
 def train(config: Config, run: Run) -> Outcome:
     """Train all nets on the same tasks, then adapt each to the same test tasks."""
+    learned, diverged = _variants(config, run)
+    pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)
+    oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)
+    regressors = {name: averaged(config, run, name) for name in KINDS if config.regressors}
+    baselines = {"pretrained": pretrained} | {name: mean for name, (mean, _) in regressors.items()}
+    tuned = {name: _tuned(config, params) for name, params in baselines.items()}
+    learned += [Learned(name, params, _at_rates(tuned[name])) for name, params in baselines.items()]
+    outcome = _compare(config, learned, oracle)
+    outcome.rows.extend(report.regressor_rows({name: errors for name, (_, errors) in regressors.items()}))
+    outcome.claims.extend(diverged)
+    outcome.series["tuning"] = tuned
+    save_trained(run.folder, {one.name: one.meta for one in learned})
+    return outcome
+
+
+def _variants(config: Config, run: Run) -> tuple[list[Learned], list[Claim]]:
+    """MAML and the variants asked for; a variant that diverges is a claim that did not hold, and takes no other with it."""
     learned, diverged = [_variant(config, run, config.hero)], []
     for key in config.variants:
         try:
             learned.append(_variant(config, run, key))
-        except FloatingPointError as error:  # the others' results are not lost with it
+        except FloatingPointError as error:
             diverged.append(Claim(f"{METHODS[key].name} trains without diverging", False, str(error)))
-    pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)
-    oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)
-    kinds = KINDS if config.regressors else {}
-    regressors = {name: averaged(config, run, name) for name in kinds}
-    means = {name: mean for name, (mean, _) in regressors.items()}
-    tuned = {name: _tuned(config, params) for name, params in ({"pretrained": pretrained} | means).items()}
-    baselines = [
-        Learned(name, params, _at_rates(tuned[name])) for name, params in ({"pretrained": pretrained} | means).items()
-    ]
-    outcome = _compare(
-        config, [*learned, *baselines], oracle, {name: errors for name, (_, errors) in regressors.items()}
-    )
-    outcome.series["tuning"] = tuned
-    outcome.claims.extend(diverged)
-    save_trained(run.folder, {one.name: one.meta for one in (*learned, *baselines)})
-    return outcome
+    return learned, diverged
+
+
+def _variant(config: Config, run: Run, key: str) -> Learned:
+    name, build = METHODS[key]
+    method = build(config, None)
+    return Learned(name, _learn(config, run, key, method, config.meta_lr), dict.fromkeys(config.test_points, method))
 
 
 def _only_x(x: NDArray, tasks: SineTasks) -> NDArray:
@@ -127,12 +127,6 @@ def _with_task(x: NDArray, tasks: SineTasks) -> NDArray:
     """The oracle's inputs (T, points, 3): x, amplitude and phase."""
     known = np.stack(tasks, axis=-1)[:, None].astype(x.dtype)
     return np.concatenate([x, np.broadcast_to(known, (*x.shape[:-1], 2))], axis=-1)
-
-
-def _variant(config: Config, run: Run, key: str) -> Learned:
-    name, build = METHODS[key]
-    method = build(config, None)
-    return Learned(name, _learn(config, run, key, method, config.meta_lr), dict.fromkeys(config.test_points, method))
 
 
 def _learn(
@@ -166,7 +160,7 @@ def _tuned(config: Config, params: Params) -> dict[int, dict[str, Any]]:
             float(np.mean(held.errors(maml.maml(lr, 1), params, k, config.test_steps)[:, -1]))
             for lr in config.step_sizes
         ]
-        chosen = config.step_sizes[int(np.argmin(finite_or_worst(last)))]
+        chosen = config.step_sizes[int(np.argmin(np.nan_to_num(last, nan=np.inf)))]
         found[k] = {"step_sizes": config.step_sizes, "validation_mse": last, "chosen": chosen}
     return found
 
@@ -175,7 +169,7 @@ def _at_rates(tuning: dict[int, dict[str, Any]]) -> dict[int, maml.Method]:
     return {k: maml.maml(one["chosen"], 1) for k, one in tuning.items()}
 
 
-def _compare(config: Config, learned: list[Learned], oracle: Params, regressors: dict[str, list[float]]) -> Outcome:
+def _compare(config: Config, learned: list[Learned], oracle: Params) -> Outcome:
     held = Held.draw(config, "test", config.test_tasks)
     errors = {
         name: {k: held.errors(method, meta, k, config.test_steps) for k, method in methods.items()}
@@ -189,7 +183,7 @@ def _compare(config: Config, learned: list[Learned], oracle: Params, regressors:
         "fits": _fits(config, held, [one for one in learned if one.name in (learned[0].name, "pretrained")]),
     }
     rows = [*report.rows(errors), Row("oracle: amplitude and phase are inputs", known[0], None, known[1])]
-    return Outcome([*rows, *report.regressor_rows(regressors)], report.claims(errors, learned[0].name), series)
+    return Outcome(rows, report.claims(errors, learned[0].name), series)
 
 
 def _fits(config: Config, held: Held, learned: list[Learned]) -> list[dict]:
