@@ -4,11 +4,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tinymeta as tm
 from tinymeta import ewc, nets, optim
+from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
 from tinymeta.experiments.ewc_memory import Learner, remember, task_fisher
 from tinymeta.experiments.ewc_report import Found, forgotten, mean_se, so_far, with_se
@@ -52,30 +51,33 @@ def copied(tree):
 # ---- steps in place ----
 
 
-@given(st.integers(1, 40), st.integers(1, 30), st.sampled_from([0.0, 3.0]), st.integers(0, 2**32 - 1))
-def test_steps_in_place_are_those_of_the_kernels_whatever_the_block(n, block, lam, seed):
-    rng = np.random.default_rng(seed)
-    theta, grad, anchor, m = (a_tree(rng, n) for _ in range(4))
-    fisher, v = (tm.trees.map(np.square, a_tree(rng, n)) for _ in range(2))
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("lam", [0.0, 3.0])
+def test_steps_in_place_are_those_of_the_kernels(backend, lam):
+    rng = np.random.default_rng(0)
+    theta, grad, anchor, m = (a_tree(rng, 50) for _ in range(4))
+    fisher, v = (tm.trees.map(np.square, a_tree(rng, 50)) for _ in range(2))
     penalty = ewc.Penalty(lam, fisher=fisher, anchor=anchor)
-    step = partial(kernels.adam_step, lam=lam, lr=LR, t=4)
+    descended = tm.trees.map(partial(kernels.sgd_step, lam=lam, lr=LR), theta, grad, anchor, fisher)
     expected = [
-        step(*leaves[:4], m=leaves[4], v=leaves[5])
+        kernels.adam_step(*leaves[:4], lam, LR, *leaves[4:], t=4)
         for leaves in zip(*map(tm.trees.leaves, (theta, grad, anchor, fisher, m, v)), strict=True)
     ]
-    descended = tm.trees.map(partial(kernels.sgd_step, lam=lam, lr=LR), theta, grad, anchor, fisher)
-    si = ewc.PathIntegral.begin(theta)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ewc_steps, "BLOCK", block)
-        params, path = copied(theta), copied(si.path)
-        ewc_steps.adam_(params, copied(grad), penalty, LR, m, v, 4, path)
+    with use(backend):
         plain = copied(theta)
-        ewc_steps.sgd_(plain, copied(grad), penalty, LR)
-    assert_close(params, tm.trees.unflatten(theta, [one[0] for one in expected]))
-    assert_close(m, tm.trees.unflatten(theta, [one[1] for one in expected]))
-    assert_close(v, tm.trees.unflatten(theta, [one[2] for one in expected]))
-    assert_close(path, si.step(grad, theta, params).path, atol=1e-5)
-    assert_close(plain, descended)
+        ewc_steps.sgd_(plain, grad, penalty, LR)
+        ewc_steps.adam_(theta, grad, penalty, LR, m, v, 4)
+    tm.trees.map(np.testing.assert_array_equal, plain, descended)
+    for number, moved in enumerate((theta, m, v)):
+        tm.trees.map(np.testing.assert_array_equal, moved, tm.trees.unflatten(moved, [one[number] for one in expected]))
+
+
+def test_a_penalty_without_tasks_is_plain_descent():
+    rng = np.random.default_rng(0)
+    theta, grad = a_tree(rng, 5), a_tree(rng, 5)
+    expected = tm.trees.map(lambda w, g: w - np.float32(LR) * g, theta, grad)
+    ewc_steps.sgd_(theta, grad, ewc.Penalty(3.0), LR)
+    tm.trees.map(np.testing.assert_array_equal, theta, expected)
 
 
 def test_squares_are_the_second_moments_of_adam():

@@ -181,8 +181,11 @@ def descend(at: Course, learner: Learner, state: State, number: int, step: int) 
         if protocol.squares:
             squares_(grads, state["v"])
         if protocol.optimizer == "adam":
-            t, path = number * protocol.steps + step + 1, state["si"] and state["si"].path
-            adam_(params, grads, penalty, learner.learning_rate, state["m"], state["v"], t, path)
+            t = number * protocol.steps + step + 1
+            before = trees.map(np.copy, params) if state["si"] else None
+            adam_(params, grads, penalty, learner.learning_rate, state["m"], state["v"], t)
+            if state["si"]:
+                state["si"] = state["si"].step(grads, before, params)
         else:
             sgd_(params, grads, penalty, learner.learning_rate)
     return float(loss)
