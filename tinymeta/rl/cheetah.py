@@ -89,10 +89,14 @@ def play_task(policy: Policy, goal: float, seed: int, kind: str, episodes: int, 
 def _environment(number: int) -> Any:
     try:
         import gymnasium
-        import mujoco  # noqa: F401  (gymnasium's own message would name another package)
+        import mujoco
     except ImportError as error:
         raise ImportError("rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'") from error
-    return gymnasium.make("HalfCheetah-v5", max_episode_steps=10**9).unwrapped
+    mujoco.set_mju_user_warning(lambda message: None)  # of the model's old attributes; else a log lands in the working folder
+    try:
+        return gymnasium.make("HalfCheetah-v5", max_episode_steps=10**9).unwrapped
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 @functools.cache
