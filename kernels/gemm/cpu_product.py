@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc
 
-from ..simd import Simd, Value, sources, types, vector_code
+from ..simd import Simd, Value, cfunc, sources, types, vector_code
 from ..simd.emit import INDEX
 
 SOURCES = sources(__file__)

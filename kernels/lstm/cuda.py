@@ -226,12 +226,9 @@ def _module(sizes: Sizes, in_shared: int, device: int) -> Any:
 
 def source(sizes: Sizes, in_shared: int) -> str:
     """lstm.cu for networks of these sizes, its headers in their places: a running program's compiler reads one text."""
-    folder, seen = Path(__file__).parent, set()
+    folder = Path(__file__).parent
 
-    def text(name: str) -> str:
-        if name in seen:
-            return ""
-        seen.add(name)
+    def text(name: str) -> str:  # no header is included twice
         body = (folder / name).read_text().replace("#pragma once\n", "")
         return re.sub(r'#include "(.+)"\n', lambda match: text(match[1]), body)
 

@@ -31,6 +31,7 @@ except ImportError as error:
 from .emit import FLOAT64, Simd, Value, Variable, native_lanes, vector_code
 from .functions import SIGMOID, exp2, log, sigmoid_denominator, tanh_ratio
 from .threads import available, take, together
+from .without_jit import cfunc
 
 
 def sources(*files: str) -> int:
@@ -46,6 +47,7 @@ __all__ = [
     "Value",
     "Variable",
     "available",
+    "cfunc",
     "exp2",
     "log",
     "native_lanes",

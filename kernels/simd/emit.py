@@ -14,6 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .without_jit import called_by_python, disabled
+
 Value = Any
 """A value of LLVM code (llvmlite has no types for mypy)."""
 FLOAT, FLOAT64, INT, INDEX = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
@@ -40,17 +42,22 @@ def vector_code(result: Any, *kinds: Any, like: bool = False, inline: bool = Fal
 
     def decorate(emit: Callable) -> Any:
         name = f"{emit.__module__}.{emit.__qualname__}.{next(_serial)}"
+        kind = ir.FunctionType(LLVM[result], [LLVM[k] for k in kinds])
+
+        def function(module: ir.Module, context: Any, dtype: Any) -> ir.Function:
+            lanes, number = _vectors(context, dtype)
+            return _function(module, f"{name}.{number}", kind, emit, Simd(ir.IRBuilder(), lanes, number, heap=inline))
+
+        if disabled():
+            return called_by_python(function, result, kinds, like)
 
         def definition(typing: Any, *arguments: Any) -> tuple[Any, Callable]:
             def code(context: Any, builder: ir.IRBuilder, signature: Any, values: list[Value]) -> Value:
-                double = like and arguments[-1] == types.float64
-                lanes, number = native_lanes(context) // (1 + double), FLOAT64 if double else FLOAT
-                given = values[: len(kinds)]
+                dtype, given = arguments[-1] if like else types.float32, values[: len(kinds)]
                 if inline:
-                    value = emit(Simd(builder, lanes, number), *given)
+                    value = emit(Simd(builder, *_vectors(context, dtype)), *given)
                 else:
-                    kind = ir.FunctionType(LLVM[result], [LLVM[k] for k in kinds])
-                    value = builder.call(_function(builder.module, name, kind, emit, lanes, number), given)
+                    value = builder.call(function(builder.module, context, dtype), given)
                 return context.get_dummy_value() if result == types.void else value
 
             return result(*kinds, *arguments[len(kinds) :]), code
@@ -64,17 +71,20 @@ def vector_code(result: Any, *kinds: Any, like: bool = False, inline: bool = Fal
     return decorate
 
 
-def _function(
-    module: ir.Module, name: str, kind: ir.FunctionType, emit: Callable, lanes: int, number: Any
-) -> ir.Function:
-    """The module's function of this name and dtype, which is what emit emits."""
-    name = f"{name}.{number}"
+def _vectors(context: Any, dtype: Any) -> tuple[int, ir.Type]:
+    """The lanes of a vector, and the type of one."""
+    double = dtype == types.float64
+    return native_lanes(context) // (1 + double), FLOAT64 if double else FLOAT
+
+
+def _function(module: ir.Module, name: str, kind: ir.FunctionType, emit: Callable, simd: Simd) -> ir.Function:
+    """The module's function of this name, which is what emit emits."""
     if name not in module.globals:
         function = ir.Function(module, kind, name)
         function.linkage = "internal"
-        builder = ir.IRBuilder(function.append_basic_block())
-        value = emit(Simd(builder, lanes, number), *function.args)
-        builder.ret_void() if value is None else builder.ret(value)
+        simd.builder.position_at_end(function.append_basic_block())
+        value = emit(simd, *function.args)
+        simd.builder.ret_void() if value is None else simd.builder.ret(value)
     return module.globals[name]
 
 
@@ -94,7 +104,8 @@ class Variable:
 class Simd:
     """Instructions on vectors of so many lanes. Indices count floats, are int64, and need no alignment."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int = 16, number: Any = FLOAT) -> None:
+    def __init__(self, builder: ir.IRBuilder, lanes: int = 16, number: Any = FLOAT, heap: bool = False) -> None:
+        self.heap = heap
         self.builder, self.lanes, self.number, self.size = builder, lanes, number, 8 if number is FLOAT64 else 4
         self.vector, self.integers = ir.VectorType(number, lanes), ir.VectorType(INT, lanes)
 
@@ -185,7 +196,14 @@ class Simd:
         self.builder.call(store, [value, place, ir.Constant(INT, self.size), mask])
 
     def room(self, floats: int) -> Value:
-        """The address (int64) of so many floats on the stack, on a boundary of 64 bytes."""
+        """The address (int64) of so many floats on the stack, on a boundary of 64 bytes.
+
+        Of code that is part of its caller, which without Numba's compiler has no frame: there they are malloc's, for good.
+        """
+        if self.heap:
+            malloc = self._declare("malloc", ir.FunctionType(INT.as_pointer(), [INDEX]))
+            start = self.builder.ptrtoint(self.builder.call(malloc, [self.i64(self.size * floats + 64)]), INDEX)
+            return self.builder.and_(self.plus(start, 63), self.i64(-64))
         with self.builder.goto_entry_block():  # not cgutils.alloca_once, which would fill it with zeros
             slot = self.builder.alloca(self.number, self.i64(floats))
         slot.align = 64

@@ -1,6 +1,6 @@
 """The checks that every kernel family makes on its arrays."""
 
-import importlib
+import importlib.util
 import subprocess
 import sys
 
@@ -68,3 +68,16 @@ def test_a_family_exports_what_it_names_and_describes_it(family):
     assert all(getattr(module, name).__doc__ for name in module.__all__)
     assert "Errors:" in module.__doc__
     assert "Values" in module.__doc__
+
+
+def test_a_family_loads_by_name_and_one_that_there_is_not_is_refused_with_those_there_are():
+    assert kernels.__getattr__("lstm") is importlib.import_module("tinymeta.kernels.lstm")
+    with pytest.raises(AttributeError, match=r"kernels has no 'conv', expected one of .*lstm"):
+        kernels.conv  # noqa: B018
+
+
+def test_without_numba_the_cpu_kernels_say_how_to_install_it(monkeypatch):
+    simd = pytest.importorskip("tinymeta.kernels.simd")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"need numba, which is not installed; pip install 'tinymeta\[fast\]'"):
+        simd.__spec__.loader.exec_module(importlib.util.module_from_spec(simd.__spec__))

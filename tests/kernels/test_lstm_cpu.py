@@ -34,6 +34,10 @@ def case(seed, hidden, p, n):
     return rng, weights, blocks, normals(rng, n) * rng.choice(np.float32([1e-6, 1, 30]), n)
 
 
+def float64(x):
+    return x.astype(float)
+
+
 def exact(weights, blocks, gradient, p):
     """(update, state) of the reference in float64."""
     wide = Weights(
@@ -108,3 +112,25 @@ def test_what_does_not_fit_is_refused():
         cpu.step(weights, blocks[:, 1:], gradient)
     with pytest.raises(ValueError, match="W has shape"):
         cpu.step(weights, blocks, gradient, p=None)
+    with pytest.raises(ValueError, match="p is 100"):
+        cpu.step(weights, blocks, gradient, p=100.0)
+
+
+def test_what_cannot_be_written_is_refused():
+    _, weights, blocks, gradient = case(2, (3,), 10.0, 5)
+
+    def advance(after, targets):
+        cpu.advance(weights, blocks, after, [gradient], targets, SCALE, 10.0, add=False)
+
+    after, target = np.empty_like(blocks), np.empty(5, np.float32)
+    with pytest.raises(ValueError, match="there are 2 targets, expected 1"):
+        advance(after, [target, target])
+    with pytest.raises(ValueError, match=r"targets\[0\] has shape \(6,\), expected \(5,\)"):
+        advance(after, [np.empty(6, np.float32)])
+    with pytest.raises(ValueError, match="after is read-only"):
+        advance(np.broadcast_to(after[:1], after.shape), [target])
+    with pytest.raises(ValueError, match=r"targets\[0\] of shape \(5,\) has strides \(8,\)"):
+        advance(after, [np.empty(10, np.float32)[::2]])
+    wide = Weights(tuple((W.astype(float), b.astype(float)) for W, b in weights.layers), *map(float64, weights[1:]))
+    with pytest.raises(TypeError, match="takes float32"):
+        cpu.step(wide, blocks.astype(float), gradient.astype(float))

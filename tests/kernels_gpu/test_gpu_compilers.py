@@ -50,6 +50,13 @@ def compiles(folder):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("family", [cuda, gemm], ids=["lstm", "gemm"])
+def test_a_block_as_compiled_without_options_fits_any_gpu(family):
+    for threads, dynamic in family.tuned().values():
+        assert threads in range(32, 1025, 32)
+        assert 0 <= dynamic <= 96 << 10
+
+
 def test_a_report_of_the_assembler_is_read_with_its_spills_and_shared_memory():
     report = """
 ptxas info    : Compiling entry function 'one' for 'sm_80'

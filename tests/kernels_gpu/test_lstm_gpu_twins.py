@@ -386,6 +386,14 @@ def test_a_plan_fits_its_memory_and_stores_all_that_fits(T, n, resident, memory)
 # ---- Numba ----
 
 
+@pytest.mark.skipif(not SIMULATED, reason="numba.cuda runs in the simulator")
+def test_numba_cuda_refuses_weights_that_shared_memory_cannot_hold():
+    from tinymeta.kernels.lstm import numba_cuda
+
+    with pytest.raises(ValueError, match=r"layers of \(200,\) units have 162601 weights, expected 12288 or less"):
+        Problem((200,), 10, 1, 1).unroll(numba_cuda)
+
+
 @pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
 def test_the_other_twin_in_the_simulator():
     pytest.importorskip("numba", reason="numba is not installed")

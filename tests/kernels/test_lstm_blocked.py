@@ -1,0 +1,101 @@
+"""The backends of kernels.lstm in plain NumPy on the blocked state, `tiled` and `portable`, against the reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinymeta.kernels.lstm import Weights, portable, reference, tiled
+from tinymeta.kernels.lstm.blocks import LANES, flat_weights, from_blocks, to_blocks
+
+seeds = st.integers(0, 2**32 - 1)
+nets = st.sampled_from([(), (3,), (2, 4)])
+counts = st.sampled_from([0, 1, 64, 65, 200])
+constants = st.sampled_from([None, 2.0, 10.0])  # p
+backends = pytest.mark.parametrize("backend", [tiled, portable], ids=["tiled", "portable"])
+SCALE = 0.3
+
+
+def case(seed, hidden, p, n, T, dtype=np.float64):
+    """(weights, state, gradients, d_updates, d_state)"""
+    rng, widths = np.random.default_rng(seed), [1 if p is None else 2, *hidden]
+
+    def normal(*shape):
+        return np.asarray(rng.normal(size=shape), dtype)
+
+    layers = [(0.5 * normal(d + H, 4 * H), normal(4 * H)) for d, H in zip(widths, hidden, strict=False)]
+    weights = Weights(tuple((W.astype(dtype), b) for W, b in layers), normal(widths[-1]), normal())
+    state, d_state = (tuple((normal(n, H), normal(n, H)) for H in hidden) for _ in range(2))
+    gradients = rng.choice([-1, 1], (T, n)) * rng.choice([1e-6, 0.05, 0.5, 30], (T, n))
+    return weights, state, gradients.astype(dtype), normal(T, n), d_state
+
+
+def assert_near(found, expected, tolerance=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(b).max(initial=0))))
+
+
+def parts(state):
+    return [part for layer in state for part in layer]
+
+
+@backends
+@settings(max_examples=20)
+@given(seed=seeds, hidden=nets, p=constants, n=counts)
+def test_a_step_is_the_references(backend, seed, hidden, p, n):
+    weights, state, gradients, *_ = case(seed, hidden, p, n, 1)
+    blocks = to_blocks(state, n, gradients.dtype)
+    update, after = backend.step(weights, blocks, gradients[0], SCALE, p)
+    expected, state_after = reference.step(weights, state, gradients[0], SCALE, p)
+    assert_near([update, *parts(from_blocks(after, hidden, n))], [expected, *parts(state_after)])
+
+
+@backends
+@pytest.mark.parametrize("add", [False, True])
+def test_leaves_become_the_update_or_are_moved_by_it(backend, add):
+    weights, state, gradients, *_ = case(0, (3,), 10.0, 75, 1)
+    blocks, leaves = to_blocks(state, 75, gradients.dtype), [gradients[0, :5], gradients[0, 5:].reshape(7, 10)]
+    update, expected_after = backend.step(weights, blocks, gradients[0], SCALE, 10.0)
+    targets = [np.ones_like(x) for x in leaves]
+    backend.advance(weights, blocks, blocks, leaves, targets, SCALE, 10.0, add)
+    np.testing.assert_array_equal(blocks, expected_after)
+    np.testing.assert_array_equal(np.concatenate([x.ravel() for x in targets]), update + add)
+
+
+@backends
+@settings(max_examples=20)
+@given(seed=seeds, hidden=nets, p=constants, n=counts, T=st.integers(0, 3))
+def test_the_backward_of_an_unroll_is_the_references(backend, seed, hidden, p, n, T):
+    weights, state, gradients, d_updates, d_state = case(seed, hidden, p, n, T)
+    blocks, d_blocks = (to_blocks(x, n, gradients.dtype) for x in (state, d_state))
+    found = backend.unroll_backward(weights, blocks, gradients, d_updates, d_blocks, SCALE, p, wrt_gradients=True)
+    expected = reference.unroll_backward(weights, state, gradients, d_updates, d_state, SCALE, p, wrt_gradients=True)
+    d_before = parts(from_blocks(found[1], hidden, n))
+    assert_near(
+        [*flat_weights(found[0]), *d_before, found[2]], [*flat_weights(expected[0]), *parts(expected[1]), expected[2]]
+    )
+    assert backend.unroll_backward(weights, blocks, gradients, d_updates, d_blocks, SCALE, p)[2] is None
+
+
+def test_an_unroll_of_tiles_is_the_references():
+    weights, state, gradients, *_ = case(1, (2, 4), 10.0, 130, 3)
+    updates, after = tiled.unroll_forward(weights, to_blocks(state, 130, gradients.dtype), gradients, SCALE, 10.0)
+    expected, state_after = reference.unroll_forward(weights, state, gradients, SCALE, 10.0)
+    assert_near([updates, *parts(from_blocks(after, (2, 4), 130))], [expected, *parts(state_after)])
+
+
+def test_a_small_memory_gives_the_same_result_tile_by_tile():
+    weights, state, gradients, d_updates, d_state = case(2, (3,), 10.0, 4 * LANES, 3)
+    blocks, d_blocks = (to_blocks(x, 4 * LANES, gradients.dtype) for x in (state, d_state))
+    arguments = weights, blocks, gradients, d_updates, d_blocks, SCALE, 10.0
+    whole, by_tile = tiled.unroll_backward(*arguments), tiled.unroll_backward(*arguments, memory=1)
+    assert_near([*flat_weights(by_tile[0]), by_tile[1]], [*flat_weights(whole[0]), whole[1]])
+
+
+@backends
+def test_cotangents_that_do_not_fit_are_refused(backend):
+    weights, state, gradients, d_updates, d_state = case(3, (3,), 10.0, 5, 2)
+    blocks, d_blocks = (to_blocks(x, 5, gradients.dtype) for x in (state, d_state))
+    with pytest.raises(ValueError, match="d_updates has shape"):
+        backend.unroll_backward(weights, blocks, gradients, d_updates[:1], d_blocks, SCALE, 10.0)
