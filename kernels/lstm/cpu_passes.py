@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..simd import njit, sources
+from ..simd import njit, sources, take
 from . import cpu_backward, cpu_step
 from .blocks import LANES
 from .cpu_backward import (
@@ -32,7 +32,7 @@ from .cpu_backward import (
     output_vjp,
     transposed,
 )
-from .cpu_step import get, put, take
+from .cpu_step import get, put
 
 TILES_PER_FLUSH, STEPS_PER_SUM = 64, 20
 """The tiles after which sums in float32 go on in float64; the steps whose activations are read together for d_W."""

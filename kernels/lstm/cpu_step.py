@@ -23,6 +23,7 @@ from ..simd import (
     njit,
     sigmoid_denominator,
     sources,
+    take,
     tanh_ratio,
     types,
     vector_code,
@@ -61,10 +62,13 @@ def two_features(simd: Simd, gradient: Value, x: Value, numbers: Sequence[Value]
 # ---- S2, equation (2) ----
 
 
-@vector_code(types.void, Address, Address, Count, Address, Address, Count, Address, Address)
-def cell(simd: Simd, weights: Value, x: Value, d: Value, h: Value, c: Value, H: Value, *new: Value) -> None:
-    """h' and c' (H rows each) from x (d rows), h and c. c' may be written over c, h' not over h."""
-    weights, x, h, c, h_new, c_new = (simd.at(address) for address in (weights, x, h, c, *new))
+@vector_code(types.void, Address, Address, Count, Address, Address, Count, Address, Address, Address)
+def cell(simd: Simd, weights: Value, x: Value, d: Value, h: Value, c: Value, H: Value, *others: Value) -> None:
+    """h' and c' (H rows each, the next two addresses) from x (d rows), h and c. c' may be written over c, h' not over h.
+
+    The last address is where the next tile has its h and c: on their way from memory while this tile is computed.
+    """
+    weights, x, h, c, h_new, c_new, next_h = (simd.at(address) for address in (weights, x, h, c, *others))
     width = WIDTH[simd.lanes]
     per_unit = simd.times(simd.plus(simd.plus(d, H), 1), 4)
     with simd.loop(H) as j, simd.loop(LANES // (width * simd.lanes)) as group:
@@ -77,6 +81,8 @@ def cell(simd: Simd, weights: Value, x: Value, d: Value, h: Value, c: Value, H: 
             c_next, h_next = _gates(simd, [sums[v].get() for sums in z], simd.load(c, at))
             simd.store(c_next, c_new, at)
             simd.store(h_next, h_new, at)
+            for row in (at, simd.plus(at, simd.times(H, LANES))):
+                simd.prefetch(next_h, row)
 
 
 def four(simd: Simd, weights: Value, w: Value) -> list[Value]:
@@ -151,13 +157,6 @@ def put(simd: Simd, x: Value, address: Value, k: Value) -> None:
     simd.builder.store(x, simd.builder.gep(simd.at(address), [k]))
 
 
-@vector_code(Count, Address, Count)
-def take(simd: Simd, counter: Value, count: Value) -> Value:
-    """Add count to the counter at an address, whatever other threads do, and return what it was."""
-    slot = simd.builder.inttoptr(counter, count.type.as_pointer())
-    return simd.builder.atomic_rmw("add", slot, count, "monotonic")
-
-
 # ---- the whole step ----
 
 
@@ -189,7 +188,7 @@ def _scatter(row, leaves, starts, leaf, q, add):
 
 
 @njit
-def _step_tile(weights, d, sizes, before, after, numbers, scratch):
+def _step_tile(weights, d, sizes, before, after, per_tile, numbers, scratch):
     scale, p, e_p, e_minus_p = numbers
     x = scratch
     if d == 2:
@@ -197,7 +196,7 @@ def _step_tile(weights, d, sizes, before, after, numbers, scratch):
         features(scratch, x, p, e_p, e_minus_p)  # S1
     for H in sizes:
         h_new = x + ROW * d
-        cell(weights, x, d, before, before + ROW * H, H, h_new, after + ROW * H)  # S2
+        cell(weights, x, d, before, before + ROW * H, H, h_new, after + ROW * H, before + per_tile)  # S2
         copy_rows(h_new, after, H)
         weights += 16 * H * (1 + d + H)
         before, after = before + 2 * ROW * H, after + 2 * ROW * H
@@ -239,7 +238,7 @@ def _compile(text: int) -> tuple[Callable, Callable]:
                 while starts[leaf + 1] <= q:
                     leaf += 1
                 _gather(gradients, starts, leaf, q, scratch)
-                _step_tile(packed.ctypes.data, d, sizes, before + at, after + at, numbers, scratch)
+                _step_tile(packed.ctypes.data, d, sizes, before + at, after + at, bytes_per_tile, numbers, scratch)
                 _scatter(scratch, targets, starts, leaf, q, add)
             first = take(counter.ctypes.data, run)
         return text

@@ -195,6 +195,12 @@ class Simd:
         store = self._declare(f"llvm.masked.store.{self._kind()}.p0", kind)
         self.builder.call(store, [value, place, ir.Constant(INT, self.size), mask])
 
+    def prefetch(self, data: Value, index: Value | int) -> None:
+        """Ask for the cache line of data[index], which need not exist, to be in the second cache."""
+        line = self.builder.bitcast(self.elements(data, index), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [line.type, INT, INT, INT])
+        self.builder.call(self._declare("llvm.prefetch.p0", kind), [line, *(ir.Constant(INT, k) for k in (0, 2, 1))])
+
     def room(self, floats: int) -> Value:
         """The address (int64) of so many floats on the stack, on a boundary of 64 bytes.
 
