@@ -97,6 +97,8 @@ def table(name: str) -> str:
     """What stands between the markers of that name."""
     if name in SUMMARIES:
         return SUMMARIES[name]()
+    if not (RESULTS / f"{name}.json").exists():
+        return "No result is committed yet.\n"
     results = committed(name)
     return every_row(results) if "experiments" in results else benchmark(results)
 

@@ -85,6 +85,12 @@ def test_the_logarithm_is_within_2_ulp_also_of_subnormals():
     assert log(np.float32([1]))[0] == 0
 
 
+def test_the_total_of_a_vector_is_the_sum_of_its_lanes():
+    x = np.arange(64, dtype=np.float32)
+    found = on_arrays(lambda s, x: s.splat(s.total(x)))(x)
+    np.testing.assert_array_equal(found, np.repeat(x.reshape(-1, LANES).sum(axis=1), LANES))
+
+
 @pytest.mark.parametrize(
     ("function", "x", "expected"),
     [
