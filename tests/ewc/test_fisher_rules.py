@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
-from tinymeta.ewc import sums
+from tinymeta.ewc import perceptron, sums
 from tinymeta.ewc.entries import GRADIENTS, ROWS, UNUSED
 
 seeds = st.integers(0, 2**32 - 1)
@@ -115,6 +115,67 @@ def test_slow_leaves_are_named_in_a_warning_and_fast_nets_are_silent():
         ewc.fisher_diagonal(lambda p, x: x @ p["w"] + p["b"], params, x)
 
 
+# ---- nets that are multilayer perceptrons have a kernel of their own ----
+
+
+def same_weights_in_other_words(p, x):
+    hidden = np.tanh(np.matmul(x, p[0].w) + p[0].b)
+    return ops.matmul(hidden, p[1].w) + p[1].b
+
+
+LOOKALIKES = {
+    "of absolute values": lambda p, x: nets.mlp(p, ops.relu(x)),
+    "another activation": lambda p, x: nets.mlp(p, x, ops.sigmoid),
+    "two activations": lambda p, x: ops.tanh(ops.relu(x @ p[0].w + p[0].b)) @ p[1].w + p[1].b,
+    "a constant": lambda p, x: nets.mlp(p, x) + np.array([1.0, 0.0, 2.0]),
+    "a shortcut": lambda p, x: nets.mlp(p, x) + (x @ p[0].w)[:, :3],
+    "a maximum": lambda p, x: nets.mlp(p, x, lambda z: np.maximum(z, 0)),
+    "no bias": lambda p, x: ops.relu(x @ p[0].w) @ p[1].w + p[1].b,
+    "the same bias twice": lambda p, x: (ops.relu(x @ p[0].w + p[0].b) @ p[1].w + p[1].b) @ np.eye(3) + p[1].b,
+}
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """The kinds for which the kernel of whole networks is called."""
+    calls, kernel = [], perceptron.kernels.mlp_fisher
+    noted = lambda *args, **kwargs: calls.append(kwargs["kind"]) or kernel(*args, **kwargs)
+    monkeypatch.setattr(perceptron.kernels, "mlp_fisher", noted)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("net", [nets.mlp, lambda p, x: nets.mlp(p, x, ops.tanh), same_weights_in_other_words])
+def test_a_perceptron_is_recognised_and_gets_what_the_rules_by_layer_give(whole, net, dtype):
+    rng = np.random.default_rng(0)
+    params = {"unused": np.ones(2, dtype), "layers": nets.init_mlp(rng, (4, 6, 3), sigma=1.0, dtype=dtype)}
+    x, y = rng.normal(size=(50, 4)).astype(dtype), rng.integers(3, size=50)
+    of_layers = lambda p, x: net(p["layers"], x)
+    by_layer = lambda p, x: of_layers(p, x) * 1.0
+    for kind in ("exact", "sampled", "empirical"):
+        found, expected = (ewc.fisher_diagonal(f, params, x, y, kind) for f in (of_layers, by_layer))
+        assert_trees_close(found, expected, rtol=1e-10 if dtype is np.float64 else 1e-4)
+        assert {F.dtype for F in trees.leaves(found)} == {np.dtype(dtype)}
+        assert not found["unused"].any()
+        assert all(F.flags.owndata and F.flags.writeable for F in trees.leaves(found))
+    assert whole == ["exact", "sampled", "empirical"]
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_what_only_looks_like_a_perceptron_is_not_taken_for_one(whole, name):
+    rng = np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (4, 6, 3), sigma=1.0, dtype=np.float64), np.abs(rng.normal(size=(5, 4)))
+    assert_trees_close(ewc.fisher_diagonal(LOOKALIKES[name], params, x), by_loop(LOOKALIKES[name], params, x))
+    assert whole == []
+
+
+def test_samples_that_are_not_finite_are_named_for_a_perceptron_too():
+    params, x = nets.init_mlp(np.random.default_rng(0), (4, 6, 3)), np.ones((20, 4), np.float32)
+    x[17, 2] = np.nan
+    with pytest.raises(ValueError, match="the logits of sample 17 are not finite"):
+        ewc.fisher_diagonal(nets.mlp, params, x)
+
+
 def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     """tracemalloc sees NumPy's arrays: 2000 samples need no more than 1000, and less than their per-sample gradients."""
     import tracemalloc
@@ -125,7 +186,7 @@ def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     for n in (2000, 8000):
         x = rng.normal(size=(n, 100)).astype(np.float32)
         tracemalloc.start()
-        ewc.fisher_diagonal(nets.mlp, params, x)
+        ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
@@ -136,5 +197,7 @@ def test_a_batch_takes_few_calls_of_the_net():
     rng = np.random.default_rng(0)
     params, x = nets.init_mlp(rng, (6, 5, 10)), rng.normal(size=(3000, 6)).astype(np.float32)
     calls = []
-    ewc.fisher_diagonal(lambda p, x: calls.append(0) or nets.mlp(p, x), params, x)
-    assert len(calls) <= 3 + 2 * 3
+    for net, most in ((nets.mlp, 4), (lambda p, x: 2 * nets.mlp(p, x), 4 + 2 * 3)):
+        calls.clear()
+        ewc.fisher_diagonal(lambda p, x: calls.append(0) or net(p, x), params, x)  # noqa: B023
+        assert len(calls) <= most

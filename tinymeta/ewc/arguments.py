@@ -57,13 +57,13 @@ def checked_labels(y: Any, samples: int, kind: str) -> Array:
     return labels
 
 
-def check_range(labels: Array, classes: int, start: int) -> None:
-    """Labels lie in 0..classes-1; `start` is the number of the first one's sample."""
+def check_range(labels: Array, classes: int) -> None:
+    """Labels lie in 0..classes-1."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         n = int(wrong[0])
         raise ValueError(
-            f"{FISHER}: the label of sample {start + n} is {labels[n]}, expected 0 to {classes - 1}, for the net has "
+            f"{FISHER}: the label of sample {n} is {labels[n]}, expected 0 to {classes - 1}, for the net has "
             f"{classes} outputs"
         )
 

@@ -88,7 +88,8 @@ class Example:
     """One run of the net on one example of a vmap, and where the weights enter it."""
 
     def __init__(self, net: Callable, params: Any, one: Any) -> None:
-        traced = Traced(lambda p: net(p, one[None])[0], (params,), (0,), {}, "fisher_diagonal")
+        self.sample = one[None]
+        traced = Traced(lambda p: net(p, self.sample)[0], (params,), (0,), {}, "fisher_diagonal")
         self.output, self.weights, self.graph = traced.output, traced.leaves, traced.graph()
         self.entries = entries(self.graph, self.weights)
         formed = [e.rule == GRADIENTS for e in self.entries]

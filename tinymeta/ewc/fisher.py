@@ -20,6 +20,7 @@ import numpy as np
 from ..engine import trees
 from . import arguments
 from .backends import fisher as kernels
+from .perceptron import fisher_of_perceptron
 from .sums import CHECKED, gradients_of_sum, mean_over_samples, means
 
 Array = np.ndarray
@@ -67,16 +68,17 @@ def fisher_diagonal(
     given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x) if labels is None else labels
 
     def columns(logits: Any, block: Array, start: int) -> Array:
-        logits, rows = arguments.checked_logits(logits, block, start), slice(start, start + len(block))
-        if kind in LABELLED:
-            arguments.check_range(given[rows], logits.shape[1], start)
-        return KINDS[kind](logits, given[rows])
+        return KINDS[kind](arguments.checked_logits(logits, block, start), given[start : start + len(block)])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
-        arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], 0)
+        first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], 0)
+        if kind in LABELLED:
+            arguments.check_range(given, first.shape[1])
         if kind == "batched":
             fisher = _of_batches(net, params, x, columns, batch_size)
         else:
+            fisher = fisher_of_perceptron(net, params, x, kind, given)
+        if fisher is None:
             fisher = mean_over_samples(arguments.FISHER, net, params, x, columns)
     return arguments.checked_result(fisher)
 
