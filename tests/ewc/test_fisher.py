@@ -233,3 +233,42 @@ def test_it_refuses_to_be_differentiated():
         tm.grad(lambda p: ewc.fisher_diagonal(nets.mlp, p, x)[0].w.sum())(params)
     with pytest.raises(TypeError, match="the net uses a Tensor from outside"):
         tm.grad(lambda s: ewc.fisher_diagonal(lambda p, x: s * nets.mlp(p, x), params, x)[0].w.sum())(np.float64(2))
+    with pytest.raises(TypeError, match="x is a Tensor; the Fisher has no derivative"):
+        tm.grad(lambda x: ewc.fisher_diagonal(nets.mlp, params, x)[0].w.sum())(x)
+
+
+@pytest.mark.parametrize("kind", ["exact", "empirical"])
+def test_outputs_that_are_no_logits_of_classes_are_refused(kind):
+    params, x, y = problem(0, (4, 5, 3), 6)
+    with pytest.raises(ValueError, match=r"the net gave probabilities .*, expected logits; leave out the softmax"):
+        ewc.fisher_diagonal(lambda p, x: ops.softmax(nets.mlp(p, x)), params, x, y, kind)
+    with pytest.raises(ValueError, match=r"the net gave float64\[6,1\], one output per sample"):
+        ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x)[:, :1], params, x, 0 * y, kind)
+
+
+def test_batch_norm_in_training_mode_is_refused():
+    rng = np.random.default_rng(0)
+    params, x = nets.init_conv4(rng, 3, filters=2), rng.normal(size=(4, 1, 8, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"use a net without batch statistics \(batch norm as in evaluation\)"):
+        ewc.fisher_diagonal(nets.conv4, params, x)
+
+
+# ---- exact on n samples ----
+
+
+@given(seed=seeds, kind=kinds, samples=st.integers(1, 6))
+def test_samples_takes_so_many_of_them_without_replacement(seed, kind, samples):
+    params, x, y = problem(seed, (3, 4, 3), 6)
+    rng = np.random.default_rng(2)
+    chosen = np.sort(rng.choice(6, samples, replace=False))
+    expected = ewc.fisher_diagonal(nets.mlp, params, x[chosen], y[chosen], kind, rng=rng)
+    found = ewc.fisher_diagonal(nets.mlp, params, x, y, kind, samples=samples, rng=np.random.default_rng(2))
+    trees.map(np.testing.assert_array_equal, found, expected)
+    assert len(set(chosen)) == samples
+
+
+@pytest.mark.parametrize("samples", [0, 7, -1, 2.0, True])
+def test_a_number_of_samples_that_there_are_not_is_refused(samples):
+    params, x, _ = problem(0, (3, 4, 3), 6)
+    with pytest.raises(ValueError, match=f"samples is {samples}, expected an int from 1 to 6"):
+        ewc.fisher_diagonal(nets.mlp, params, x, samples=samples)
