@@ -91,6 +91,13 @@ NETS = {
     "lstm": (of_sequences, lstm, {"x": POSITIONS, "h": POSITIONS, "b": GRADIENTS, "head": ROWS}),
     "attention": (of_sequences, attention, {"x": POSITIONS, "head": ROWS}),
     "conv": (of_images, convnet, {"w": PATCHES, "b": BIAS, "gamma": GRADIENTS, "beta": GRADIENTS}),
+    "conv reshaped": (
+        of_images,
+        lambda p, x: (
+            ops.relu(ops.conv2d(x, p["w"]).reshape(len(x), 2, 4, 2, 4) + p["b"]).sum(axis=(1, 3, 4)) @ p["head"].w
+        ),
+        {"w": PATCHES, "b": GRADIENTS},
+    ),
     "conv twice": (of_images, conv_twice, {"w": PATCHES}),
     "views": (dense, lambda p, x: x.view() @ p["w"], dict.fromkeys("wbsv", sums.ONE_BY_ONE)),
     "two-faced": (

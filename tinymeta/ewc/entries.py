@@ -94,18 +94,17 @@ def _layer(uses: list[tuple[Tensor, int]], owners: dict[Tensor, int], consumers:
     """The weight to whose product z, and to nothing else, a leaf is added, one entry for each output."""
     if len(uses) != 1 or uses[0][0].prim.name != "add":
         return None
-    (total, at) = uses[0]
+    total, at = uses[0]
     z, b = total.inputs[1 - at], total.inputs[at]
     if type(z) is not Tensor or z.shape != total.shape:
         return None
-    outputs = -1 if z.prim is not None and z.prim.name != "correlate" else -3
-    while (
-        z.prim is not None
-        and z.prim.name == "reshape"
-        and consumers[z] == 1
-        and z.shape[-1] == z.inputs[0].shape[-1:][0]
-    ):
+    while z.prim is not None and z.prim.name == "reshape" and consumers[z] == 1:
+        if z.shape[-1:] != z.inputs[0].shape[-1:]:
+            return None
         z = z.inputs[0]
     if z not in owners or consumers[z] != 1:
         return None
-    return owners[z] if b.ndim >= -outputs and b.shape[outputs] == b.size == z.shape[outputs] else None
+    axis = -3 if z.prim.name == "correlate" else -1  # of the layer's outputs
+    if axis == -3 and z is not total.inputs[1 - at]:
+        return None  # another shape may have other axes in that place
+    return owners[z] if b.ndim >= -axis and b.shape[axis] == b.size == z.shape[axis] else None

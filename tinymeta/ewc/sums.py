@@ -39,6 +39,8 @@ def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
     per-sample gradients       formed for a block of samples at once: fast for vectors, slow for matrices (a SlowFisher warning)
     one gradient per sample and label   for all leaves of a net that does not run inside tm.vmap (a SlowFisher warning)
     unused                     F = 0
+
+    A multilayer perceptron (relu or tanh) has the rules of its layers, in one kernel for all of them.
     """
     arguments.check(params, x)
     found = _plan(net, params, x[:1])
