@@ -247,7 +247,8 @@ def main() -> None:
     rate = statistics.median(r["gflops"] for r in reports["sgemm"])
     whole = reports.pop("MNIST")[0]
     mnist = "; ".join(
-        f"784-{w}-{w}-10 in {whole[f'seconds {w}']:.2f} s, {whole[f'MB {w}']:.0f} MB beyond weights and data" for w in WIDTHS
+        f"784-{w}-{w}-10 in {whole[f'seconds {w}']:.2f} s, {whole[f'MB {w}']:.0f} MB beyond weights and data"
+        for w in WIDTHS
     )
     write(
         "fisher", f"Fisher diagonal, float32, N = {N} (Omniglot net: {IMAGES}, 5 classes)", "ms", ROUNDS, rows(reports),

@@ -6,6 +6,7 @@ params: per layer W (I, O) and b (O,) of a ReLU network; a result has their orde
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,7 @@ def backpack_call(net: Any, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
     from backpack.extensions import DiagGGNExact, SumGradSquared
 
     extension, name = (DiagGGNExact, "diag_ggn_exact") if kind == "exact" else (SumGradSquared, "sum_grad_squared")
+    warnings.filterwarnings("ignore", message="Full backward hook")  # of BackPACK's own
     net, loss = extend(net), extend(torch.nn.CrossEntropyLoss(reduction="sum"))  # a mean would divide squares by N^2
     inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
 
@@ -115,12 +117,13 @@ def torch_vmap(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
     import torch
     from torch.func import grad, vmap
 
-    leaves, inputs, labels = [torch.from_numpy(a) for a in params], torch.from_numpy(x), torch.from_numpy(y)
+    leaves, inputs = [torch.from_numpy(a) for a in params], torch.from_numpy(x)
+    labels = torch.eye(len(params[-1]))[torch.from_numpy(y)]
 
     def log_likelihood(leaves: Any, x: Any, label: Any) -> Any:
         for W, b in zip(leaves[:-2:2], leaves[1:-2:2], strict=True):
             x = torch.relu(x @ W + b)
-        return torch.log_softmax(x @ leaves[-2] + leaves[-1], -1)[label]
+        return (torch.log_softmax(x @ leaves[-2] + leaves[-1], -1) * label).sum()
 
     scores = vmap(grad(log_likelihood), (None, 0, 0))
 

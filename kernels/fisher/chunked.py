@@ -36,7 +36,7 @@ def _linear_exact(A: Array, S: Array) -> tuple[Array, Array]:
     def squares(rows: slice) -> tuple[Array, ...]:
         return _product(A[rows], _squares(S[:, rows], "vno->no"))
 
-    F_W, F_b = _over_chunks(squares, len(A), _fitting(MEMORY, A.dtype, A.shape[1] + S.shape[2]))
+    F_W, F_b = _over_chunks(squares, len(A), fitting(MEMORY, A.dtype, A.shape[1] + S.shape[2]))
     return F_W, F_b
 
 
@@ -58,7 +58,7 @@ def conv(U: Array, D: Array) -> tuple[Array, Array]:
 
 def _squared_products(X: Array, Y: Array) -> Array:
     """sum_n (X_n Y_n)^2"""
-    size = _fitting(CACHE, X.dtype, X.shape[1] * Y.shape[2])
+    size = fitting(CACHE, X.dtype, X.shape[1] * Y.shape[2])
     return _over_chunks(lambda rows: (_sums(X[rows] @ Y[rows]),), len(X), size)[0]
 
 
@@ -84,7 +84,7 @@ def _squares(G: Array, axes: str) -> Array:
     return np.einsum(f"{letters},{axes}", G, G)
 
 
-def _fitting(memory: int, dtype: np.dtype, numbers: int) -> int:
+def fitting(memory: int, dtype: np.dtype, numbers: int) -> int:
     """Samples of so many numbers that fit, at least one."""
     return max(1, memory // (dtype.itemsize * max(1, numbers)))
 
@@ -137,7 +137,7 @@ def _exponentials(logits: Array) -> Array:
 
 # ---- a whole network ----
 
-_COLUMNS: dict[str, Callable[..., Array]] = {
+COLUMNS: dict[str, Callable[..., Array]] = {
     "exact": lambda logits, given: (scores_reduced if logits.shape[1] > 1 else scores)(logits),
     "sampled": lambda logits, uniforms: label_scores(logits, sample_labels(logits, uniforms))[None],
     "empirical": lambda logits, labels: label_scores(logits, labels)[None],
@@ -159,7 +159,7 @@ def mlp_fisher(
     Backward, the columns of a few samples at a time; the squared products take all samples of a chunk at once.
     """
     sizes = check_network(params, x, labels, activation, kind, uniforms, batch_size)
-    given, size = uniforms if kind == "sampled" else labels, _fitting(MEMORY, x.dtype, 2 * sum(sizes))
+    given, size = uniforms if kind == "sampled" else labels, fitting(MEMORY, x.dtype, 2 * sum(sizes))
     if kind == "batched":
         size = -(-size // batch_size) * batch_size  # whole batches
 
@@ -167,7 +167,7 @@ def mlp_fisher(
         inputs, logits = forward(params, x[rows], activation)
         per_sample = None if given is None else given[rows]
         if kind == "batched":
-            D = _cotangents(params, inputs, _COLUMNS[kind](logits, per_sample), activation)
+            D = cotangents(params, inputs, COLUMNS[kind](logits, per_sample), activation)
             pairs = [_batched(A, S[0], batch_size) for A, S in zip(reversed(inputs), D, strict=True)][::-1]
         else:
             D_squared = _squared_cotangents(params, inputs, logits, per_sample, activation, kind)
@@ -190,14 +190,14 @@ def _squared_cotangents(
     """Per layer the sums over columns of squared cotangents, (N, O)."""
     found = [np.empty_like(logits, shape=(len(logits), len(b))) for _, b in params]
     for rows in chunks_of(len(logits), TILE):
-        S = _COLUMNS[kind](logits[rows], None if given is None else given[rows])
-        backward = _cotangents(params, [A[rows] for A in inputs], S, activation)
+        S = COLUMNS[kind](logits[rows], None if given is None else given[rows])
+        backward = cotangents(params, [A[rows] for A in inputs], S, activation)
         for D_squared, S in zip(reversed(found), backward, strict=True):
             D_squared[rows] = _squares(S, "vno->no")
     return found
 
 
-def _cotangents(
+def cotangents(
     params: Sequence[tuple[Array, Array]], inputs: list[Array], S: Array, activation: str
 ) -> Iterator[Array]:
     """Those of the layers' outputs, (V, N, O), from the last layer to the first."""
