@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def mlp(width: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """(W and b of each layer of 784-width-width-10, x (1024, 784), labels): half of the pixels and units are 0."""
     rng, sizes = np.random.default_rng(width), (784, width, width, C)
     params = []
-    for I, O in zip(sizes, sizes[1:], strict=False):
+    for I, O in pairwise(sizes):
         params += [rng.normal(0, (2 / I) ** 0.5, (I, O)).astype(np.float32), rng.normal(0, 0.1, O).astype(np.float32)]
     x = off_kinks(np.maximum(rng.normal(size=(N + 64, 784)), 0).astype(np.float32), params, mlp_layer)
     return params, x[:N], rng.integers(C, size=N)

@@ -38,7 +38,8 @@ when p_v is nearly 1:
 ``uniforms`` are given per sample, so (2) does not depend on how the samples are split. ReLU has slope 0 at 0. For
 ReLU nets (1) is the diagonal of the Hessian of the negative log-likelihood, whatever its labels, off the kinks.
 
-Backends: ``reference``; ``chunked``, NumPy in the memory of a few samples; ``cpu``, compiled for float32.
+Backends: ``reference``; ``chunked``, NumPy in the memory of a few samples; ``cpu``, compiled by Numba for float32;
+``cuda``, CUDA C through CuPy; ``numba_cuda``, its readable twin.
 
 Values. F >= 0; N = 0 gives zeros, also as a mean. Squares obey the dtype: in float32 an entry below 1e-23 may give 0
 and one above 1e19 inf, with NumPy's overflow warning, and 0 inf is NaN. A logit of -inf is a class of probability 0;

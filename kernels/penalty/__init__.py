@@ -26,6 +26,9 @@ Tasks t with anchors a_t and Fishers F_t fold into one penalty, whatever their n
 so sum_t penalty(theta, a_t, F_t, lam) = penalty(theta, mu, A, lam) + lam * constant. Where A = 0 no value of mu
 matters and it is the plain mean of the anchors.
 
+Backends: ``reference``; ``cpu``, compiled by Numba; ``cuda``, CUDA C through CuPy; ``numba_cuda``, its readable twin. But
+for the reference they can write their steps in place (``out``), in one pass over the entries.
+
 Values: F (theta - anchor) is formed before the second factor, so (1) overflows only if that product does. An entry
 with F = 0 contributes exactly 0 while theta and anchor are finite; NaN reaches the scalar (1) and its own entry of
 the others; inf obeys IEEE (0 inf and inf - inf are NaN).

@@ -136,8 +136,8 @@ def test_any_sizes(on_host, sizes, dtype):
 
 
 def test_strides_are_free(twin):
-    X, Y = normals(2, np.float32, (4, 6, 10), (4, 6, 14))
-    for X, Y in ((X[::2, ::-1, ::3], Y[1::2, :, ::2]), (X.T[:4].T, Y.T[:6].T)):
+    A, D = normals(2, np.float32, (4, 6, 10), (4, 6, 14))
+    for X, Y in ((A[::2, ::-1, ::3], D[1::2, :, ::2]), (A.T[:4].T, D.T[:6].T)):
         assert_as_the_reference(twin, "linear_time", X, Y)
         assert_as_the_reference(twin, "conv", X.swapaxes(1, 2), Y.swapaxes(1, 2))
         assert_as_the_reference(twin, "linear_exact", X[:, 0], Y.swapaxes(0, 1))

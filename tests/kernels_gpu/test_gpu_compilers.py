@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinymeta.kernels.fisher import cuda as fisher
 from tinymeta.kernels.gemm import cuda as gemm
 from tinymeta.kernels.lstm import cuda, gpu
+from tinymeta.kernels.penalty import cuda as penalty
 from tools import nvcc_report
 
 NVCC = nvcc_report.find_nvcc()
@@ -41,6 +43,13 @@ def test_nvcc_compiles_the_text_that_a_running_program_compiles(tmp_path, hidden
 @pytest.mark.parametrize(("rows", "columns", "dtype"), [(16, 32, np.float32), (64, 64, np.float64)])
 def test_nvcc_compiles_products_for_every_dtype(tmp_path, rows, columns, dtype):
     (tmp_path / "kernels.cu").write_text(gemm.source(gemm.Tile(rows, columns), np.dtype(dtype)))
+    compiles(tmp_path)
+
+
+@NEEDS_NVCC
+@pytest.mark.parametrize("family", [fisher, penalty], ids=["fisher", "penalty"])
+def test_nvcc_compiles_fisher_diagonals_and_penalties_of_float64(tmp_path, family):
+    (tmp_path / "kernels.cu").write_text(family.source(np.dtype(np.float64)))
     compiles(tmp_path)
 
 
@@ -80,8 +89,10 @@ import numba.cuda.dispatcher
 import numpy as np
 from numba import boolean, cuda, float32, int64, types
 
+from tinymeta.kernels.fisher import numba_cuda as fisher
 from tinymeta.kernels.gemm import numba_cuda as gemm
 from tinymeta.kernels.lstm import numba_cuda
+from tinymeta.kernels.penalty import numba_cuda as penalty
 
 device = SimpleNamespace(compute_capability=(9, 0))
 numba.cuda.dispatcher.get_current_device = lambda: device  # what device functions ask for; a kernel is told
@@ -92,6 +103,12 @@ signatures = {
     numba_cuda._backward: [widths, *axes(1, 3, 2, 2, 3, 2, 2, 4, 3, 3, 3), int64, *p],
     numba_cuda._reduce: axes(2, 1),
     gemm._multiply(np.dtype(np.float32)): axes(3, 3, 3),
+    fisher._linear(np.dtype(np.float32)): axes(2, 3, 2),
+    fisher._positions(np.dtype(np.float32)): axes(3, 3, 2),
+    penalty._gradients: [*axes(1, 1, 1, 1), float32],
+    penalty._sgd: [*axes(1, 1, 1, 1, 1), *p[:2]],
+    penalty._proximal: [*axes(1, 1, 1, 1, 1), *p[:2]],
+    penalty._adam: [*axes(1, 1, 1, 1, 1, 1, 1, 1, 1), *p[:1] * 9],
 }
 for kernel, signature in signatures.items():
     ptx, _ = cuda.compile_ptx(kernel.py_func, tuple(signature), cc=(9, 0))
@@ -114,4 +131,16 @@ def test_numba_compiles_its_kernels_for_a_gpu_in_float32_alone():
         env=environment | {"CUDA_HOME": toolkit()}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_forward", "False", "_backward", "False", "_reduce", "False", "multiply", "False"]
+    kernels = [
+        "_forward",
+        "_backward",
+        "_reduce",
+        "multiply",
+        "linear",
+        "positions",
+        "_gradients",
+        "_sgd",
+        "_proximal",
+        "_adam",
+    ]
+    assert done.stdout.split() == [word for kernel in kernels for word in (kernel, "False")]

@@ -17,21 +17,25 @@ import numpy as np
 from ..engine.backend import choose, float32_only
 from ..engine.tensor import Tensor
 
-COMPILED = {
+CPU = {
     "fisher": ("linear", "linear_exact", "mlp_fisher"),
     "penalty": ("adam_step", "penalty", "penalty_grad", "proximal_step", "sgd_step"),
 }
-"""By family what is compiled for the CPU, the Fisher kernels in float32 alone; the rest is NumPy's on any backend."""
+CUDA = {"fisher": (*CPU["fisher"], "linear_time", "conv"), "penalty": CPU["penalty"]}
+"""By family what is compiled, the CPU's Fisher kernels in float32 alone; the rest is NumPy's on every backend."""
 
 
 @functools.cache
 def table(family: str, name: str) -> dict[str, Callable]:
     """backend -> implementation of a function, whose module loads when it is first called."""
     numpy = _on_numpy(name) if family == "fisher" else _lazily(family, "reference", name)
-    if name not in COMPILED[family]:
-        return dict.fromkeys(("numpy", "numba", "cuda"), numpy)
-    compiled = _lazily(family, "cpu", name)
-    return {"numpy": numpy, "numba": float32_only(compiled) if family == "fisher" else compiled}
+    found = dict.fromkeys(("numpy", "numba", "cuda"), numpy)
+    if name in CPU[family]:
+        compiled = _lazily(family, "cpu", name)
+        found["numba"] = float32_only(compiled) if family == "fisher" else compiled
+    if name in CUDA[family]:
+        found["cuda"] = _lazily(family, "cuda", name)
+    return found
 
 
 def _on_numpy(name: str) -> Callable:
