@@ -1,15 +1,21 @@
 """l2l.pretrained: the shipped optimizers, by name, with what made them."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from l2l import settings
+from l2l import adapters, settings
 
 from tinymeta import l2l, trees
 from tinymeta.l2l import pretrained as shipped
+from tools.ship_optimizer import ship
 
-NOTES = {"experiment": "l2l-toy", "seed": 3, "config": {"p": 10.0}, "result": {"loss": 0.5}, "versions": {"numpy": "2"}}
+NOTES = {
+    "experiment": "l2l-toy", "preset": "custom", "seed": 3, "config": {"p": 10.0}, "result": {"loss": 0.5},
+    "versions": {"numpy": "2"},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -76,3 +82,91 @@ def test_an_unknown_name_is_refused_with_those_that_come_close(folder, read, nam
     with pytest.raises(ValueError) as caught:
         read(name)
     assert str(caught.value) == f"no learned optimizer is shipped under the name {name!r}; {hint}"
+
+
+# ---- what is shipped ----
+
+
+def steps_of(name):
+    """Gradients of the sizes that the optimizer may meet."""
+    return [adapters.gradients(np.random.default_rng(seed)) for seed in range(adapters.STEPS)]
+
+
+def test_the_optimizers_of_the_documentation_are_shipped():
+    docs = Path(__file__).parents[2] / "docs"
+    named = {name for page in docs.glob("*.md") for name in re.findall(r'pretrained\("([^"]+)"\)', page.read_text())}
+    assert named <= set(shipped.names())
+    assert "quadratic" in shipped.names()
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_shipped_optimizer_beats_the_tuned_baselines_that_its_result_records(name):
+    losses = {key: x for key, x in shipped.notes(name)["result"].items() if "loss at step" in key}
+    learned = {key.removeprefix("LSTM, "): x for key, x in losses.items() if key.startswith("LSTM, ")}
+    first = next(iter(learned))
+    rivals = [losses[f"{baseline}, {first}"] for baseline in l2l.BASELINES]
+    assert learned[first] < min(rivals)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_torch_gives_the_updates_of_a_shipped_optimizer(name):
+    torch = pytest.importorskip("torch")
+    from tinymeta.l2l.torch import LSTMOptimizer
+
+    steps, learned = steps_of(name), l2l.LSTMOptimizer.pretrained(name)
+    params = {key: torch.zeros(g.shape, requires_grad=True) for key, g in steps[0].items()}
+    optimizer, found = LSTMOptimizer(params.values(), name), []
+    for gradients in steps:
+        for key, p in params.items():
+            p.data.zero_()
+            p.grad = torch.tensor(gradients[key])
+        optimizer.step()
+        found.append({key: p.detach().numpy().copy() for key, p in params.items()})
+    adapters.assert_same(found, adapters.expected(learned, steps), learned.scale)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_optax_gives_the_updates_of_a_shipped_optimizer(name):
+    jax = pytest.importorskip("jax")
+    from tinymeta.l2l.optax import lstm_optimizer
+
+    steps, learned, rule = steps_of(name), l2l.LSTMOptimizer.pretrained(name), lstm_optimizer(name)
+    state, update, found = rule.init(steps[0]), jax.jit(rule.update), []
+    for gradients in steps:
+        updates, state = update(gradients, state)
+        found.append({key: np.asarray(x) for key, x in updates.items()})
+    adapters.assert_same(found, adapters.expected(learned, steps), learned.scale)
+
+
+# ---- shipping ----
+
+
+@pytest.fixture
+def run(tmp_path, folder):
+    """The folder of a finished run; the shipped files are in another."""
+    made = tmp_path / "runs"
+    made.mkdir()
+    (made / "result.json").write_text("{}")
+    settings.optimizer(np.random.default_rng(1), dtype=np.float32).save(made / "optimizer.npz", **NOTES)
+    return made
+
+
+def test_a_run_s_optimizer_is_shipped_as_it_is(run, folder):
+    assert ship(run, "new-mlp") == folder / "new-mlp.npz"
+    assert (folder / "new-mlp.npz").read_bytes() == (run / "optimizer.npz").read_bytes()
+    assert faults("new-mlp") == []
+
+
+def test_what_cannot_be_shipped_is_refused_and_nothing_is_written(run, folder):
+    def refused(name, sentence):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(SystemExit, match=sentence):
+            ship(run, name)
+        assert sorted(folder.rglob("*")) == before
+
+    refused("../mlp", "not of the form mnist-mlp")
+    optimizer = settings.optimizer(np.random.default_rng(1), dtype=np.float64)
+    optimizer.save(run / "optimizer.npz", **{key: NOTES[key] for key in NOTES if key != "result"})
+    refused("new-mlp", r"lacks \['result'\], is of .*float64.*expected all notes, float32")
+    (run / "result.json").unlink()
+    refused("new-mlp", "no result.json or no optimizer.npz")

@@ -82,7 +82,7 @@ def _sets(pool: int, labels: range) -> dict[str, tuple[NDArray, NDArray[np.int64
     """(images, labels) of each part; a fifth of the training images is kept for validation."""
     found = {}
     for split in ("train", "test"):
-        images = cifar10(split)  # type: ignore[arg-type]
+        images = cifar10(split)
         chosen = np.isin(images.y, labels)
         found[split] = _pooled(images.x[chosen], pool), images.y[chosen].astype(np.int64) - labels.start
     (x, y), cut = found["train"], len(found["train"][0]) * 4 // 5
