@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"kernels"}, {"engine"}, {"ops"}, {"check", "nets", "optim"}, {"l2l", "maml", "ewc", "rl"},
+    {"kernels"}, {"engine"}, {"ops"}, {"check", "compiler", "nets", "optim"}, {"l2l", "maml", "ewc", "rl"},
     {"data", "lab"}, {"experiments"}, {"cli"},
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

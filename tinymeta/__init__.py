@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from . import ops
+from .compiler import compile
 from .engine import trees
 from .engine.backend import use as backend
 from .engine.batch import vmap
@@ -14,7 +15,7 @@ from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, sto
 _ROOMS = ("check", "data", "ewc", "kernels", "l2l", "lab", "maml", "nets", "optim")  # loaded when first asked for
 
 __all__ = [
-    "backend", "check", "checkpoint", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l", "lab",
+    "backend", "check", "checkpoint", "compile", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l", "lab",
     "linearize", "maml", "nets", "ops", "optim", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
     "vmap",
 ]  # fmt: skip

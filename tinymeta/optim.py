@@ -2,7 +2,8 @@
 
 `.init(params) -> state`, `.update(grads, state, params=None) -> (updates, state)`; `apply_updates(params, updates)` adds them.
 Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used. A learning rate is a float or a
-function of the step number (0, 1, ...).
+function of the step number (0, 1, ...). The step is an int, or an int array: with `state._replace(step=np.asarray(0))` one program
+of tm.compile serves all steps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from . import ops
 from .engine import trees
 
-Rate = float | Callable[[int], float]
+Rate = float | Callable[[Any], Any]
 
 
 class Optimizer(NamedTuple):
@@ -28,7 +29,7 @@ class Optimizer(NamedTuple):
 class State(NamedTuple):
     """Steps taken, and the moments that the rule keeps: each a tree like the parameters, or None."""
 
-    step: int
+    step: Any
     m: Any = None
     v: Any = None
 
@@ -53,7 +54,8 @@ def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         m = trees.map(lambda m, g: decay * m + g, state.m, grads)
-        return trees.map(lambda m, g: -_rate(lr, state) * (g + decay * m), m, grads), State(state.step + 1, m)
+        updates = trees.map(lambda m, g: -_in_dtype(_rate(lr, state), g) * (g + decay * m), m, grads)
+        return updates, State(state.step + 1, m)
 
     return Optimizer(lambda params: State(0, _zeros(params)), update)
 
@@ -63,7 +65,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         v = trees.map(lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads)
-        updates = trees.map(lambda v, g: -_rate(lr, state) * g / (ops.sqrt(v) + eps), v, grads)
+        updates = trees.map(lambda v, g: -_in_dtype(_rate(lr, state), g) * g / (ops.sqrt(v) + eps), v, grads)
         return updates, State(state.step + 1, v=v)
 
     return Optimizer(lambda params: State(0, v=_zeros(params)), update)
@@ -77,7 +79,11 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
         m = trees.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
         v = trees.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
         rate, correction = _rate(lr, state) / (1 - b1**t), (1 - b2**t) ** -0.5
-        return trees.map(lambda m, v: -rate * m / (ops.sqrt(v) * correction + eps), m, v), State(t, m, v)
+
+        def change(m: Any, v: Any) -> Any:
+            return -_in_dtype(rate, m) * m / (ops.sqrt(v) * _in_dtype(correction, v) + eps)
+
+        return trees.map(change, m, v), State(t, m, v)
 
     return Optimizer(lambda params: State(0, _zeros(params), _zeros(params)), update)
 
@@ -95,12 +101,12 @@ def clip_by_global_norm(grads: Any, limit: float) -> Any:
     return trees.map(lambda g: g * factor, grads)
 
 
-def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[int], float]:
+def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:
     """A learning rate that falls from lr to final * lr along half a cosine over `steps` steps, and stays there."""
-    return lambda t: lr * (final + (1 - final) * 0.5 * (1 + float(np.cos(np.pi * min(t, steps) / steps))))
+    return lambda t: lr * (final + (1 - final) * 0.5 * (1 + ops.cos(np.pi * ops.minimum(t, steps) / steps)))
 
 
-def _rate(lr: Rate, state: State) -> float:
+def _rate(lr: Rate, state: State) -> Any:
     return _weak(lr(state.step) if callable(lr) else lr)
 
 
@@ -109,8 +115,13 @@ def _weak(x: Any) -> Any:
     return float(x) if isinstance(x, np.floating) else x
 
 
-def _scaled(factor: float, tree: Any) -> Any:
-    return trees.map(lambda g: factor * g, tree)
+def _in_dtype(x: Any, like: Any) -> Any:
+    """A factor of `like` that does not change its dtype: arrays are converted, Python's numbers need not be."""
+    return ops.astype(x, like.dtype) if hasattr(x, "dtype") else x
+
+
+def _scaled(factor: Any, tree: Any) -> Any:
+    return trees.map(lambda g: _in_dtype(factor, g) * g, tree)
 
 
 def _zeros(params: Any) -> Any:

@@ -34,9 +34,14 @@ def float32_only(f: Callable) -> Callable:
     return f
 
 
+def chosen() -> str | None:
+    """The backend that `use` or TINYMETA_BACKEND asks for."""
+    return _chosen.get() or os.environ.get("TINYMETA_BACKEND") or None
+
+
 def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Callable:
     """The implementation in `table` for these arrays; ImportError says what to install, ValueError what there is."""
-    wanted = _chosen.get() or os.environ.get("TINYMETA_BACKEND")
+    wanted = chosen()
     if wanted:
         _check(wanted)
         if wanted not in table:

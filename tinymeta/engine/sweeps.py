@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .structural import astype, broadcast_to, sum_to
-from .tensor import PICK, THREAD, Tensor, describe, explain, parts, value, where_made
+from .tensor import CAPTURES, PICK, THREAD, Tensor, describe, explain, parts, value, where_made
 
 _by_creation = attrgetter("seq")
 
@@ -73,7 +73,7 @@ def pullback(
     for y, g in zip(graph.outputs, cotangents, strict=True):
         if g is not None and type(y) is Tensor and y in graph.live:
             _accumulate(totals, y, g)
-    site, recorded = THREAD.site, record or THREAD.maps
+    site, recorded = THREAD.site, record or THREAD.maps or CAPTURES
     try:
         for node in reversed(graph.nodes):
             g = totals.pop(node, None)
@@ -161,7 +161,7 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
         return None
     if prim is PICK:
         return dots[0][node.params["index"]]
-    if record or THREAD.maps:
+    if record or THREAD.maps or CAPTURES:
         THREAD.site = (node.code, node.lasti)
     args = node.inputs if record else tuple(map(value, node.inputs))
     try:

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-_HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops"})
+_HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops", "tinymeta.compiler"})
 OPEN: list[int] = []  # the vmaps that are running in any thread: while there is none, no value is Batched
+CAPTURES: list[
+    Any
+] = []  # what tm.compile hangs in while it captures, in any thread: `apply` and `examine` of its values
 _next_seq = itertools.count().__next__
 _new = object.__new__
 _getframe = sys._getframe
@@ -108,7 +111,7 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
             x = x.data
         arrays.append(x)
     try:
-        data = prim.forward(*arrays, **params)
+        data = prim.forward(*arrays, **params) if not CAPTURES else CAPTURES[-1].apply(prim, arrays, params)
     except Exception as error:
         raise explain(error, prim.name, arrays, line_of_user(_getframe(1))) from error
     if not tracked or not prim.differentiable:
@@ -155,6 +158,14 @@ def parts(node: Tensor) -> tuple[Tensor, ...]:
 def value(x: Any) -> Any:
     """The array in a Tensor; anything else as it is."""
     return x.data if type(x) is Tensor else x
+
+
+def examine(check: Callable, *values: Any) -> None:
+    """check(*values), which raises where the arrays are wrong: a look at numbers that a compiled function repeats on each call."""
+    if CAPTURES:
+        CAPTURES[-1].examine(check, values)
+    else:
+        check(*values)
 
 
 def is_float(x: Any) -> bool:

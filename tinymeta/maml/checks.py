@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from ..engine.tensor import describe, value
+from ..engine.tensor import describe, examine, value
 
 Axes = tuple[int, ...]
 
@@ -53,13 +53,15 @@ def check_tasks(losses: Any, tasks: Axes) -> None:
 
 
 def check_finite(losses: Any, name: str, when: str) -> None:
-    losses = value(losses)
-    finite = np.isfinite(losses)
-    if not finite.all():
-        at = tuple(int(i[0]) for i in np.nonzero(~finite)) if finite.ndim else ()
-        task = f" of task {', '.join(map(str, at))}" if at else ""
-        found = losses[at] if at else losses
-        raise FloatingPointError(f"maml: {name}{task} {when} is {found}: lower lr, or look at that task's data")
+    def check(losses: Any) -> None:
+        finite = np.isfinite(losses)
+        if not finite.all():
+            at = tuple(int(i[0]) for i in np.nonzero(~finite)) if finite.ndim else ()
+            task = f" of task {', '.join(map(str, at))}" if at else ""
+            found = losses[at] if at else losses
+            raise FloatingPointError(f"maml: {name}{task} {when} is {found}: lower lr, or look at that task's data")
+
+    examine(check, value(losses))
 
 
 def _count(tasks: Axes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.batched import raw
-from ..engine.tensor import Prim, Tensor, as_array, bind, value
+from ..engine.tensor import Prim, Tensor, as_array, bind, examine, value
 from . import elementwise as ew
 from .shape import reshape
 
@@ -72,10 +72,13 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
 
 def check_range(op: str, labels: Any, classes: int, there: str = "") -> None:
     """ValueError, naming op and place, unless all labels lie in 0 to classes - 1."""
-    labels = raw(labels)
-    if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
-        found = f"[{np.min(labels)}, {np.max(labels)}]"
-        raise ValueError(f"{op}: labels lie in {found}, expected 0 to {classes - 1}{there}")
+
+    def check(labels: Any) -> None:
+        if labels.size and not (np.min(labels) >= 0 and np.max(labels) < classes):
+            found = f"[{np.min(labels)}, {np.max(labels)}]"
+            raise ValueError(f"{op}: labels lie in {found}, expected 0 to {classes - 1}{there}")
+
+    examine(check, raw(labels))
 
 
 def _add_at(zeros: Any, index: Any, g: Any) -> Any:

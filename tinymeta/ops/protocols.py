@@ -116,7 +116,7 @@ _COMPARE = {
 }
 _FOR_EACH = "use tm.ops.where(condition, x, y) for a branch, tm.ops.take(x, i) for an index"
 _INSTEAD = "compute with tm.ops, or take the value with tm.stop_gradient(x)"
-_METHODS: dict[str, Any] = {
+METHODS: dict[str, Any] = {
     **{f"__{name}__": op for name, op in {**_BINARY, **_COMPARE}.items()},
     **{f"__r{name}__": _swapped(op) for name, op in _BINARY.items()},
     "__neg__": ew.negative, "__pos__": lambda x: x, "__abs__": ew.absolute,
@@ -134,13 +134,13 @@ _METHODS: dict[str, Any] = {
     "copy": lambda x: x, "argmax": lambda x, axis=None: np.argmax(value(x), axis),
     "argmin": lambda x, axis=None: np.argmin(value(x), axis),
 }  # fmt: skip
-_OF_MASKS = {
+OF_MASKS = {
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide, "mod": np.remainder,
 }  # fmt: skip
 _OF_BATCHED: dict[str, Any] = {
-    **_METHODS,
-    **{f"__{name}__": _swapped(_swapped(op)) for name, op in _OF_MASKS.items()},
-    **{f"__r{name}__": _swapped(op) for name, op in _OF_MASKS.items()},
+    **METHODS,
+    **{f"__{name}__": _swapped(_swapped(op)) for name, op in OF_MASKS.items()},
+    **{f"__r{name}__": _swapped(op) for name, op in OF_MASKS.items()},
     "__invert__": lambda x: np.invert(x), "any": lambda x, axis=None: np.any(x, axis), "all": lambda x, axis=None: np.all(x, axis),
     "__array_ufunc__": lambda x, *args, **kwargs: _array_ufunc(alive(x), *args, **kwargs),
     "__array_function__": lambda x, *args: _array_function(alive(x), *args),
@@ -149,6 +149,6 @@ _OF_BATCHED: dict[str, Any] = {
     "__len__": lambda x: len(np.broadcast_to(0, x.shape)), "__format__": lambda x, spec: repr(x),
     "__bool__": _refuse("bool()", _FOR_EACH),
 }  # fmt: skip
-for _class, _table in ((Tensor, _METHODS), (Batched, _OF_BATCHED)):
+for _class, _table in ((Tensor, METHODS), (Batched, _OF_BATCHED)):
     for _name, _method in _table.items():
         setattr(_class, _name, _method)

@@ -1,0 +1,227 @@
+"""Capture: f runs once on Symbols, arrays that write down every primitive that is applied to them.
+
+A Symbol carries the numbers of this run, so shapes, dtypes and rules see what they always see, and a derivative's Tensor or a vmap's
+Batched value may hold one. What f would decide by numbers, bool() or float() or np.asarray, is refused: it would be decided once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from sys import _getframe
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..engine import trees
+from ..engine.batched import Batched, raw
+from ..engine.tensor import CAPTURES, THREAD, Prim, Tensor, _user_frame, bind, describe
+from ..ops.batching import LIKE, SEARCHES
+from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
+from ..ops.table import UFUNCS
+from .graph import Check, Op, Program, Site, Value, line
+
+
+class Symbol:
+    """An array of the capture `log`: its numbers in this run and its Value in the program."""
+
+    __slots__ = ("array", "log", "value")
+    __hash__ = object.__hash__
+    __array_priority__ = 1500
+
+    def __init__(self, array: Any, value: Value, log: Log) -> None:
+        self.array, self.value, self.log = array, value, log
+
+    shape = property(lambda self: self.array.shape)
+    dtype = property(lambda self: self.array.dtype)
+    ndim = property(lambda self: self.array.ndim)
+    size = property(lambda self: self.array.size)
+    nbytes = property(lambda self: self.array.nbytes)
+
+    def __repr__(self) -> str:
+        return f"<captured {describe(self.array)}>"
+
+
+class Log:
+    """One capture: the ops so far, the checks, and the constants by the array's identity."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self.checks: list[Check] = []
+        self.constants: dict[int, Value] = {}
+        self.arrays: dict[Value, Any] = {}  # the numbers of this run
+        self.open = True
+
+    def input(self, array: Any) -> Symbol:
+        return self.symbol(array, Value(array.shape, array.dtype))
+
+    def symbol(self, array: Any, value: Value) -> Symbol:
+        self.arrays[value] = array
+        return Symbol(array, value, self)
+
+    def operand(self, x: Any) -> Any:
+        """What stands for x in the program: a Value, or x itself if it is a number or no array at all."""
+        if type(x) is Symbol:
+            return x.value
+        x = np.asarray(x) if isinstance(x, (list, tuple)) else x
+        if not hasattr(x, "shape") or isinstance(x, np.generic):
+            return x
+        if x.ndim == 0 and type(x) is np.ndarray:
+            return x[()]
+        if id(x) not in self.constants:
+            self.constants[id(x)] = value = Value(x.shape, x.dtype, constant=x)
+            value.site = _site()
+        return self.constants[id(x)]
+
+    def record(self, prim: Prim, inputs: tuple, params: dict, data: Any) -> Any:
+        op = Op(prim, tuple(map(self.operand, inputs)), params, _site(), many=type(data) is tuple)
+        arrays = data if op.many else (data,)
+        op.outputs = tuple(Value(np.shape(a), a.dtype, op) for a in arrays)
+        for value, array in zip(op.outputs, arrays, strict=True):
+            value.order = tuple(np.argsort([-s for s in getattr(array, "strides", ())], kind="stable").tolist())
+        self.ops.append(op)
+        symbols = tuple(map(self.symbol, map(np.asarray, arrays) if not op.many else arrays, op.outputs))
+        return symbols if op.many else symbols[0]
+
+
+def apply(prim: Prim, arrays: list, params: dict) -> Any:
+    """The primitive's value, written down if a Symbol is among the arrays."""
+    log = _log_of(arrays)
+    if log is None:
+        return prim.forward(*arrays, **params)
+    data = prim.forward(*[x.array if type(x) is Symbol else x for x in arrays], **params)
+    return log.record(prim, tuple(arrays), params, data)
+
+
+def examine(check: Callable, given: tuple) -> None:
+    """check(*given) now, and after each run of the program."""
+    log = _log_of(map(raw, given))
+    check(*[raw(x).array if type(raw(x)) is Symbol else x for x in given])
+    if log is not None:
+        log.checks.append(Check(check, tuple(log.operand(raw(x)) for x in given)))
+
+
+def _log_of(arrays: Any) -> Log | None:
+    return next((_alive(x).log for x in arrays if type(x) is Symbol), None)
+
+
+def _alive(x: Symbol) -> Symbol:
+    if not x.log.open:
+        raise TypeError(f"a captured value {describe(x)} is used after its capture; return it from the function")
+    return x
+
+
+def _site() -> Site:
+    if THREAD.site is not None and THREAD.site[0] is not None:
+        return THREAD.site
+    frame = _user_frame(_getframe(2))
+    return frame.f_code, frame.f_lasti
+
+
+class _Hook:
+    apply = staticmethod(apply)
+    examine = staticmethod(examine)
+
+
+@contextlib.contextmanager
+def _capturing() -> Iterator[Log]:
+    log = Log()
+    CAPTURES.append(_Hook)
+    try:
+        yield log
+    finally:
+        CAPTURES.pop()
+        log.open = False
+
+
+def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any, Log]:
+    """(program, f's result with Values for what was computed, the log): `args` and `kwargs` are trees whose arrays are inputs."""
+    leaves = trees.leaves((args, kwargs))
+    with _capturing() as log:
+        symbols = [log.input(x) if is_array(x) else x for x in leaves]
+        args, kwargs = trees.unflatten((args, kwargs), symbols)
+        result = f(*args, **kwargs)
+        result = trees.map(log.operand, result)
+    inputs = [x.value for x in symbols if type(x) is Symbol]
+    return Program(inputs, log.ops, trees.leaves(result), log.checks), result, log
+
+
+def is_array(x: Any) -> bool:
+    """An array of numbers, of NumPy or another library; NumPy's scalars too."""
+    return hasattr(x, "dtype") and hasattr(x, "shape") and x.dtype.kind in "biuf"
+
+
+# ---- NumPy's protocols ----
+
+
+@cache
+def _plain(f: Callable) -> Prim:
+    """One of NumPy's functions that has no derivative, as a primitive."""
+    return Prim(f.__name__, f, kind="elementwise" if isinstance(f, np.ufunc) else "general")
+
+
+def _array_ufunc(self: Symbol, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    _alive(self)
+    if any(isinstance(x, (Tensor, Batched)) for x in inputs) and ufunc not in UFUNCS:
+        return NotImplemented
+    if method != "__call__" or kwargs or (ufunc.signature and ufunc not in UFUNCS):
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        raise TypeError(
+            f"tm.compile: np.{name}{' with ' + ', '.join(kwargs) if kwargs else ''} of a captured value "
+            f"{describe(self)}; see tinymeta.ops for the ops that can be compiled"
+        )
+    return UFUNCS[ufunc](*inputs) if ufunc in UFUNCS else bind(_plain(ufunc), *inputs)
+
+
+def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+    _alive(self)
+    if func in FUNCTIONS:
+        return FUNCTIONS[func](*args, **kwargs)
+    if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
+        return func(*[x.array if type(x) is Symbol else x for x in args], **kwargs)  # of the shape and dtype alone
+    if func is np.arange:
+        return np.arange(*args, **{k: v for k, v in kwargs.items() if k != "like"})
+    if func in SEARCHES:
+        return bind(_plain(func), args[0], **({"axis": args[1]} if args[1:] else {}), **kwargs)
+    raise TypeError(
+        f"tm.compile: {func.__module__}.{func.__name__} of a captured value {describe(self)} would be decided once; "
+        "see tinymeta.ops for the ops that can be compiled"
+    )
+
+
+def _refuse(what: str, instead: str = "use tm.ops.where for a branch, or pass the number as an argument") -> Callable:
+    def refuse(self: Symbol, *args: Any, **kwargs: Any) -> NoReturn:
+        made = f" (made at {line(self.value.op.site)})" if self.value.op else ""
+        raise TypeError(
+            f"tm.compile: {what} of a captured value {describe(self)}{made} would be decided once, by the numbers of "
+            f"the first call: {instead}"
+        )
+
+    return refuse
+
+
+def _in_place(op: Callable) -> Callable:
+    def change(self: Symbol, other: Any) -> Any:
+        if self.value.op is None:
+            _refuse("a change in place", "write x = x + y, which leaves the caller's array alone")(self)
+        return op(self, other)
+
+    return change
+
+
+_TABLE: dict[str, Any] = {
+    **METHODS,
+    **{f"__{name}__": lambda x, y, f=f: f(x, y) for name, f in OF_MASKS.items()},
+    **{f"__r{name}__": lambda x, y, f=f: f(y, x) for name, f in OF_MASKS.items()},
+    **{f"__i{name}__": _in_place(METHODS[f"__{name}__"]) for name in ("add", "sub", "mul", "truediv", "pow", "matmul")},
+    "__invert__": lambda x: np.invert(x), "__array_ufunc__": _array_ufunc, "__array_function__": _array_function,
+    "any": lambda x, axis=None: np.any(x, axis=axis), "all": lambda x, axis=None: np.all(x, axis=axis),
+    "argmax": lambda x, axis=None: np.argmax(x, axis=axis), "argmin": lambda x, axis=None: np.argmin(x, axis=axis),
+    "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
+    **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
+    "__array__": _refuse("np.asarray", "compute with tm.ops"),
+    "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate"),
+}  # fmt: skip
+for _name, _method in _TABLE.items():
+    setattr(Symbol, _name, _method)

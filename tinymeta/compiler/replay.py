@@ -1,0 +1,174 @@
+"""tm.compile: capture once, then run the generated program."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import trees
+from ..engine.backend import chosen
+from ..engine.batched import Batched
+from ..engine.tensor import Tensor
+from . import numpy_code
+from .capture import Symbol, capture, is_array
+from .cleanup import clean
+from .graph import Program, line, text_of_line
+from .signature import check_static, reader, writer
+from .verify import verify
+
+MANY = 8  # programs that differ in static values alone, before a warning
+
+
+class Constant(NamedTuple):
+    """An array that the program holds as it was at the first call, and the line at which it came in."""
+
+    array: Any
+    line: str
+    source: str
+
+
+class Specialisation:
+    """The program for one kind of arguments: `read` gives their arrays or None, `run` the results' arrays."""
+
+    def __init__(self, f: Callable, args: tuple, kwargs: dict) -> None:
+        check_static(args, kwargs)
+        self.read, self.wanted = reader(args, kwargs), chosen()
+        self.statics = [(path, x) for path, x in trees.items((args, kwargs)) if not is_array(x)]
+        program, result, _ = capture(f, args, kwargs)
+        if not program.inputs:
+            raise TypeError(
+                f"tm.compile: no argument of {_name(f)} is an array, so there is nothing to replay: call it as it is"
+            )
+        self.program = clean(program)
+        self.result = trees.unflatten(result, self.program.outputs)
+        results = self.program.results
+        self.before, self.after = _places(self.program)
+        self.write = writer(self.result, results)
+        self.code: Any = numpy_code.Code(self.program)
+        self.backend = "numpy"
+        self.replay = self.code.build()
+        self.lock = threading.Lock()
+        self.worst = 0.0
+
+    def run(self, arrays: list) -> Any:
+        """One replay: fresh arrays, or what a check raises."""
+        for check, places in self.before:
+            check(*[arrays[p] for p in places])
+        with self.lock, np.errstate(all="ignore"):
+            results = list(map(_copied, self.replay(*arrays)))
+        for check, places in self.after:
+            check(*[results[p] for p in places])
+        return self.write(results)
+
+    @property
+    def constants(self) -> list[Constant]:
+        return [Constant(v.constant, line(v.site), text_of_line(v.site)) for v in self.program.constants]
+
+
+class Compiled:
+    """What tm.compile returns; the attributes speak of the program that ran last."""
+
+    def __init__(self, f: Callable) -> None:
+        functools.update_wrapper(self, f)
+        self._f = f
+        self._programs: list[Specialisation] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for k, program in enumerate(self._programs):
+            arrays = program.read(args, kwargs)
+            if arrays is not None and program.wanted == chosen():
+                if k:
+                    self._first(program)
+                return program.run(arrays)
+        if any(isinstance(x, (Tensor, Batched, Symbol)) for x in trees.leaves((args, kwargs))):
+            return self._f(*args, **kwargs)  # inside a derivative, a vmap or another capture: they see its ops
+        return self._compile(args, kwargs)
+
+    @property
+    def source(self) -> str:
+        """The generated code, each line with its op, shape and the line of yours that asked for it."""
+        return self._last().code.source
+
+    @property
+    def constants(self) -> list[Constant]:
+        """Arrays that came in by closure, with their lines; they are read at each call, so writing to them takes effect."""
+        return self._last().constants
+
+    @property
+    def backend(self) -> str:
+        """What runs the program: "numpy", or "llvm" where the package numba is installed."""
+        return self._last().backend
+
+    @property
+    def worst_difference(self) -> float:
+        """Of the first replay from eager execution, relative to the largest number of the array."""
+        return self._last().worst
+
+    def _last(self) -> Specialisation:
+        if not self._programs:
+            raise ValueError(f"tm.compile: {_name(self._f)} has not been called yet, so it has no program")
+        return self._programs[0]
+
+    def _first(self, program: Specialisation) -> None:
+        with self._lock:
+            self._programs.remove(program)
+            self._programs.insert(0, program)
+
+    def _compile(self, args: tuple, kwargs: dict) -> Any:
+        expected = self._f(*args, **kwargs)
+        program = Specialisation(self._f, args, kwargs)
+        result = program.run(program.read(args, kwargs) or [])
+        program.worst = verify(self._f, program.result, result, expected, args, kwargs)
+        with self._lock:
+            self._programs.insert(0, program)
+        if len(self._programs) == MANY:
+            self._warn()
+        return result
+
+    def _warn(self) -> None:
+        """Many programs are no error, but often a number that should be an array."""
+        first, last = self._programs[1].statics, self._programs[0].statics
+        if len(first) == len(last):
+            changed = [
+                f"{p} = {x!r}" for (p, x), (q, y) in zip(last, first, strict=True) if p == q and x is not y and x != y
+            ]
+            if changed:
+                warnings.warn(
+                    f"tm.compile: {_name(self._f)} has been compiled {MANY} times, last for another value of {', '.join(changed)} "
+                    "(a place in (args, kwargs)): pass a number that changes as an array, np.asarray(x)",
+                    RuntimeWarning, stacklevel=4)  # fmt: skip
+
+
+def compile(f: Callable) -> Compiled:
+    """f, captured at its first call and from then on one generated program: the same numbers without Python's cost.
+
+    f takes and returns trees of arrays; floats, strings and everything else hashable among its arguments are static. There is one
+    program per tree, shapes, dtypes, static values and backend. It must be pure: no randomness, no branch on a number, nothing
+    written. The first call runs f twice and compares program and eager execution, ValueError naming the op where they differ;
+    TypeError, naming the line, for bool(), float() or np.asarray of an array that would be decided once. Results are fresh arrays.
+    Inside a derivative, a vmap or another compiled function it is f itself.
+    """
+    return Compiled(f)
+
+
+def _places(program: Program) -> tuple[list, list]:
+    """The checks of arguments, and those of what the program computes: each with the places of its values."""
+    given, results = {v: k for k, v in enumerate(program.inputs)}, {v: k for k, v in enumerate(program.results)}
+    before = [(c.check, [given[v] for v in c.values]) for c in program.checks if given.keys() >= set(c.values)]
+    after = [(c.check, [results[v] for v in c.values]) for c in program.checks if not given.keys() >= set(c.values)]
+    return before, after
+
+
+def _copied(x: Any) -> Any:
+    """A fresh array; a NumPy scalar for an array with no axis."""
+    return x[()] if x.ndim == 0 else x.copy("K")
+
+
+def _name(f: Callable) -> str:
+    return getattr(f, "__qualname__", repr(f))
