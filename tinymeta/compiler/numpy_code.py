@@ -21,11 +21,10 @@ WIDTH = 60  # of the code on a line, before its comment
 class Code:
     """The text of a program and the names in it: `source` defines build(k, buffers), which returns replay(*inputs)."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, buffers: bool = True) -> None:
         self.program = program
-        self.plan = plan(
-            program, lambda op: op.prim in OUT or _ufunc(op) is not None, lambda op: _ufunc(op) is not None
-        )
+        owns = (lambda op: op.prim in OUT or _ufunc(op) is not None) if buffers else (lambda op: False)
+        self.plan = plan(program, owns, lambda op: _ufunc(op) is not None)
         self.names: dict[Value, str] = {v: f"a{i}" for i, v in enumerate(program.inputs)}
         self.names |= {v: f"c{i}" for i, v in enumerate(program.constants)}
         self.names |= {y: f"t{i}" for i, y in enumerate(y for op in program.ops for y in op.outputs)}
@@ -33,10 +32,16 @@ class Code:
         self.source = "\n".join(self._lines())
 
     def build(self) -> Callable:
-        """replay(*inputs), which returns the program's results (Program.results) as views of buffers or fresh arrays."""
+        """replay(*inputs), which returns the program's results (Program.results) as fresh arrays."""
         names: dict[str, Any] = dict(self.given)
         exec(compile(self.source, "<tm.compile>", "exec"), names)
-        return names["build"](lambda i, *kind: part(self.plan.buffers[i], *kind))
+        run = names["build"](lambda i, *kind: part(self.plan.buffers[i], *kind))
+
+        def replay(*inputs: Any) -> list:
+            with np.errstate(all="ignore"):
+                return [x[()] if x.ndim == 0 else x.copy("K") for x in run(*inputs)]
+
+        return replay
 
     def name(self, x: Any) -> str:
         """How an input is written: its name, a Python number, or the name of a NumPy number."""

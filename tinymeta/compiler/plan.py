@@ -30,6 +30,8 @@ class Plan:
 
 def is_view(op: Op) -> bool:
     """Whether the op may return a view; advanced indexing does not."""
+    if op.prim is indexing._getitem and not indexing._is_basic(op.params["index"]):
+        return False
     return op.prim in VIEWS and len(op.inputs) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import threading
 import warnings
 from collections.abc import Callable
@@ -49,9 +50,7 @@ class Specialisation:
         results = self.program.results
         self.before, self.after = _places(self.program)
         self.write = writer(self.result, results)
-        self.code: Any = numpy_code.Code(self.program)
-        self.backend = "numpy"
-        self.replay = self.code.build()
+        self.backend, self.code, self.replay, self.why = _generated(self.program, self.wanted, args, kwargs)
         self.lock = threading.Lock()
         self.worst = 0.0
 
@@ -59,8 +58,8 @@ class Specialisation:
         """One replay: fresh arrays, or what a check raises."""
         for check, places in self.before:
             check(*[arrays[p] for p in places])
-        with self.lock, np.errstate(all="ignore"):
-            results = list(map(_copied, self.replay(*arrays)))
+        with self.lock:
+            results = self.replay(*arrays)
         for check, places in self.after:
             check(*[results[p] for p in places])
         return self.write(results)
@@ -102,8 +101,13 @@ class Compiled:
 
     @property
     def backend(self) -> str:
-        """What runs the program: "numpy", or "llvm" where the package numba is installed."""
+        """What runs the program: "llvm" where the package numba is installed, else "numpy"; "cuda" for CuPy's arrays."""
         return self._last().backend
+
+    @property
+    def why_not_compiled(self) -> str:
+        """Why the backend is not "llvm"; empty if it is."""
+        return self._last().why
 
     @property
     def worst_difference(self) -> float:
@@ -165,9 +169,24 @@ def _places(program: Program) -> tuple[list, list]:
     return before, after
 
 
-def _copied(x: Any) -> Any:
-    """A fresh array; a NumPy scalar for an array with no axis."""
-    return x[()] if x.ndim == 0 else x.copy("K")
+def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) -> tuple[str, Any, Callable, str]:
+    """(backend, code, replay, why it is not compiled): machine code where it can be had, else NumPy."""
+    on_host = all(isinstance(x, (np.ndarray, np.generic)) for x in trees.leaves((args, kwargs)) if is_array(x))
+    why = "" if on_host else "the arrays are not NumPy's"
+    if not why and wanted not in (None, "numba"):
+        why = f"the backend is {wanted!r}"
+    if not why and importlib.util.find_spec("llvmlite") is None:
+        why = 'llvmlite is not installed: pip install "tinymeta[fast]"'
+    if not why:
+        from . import machine
+        from .loops import Unsupported
+
+        try:
+            return "llvm", *machine.build(program), ""
+        except Unsupported as op:
+            why = f"there are no loops for {op}"
+    code = numpy_code.Code(program, on_host)
+    return "numpy" if on_host else "cuda", code, code.build(), why
 
 
 def _name(f: Callable) -> str:

@@ -1,0 +1,325 @@
+"""Ops as loops over numbers: elementwise ops of one shape in one loop nest, with the sums over its values, and matrix products.
+
+Reshapes, transposes, broadcasts and slices cost nothing: they are other strides of the same memory. A value that only its own loop
+reads lives in a register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import structural
+from ..engine.tensor import IDENTITY
+from ..ops import indexing, linalg, reduce, shape
+from .cleanup import ADD
+from .graph import Op, Value, values
+from .plan import is_view
+from .tasks import positive_axes
+
+LARGEST = 48  # computations in one loop nest: more than the registers hold is slower
+
+
+class Unsupported(Exception):
+    """An op that has no loops; the program runs on NumPy."""
+
+
+class View(NamedTuple):
+    """Some of the memory of a value: where it begins and its steps, counted in numbers."""
+
+    root: Value
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Sum(NamedTuple):
+    """out = sum, maximum or minimum of a register over axes of the loop."""
+
+    register: int
+    kind: str
+    axes: tuple[int, ...]
+    out: Value
+
+
+@dataclass(eq=False)
+class Loop:
+    """For each index of `shape`: load registers, compute, store. Registers are numbered."""
+
+    shape: tuple[int, ...]
+    loads: dict[View, int] = field(default_factory=dict)
+    code: list[tuple[int, Op, tuple]] = field(default_factory=list)  # register = op(registers as ints, or numbers in a 1-tuple)
+    stores: list[tuple[int, View]] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
+    registers: dict[Value, int] = field(default_factory=dict)
+    closed: bool = False
+    count: int = 0
+
+    def register(self) -> int:
+        self.count += 1
+        return self.count - 1
+
+
+@dataclass(eq=False)
+class Product:
+    """c[..., i, j] = sum over k of a[..., i, k] b[..., k, j], of equal leading axes."""
+
+    a: View
+    b: View
+    c: View
+    op: Op
+
+
+@dataclass(eq=False)
+class Gather:
+    """to[i...] = source[indices[0][i...], ...], or with `add` the other way: source[...] += to[i...]."""
+
+    source: View
+    indices: list[View]
+    to: View
+    add: bool
+    op: Op
+
+
+Statement = Loop | Product | Gather
+
+
+def contiguous(value: Value, offset: int = 0) -> View:
+    return View(value, offset, value.shape, _steps(value.shape))
+
+
+def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
+
+
+class Lowering:
+    """The statements of a list of ops. `results` must be in memory at the end, each at the place of another Value; `sums` are added to
+    what is at theirs.
+    """
+
+    def __init__(self, ops: list[Op], results: dict[Value, Value], sums: dict[Value, Value]) -> None:
+        self.same: dict[Value, Value] = {}  # values whose place is that of another one
+        self.statements: list[Statement] = []
+        self.views: dict[Value, View] = {}
+        self.made: dict[Value, int] = {}  # by root: the statement after which it is in memory
+        self.wanted: set[Value] = set()  # roots that must be in memory
+        for op in ops:
+            if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
+                raise Unsupported(f"{op.prim.name} of {op.out}")
+            self._lower(op)
+        for x, to in results.items():
+            self._export(x, to)
+        for x, to in sums.items():
+            self._add(x, to)
+        for loop in self.statements:
+            if isinstance(loop, Loop):
+                known = {view.root for _, view in loop.stores}
+                loop.stores += [(r, contiguous(v)) for v, r in loop.registers.items() if v in self.wanted and v not in known]
+
+    def _export(self, x: Value, to: Value) -> None:
+        if self.view(x).root is x and x in self.made and x not in self.same:
+            self.same[x] = to
+            self.wanted.add(x)
+            return
+        loop, at = self._loop(x.shape, [x], lambda loop: not loop.sums)
+        loop.stores.append((self._load(loop, x), View(to, 0, x.shape, _steps(x.shape))))
+        self.made[to] = at
+
+    def _add(self, x: Value, to: Value) -> None:
+        """Add x to what is at the place of `to`."""
+        loop, _ = self._loop(x.shape, [x], lambda loop: not loop.sums)
+        loop.loads[contiguous(to)] = before = loop.register()
+        register = loop.register()
+        loop.code.append((register, Op(ADD, (to, x), {}, x.op.site if x.op else None, (to,)), (before, self._load(loop, x))))
+        loop.stores.append((register, contiguous(to)))
+
+    def view(self, x: Value) -> View:
+        return self.views.get(x) or contiguous(x)
+
+    def stored(self, x: Value) -> View:
+        """Where x is in memory."""
+        view = self.view(x)
+        self.wanted.add(view.root)
+        return view
+
+    def ready(self, x: Any) -> int:
+        """The statement after which x can be read from memory."""
+        return self.made.get(self.view(x).root, -1)
+
+    def _lower(self, op: Op) -> None:
+        if is_view(op) and type(op.inputs[0]) is Value:
+            self._view(op)
+        elif op.prim in STATEMENTS:
+            STATEMENTS[op.prim](self, op)
+        elif op.prim.kind == "elementwise" or op.prim in (structural._astype, structural._cast):
+            self._elementwise(op)
+        else:
+            raise Unsupported(f"{op.prim.name} of {op.out}")
+
+    # ---- views ----
+
+    def _view(self, op: Op) -> None:
+        source = self.view(op.inputs[0])
+        dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), source.shape, source.strides)
+        start = dummy.__array_interface__["data"][0]
+        try:
+            y = np.reshape(dummy, op.out.shape, copy=False) if op.prim is shape._reshape else op.prim.forward(dummy, **op.params)
+        except ValueError:
+            self.copy(source, View(op.out, 0, source.shape, _steps(source.shape)))
+            return
+        offset = source.offset + y.__array_interface__["data"][0] - start
+        self.views[op.out] = View(source.root, offset, y.shape, tuple(0 if n == 1 else s for n, s in zip(y.shape, y.strides, strict=True)))
+
+    def copy(self, source: View, to: View) -> None:
+        self.wanted.add(source.root)
+        loop = Loop(source.shape, closed=True)
+        loop.loads[source] = register = loop.register()
+        loop.stores.append((register, to))
+        self._append(loop, to.root)
+
+    def fill(self, to: View, number: Any) -> None:
+        loop = Loop(to.shape, closed=True)
+        register = loop.register()
+        loop.code.append((register, Op(IDENTITY, (number,), {}, outputs=(Value((), to.root.dtype),)), ((number,),)))
+        loop.stores.append((register, to))
+        self._append(loop, to.root)
+
+    def _append(self, statement: Statement, *made: Value) -> None:
+        self.statements.append(statement)
+        for v in made:
+            self.made[v] = len(self.statements) - 1
+
+    # ---- elementwise ops and sums ----
+
+    def _elementwise(self, op: Op) -> None:
+        loop, at = self._loop(op.out.shape, values(op.inputs), lambda loop: len(loop.code) < LARGEST)
+        arguments = tuple(self._load(loop, x) if type(x) is Value else (x,) for x in op.inputs)
+        register = loop.register()
+        loop.code.append((register, op, arguments))
+        loop.registers[op.out] = register
+        self.made[op.out] = at
+
+    def reduced(self, op: Op, kind: str, axes: tuple[int, ...], out: Value) -> None:
+        x = op.inputs[0]
+        loop, at = self._loop(x.shape, [x], lambda loop: not loop.sums or loop.sums[0].axes == axes)
+        loop.sums.append(Sum(self._load(loop, x), kind, axes, out))
+        self.made[out] = at
+        self.wanted.add(out)
+
+    def _loop(self, over: tuple[int, ...], inputs: list[Value], allows: Callable[[Loop], bool]) -> tuple[Loop, int]:
+        """A loop over this shape in which all inputs are known: the one that computes the latest of them, the last one, or a new one."""
+        first = 0
+        for x in inputs:
+            at = self.ready(x)
+            maker = self.statements[at] if at >= 0 else None
+            in_register = isinstance(maker, Loop) and maker.shape == over and x in maker.registers
+            first = max(first, at if in_register else at + 1)
+        for at in (first, len(self.statements) - 1):
+            loop = self.statements[at] if first <= at < len(self.statements) else None
+            if isinstance(loop, Loop) and loop.shape == over and not loop.closed and allows(loop):
+                return loop, at
+        loop = Loop(over)
+        self._append(loop)
+        return loop, len(self.statements) - 1
+
+    def _load(self, loop: Loop, x: Value) -> int:
+        if x in loop.registers:
+            return loop.registers[x]
+        view = self.stored(x)
+        lead = len(loop.shape) - len(view.shape)
+        strides = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True))
+        broadcast = View(view.root, view.offset, loop.shape, strides)
+        if broadcast not in loop.loads:
+            loop.loads[broadcast] = loop.register()
+        return loop.loads[broadcast]
+
+
+def _matmul(low: Lowering, op: Op) -> None:
+    a, b = (low.stored(x) for x in op.inputs)
+    lead = op.out.shape[:-2]
+    low._append(Product(_led(a, lead), _led(b, lead), contiguous(op.out), op), op.out)
+    low.wanted.add(op.out)
+
+
+def _led(x: View, lead: tuple[int, ...]) -> View:
+    """x with these leading axes, broadcast."""
+    own, steps = x.shape[:-2], x.strides[:-2]
+    padded = (0,) * (len(lead) - len(own)) + tuple(0 if n == 1 else s for n, s in zip(own, steps, strict=True))
+    return View(x.root, x.offset, (*lead, *x.shape[-2:]), (*padded, *x.strides[-2:]))
+
+
+def _reduction(kind: str) -> Callable:
+    def lower(low: Lowering, op: Op) -> None:
+        x = op.inputs[0]
+        if op.prim is structural._sum_to_prim:
+            to = op.params["shape"]
+            lead = x.ndim - len(to)
+            axes = (*range(lead), *(lead + i for i, n in enumerate(to) if n == 1 and x.shape[lead + i] != 1))
+        else:
+            axes = positive_axes(op.params["axis"], x.ndim)
+        low.reduced(op, kind, tuple(sorted(axes)), op.out)
+
+    return lower
+
+
+def _padded(low: Lowering, op: Op) -> None:
+    low.fill(contiguous(op.out), op.out.dtype.type(0))
+    whole, source = contiguous(op.out), low.stored(op.inputs[0])
+    offset = sum(before * step for (before, _), step in zip(op.params["width"], whole.strides, strict=True))
+    low.copy(source, View(op.out, offset, source.shape, whole.strides))
+
+
+def _joined(low: Lowering, op: Op) -> None:
+    whole, axis = contiguous(op.out), op.params["axis"] % op.out.ndim
+    offset = 0
+    for x in op.inputs:
+        source = low.stored(x)
+        strides = whole.strides
+        if op.prim is shape._stack:
+            strides = whole.strides[:axis] + whole.strides[axis + 1 :]
+        low.copy(source, View(op.out, offset, source.shape, strides))
+        offset += whole.strides[axis] * (1 if op.prim is shape._stack else x.shape[axis])
+    low.wanted.add(op.out)
+
+
+def _indexed(low: Lowering, op: Op) -> None:
+    """x[arrays], of as many index arrays as x has axes."""
+    index = op.params["index"] if isinstance(op.params["index"], tuple) else (op.params["index"],)
+    x, arrays = op.inputs[0], op.inputs[1:]
+    add = op.prim is indexing._put
+    inside = op.params["shape"] if add else x.shape
+    if add:
+        low.fill(contiguous(op.out), op.out.dtype.type(0))
+        low.wanted.add(op.out)
+    if add and indexing._is_basic(op.params["index"]):
+        _added_slice(low, op, index)
+        return
+    if not arrays or not all(i is indexing.ARRAY for i in index) or len(arrays) != len(inside) or any(a.dtype.kind not in "iu" for a in arrays):
+        raise Unsupported(f"{op.prim.name} of {op.out}")
+    over = np.broadcast_shapes(*(a.shape for a in arrays))
+    source = contiguous(op.out) if add else low.stored(x)
+    to = _broadcast(low.stored(x), over) if add else contiguous(op.out)
+    low._append(Gather(source, [_broadcast(low.stored(a), over) for a in arrays], to, add, op), op.out)
+    low.wanted.add(op.out)
+
+
+def _added_slice(low: Lowering, op: Op, index: tuple) -> None:
+    dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), op.out.shape, contiguous(op.out).strides)
+    y = dummy[index]
+    offset = y.__array_interface__["data"][0] - dummy.__array_interface__["data"][0]
+    low.copy(low.stored(op.inputs[0]), View(op.out, offset, y.shape, y.strides))
+
+
+def _broadcast(x: View, over: tuple[int, ...]) -> View:
+    lead = (0,) * (len(over) - len(x.shape))
+    return View(x.root, x.offset, over, lead + tuple(0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)))
+
+
+STATEMENTS: dict[Any, Callable[[Lowering, Op], None]] = {
+    linalg._matmul: _matmul, reduce._sum: _reduction("sum"), reduce._mean: _reduction("mean"), reduce._max: _reduction("max"),
+    reduce._min: _reduction("min"), structural._sum_to_prim: _reduction("sum"), shape._pad: _padded, shape._concatenate: _joined,
+    shape._stack: _joined, indexing._getitem: _indexed, indexing._put: _indexed,
+}  # fmt: skip

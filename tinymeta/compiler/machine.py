@@ -1,0 +1,86 @@
+"""Running a program's machine code: compiled once, kept on disk as an object file, called on addresses with several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+
+from .graph import Program
+from .llvm_code import Machine
+
+THREADS_FROM = 20_000  # numbers that a run of tasks computes, below which a second thread is not worth waking
+KIND = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+def target() -> Any:
+    """The machine that runs this process."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2)
+
+
+def vector_bytes() -> int:
+    features = llvm.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def build(program: Program) -> tuple[Machine, Callable]:
+    """(the code, replay(*inputs) -> fresh arrays of the program's results)."""
+    cpu = target()
+    machine = Machine(program, vector_bytes())
+    module = llvm.parse_assembly(str(machine.module))
+    module.verify()
+    engine = llvm.create_mcjit_compiler(module, cpu)
+    engine.finalize_object()
+    functions = {part.name: KIND(engine.get_function_address(part.name)) for part in machine.parts if part.statements}
+    return machine, _caller(program, machine, functions, engine)
+
+
+def _caller(program: Program, machine: Machine, functions: dict[str, Any], engine: Any) -> Callable:
+    from tinymeta.kernels.simd import available, together
+
+    constants = [np.ascontiguousarray(v.constant) for v in program.constants]
+    table = np.zeros(len(machine.table), np.int64)
+    threads = min(available(), machine.runs) if machine.tasks.count else 1
+    shared, own = _block(machine.shared_bytes), [_block(machine.own_bytes) for _ in range(max(threads, 1))]
+    made = [(v.shape, v.dtype) for v in machine.outputs]
+    inputs = {v: k for k, v in enumerate(program.inputs)} | {v: len(program.inputs) + k for k, v in enumerate(program.constants)}
+    outputs = {v: k for k, v in enumerate(machine.outputs)}
+    places = [(True, outputs[v]) if v in outputs else (False, inputs[v]) for v in program.results]
+    before, tasks, after = (functions.get(name) for name in ("before", "tasks", "after"))
+    at_table, at_shared = table.ctypes.data, shared.ctypes.data
+    own_at = [block.ctypes.data for block in own]
+
+    def replay(*arrays: Any) -> list[np.ndarray]:
+        given = [*map(np.ascontiguousarray, arrays), *constants]
+        fresh = [np.empty(shape, dtype) for shape, dtype in made]
+        table[:] = [x.__array_interface__["data"][0] for x in (*given, *fresh)]
+        if before:
+            before(at_table, at_shared, 0, 0)
+        if tasks:
+            numbers = itertools.count()
+
+            def work(thread: int) -> None:
+                while (run := next(numbers)) < machine.runs:
+                    tasks(at_table, at_shared, own_at[thread], run)
+
+            together(work, threads)
+        if after:
+            after(at_table, at_shared, 0, 0)
+        results = [fresh[k] if is_output else given[k].copy() for is_output, k in places]
+        return [x[()] if x.ndim == 0 else x for x in results]
+
+    replay.owned = engine, shared, own  # type: ignore[attr-defined]  # the code and the memory behind the addresses
+    return replay
+
+
+def _block(size: int) -> np.ndarray:
+    """Zeros that begin at a multiple of 64 bytes."""
+    memory = np.zeros(size + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :]

@@ -1,0 +1,209 @@
+"""A loop nest as LLVM code: axes merged where memory allows, one axis by vectors, sums in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from .graph import Value
+from .loops import Loop, View
+from .scalars import compute
+from .vectors import Code, across, address, combine, convert, index, load, loop, number, store
+
+Place = tuple[Code, int]  # a pointer and bytes after it
+
+
+@dataclass
+class Axis:
+    """One axis of a nest: its length, each view's step along it, and whether sums run over it."""
+
+    size: int
+    steps: list[int]
+    summed: bool
+
+
+class Nest:
+    """The code of one Loop; `place` says where the values are, `vector_bytes` how long a register is."""
+
+    def __init__(self, b: ir.IRBuilder, statement: Loop, place: Callable[[Value], Place], vector_bytes: int) -> None:
+        self.b, self.statement, self.place = b, statement, place
+        self.outputs = [_output(s.out, statement.shape, s.axes) for s in statement.sums]
+        self.views = [*statement.loads, *(view for _, view in statement.stores), *self.outputs]
+        self.axes = _merged(self._axes())
+        dtypes = [v.root.dtype for v in self.views] + [op.outputs[0].dtype for _, op, _ in statement.code]
+        self.lanes = vector_bytes // max(d.itemsize for d in dtypes)
+        self.vector = max(range(len(self.axes)), key=self._fitness, default=-1)
+        self.indices: list[Any] = [index(0)] * len(self.axes)
+        self._outer([k for k, a in enumerate(self.axes) if not a.summed and k != self.vector])
+
+    def _axes(self) -> list[Axis]:
+        summed = self.statement.sums[0].axes if self.statement.sums else ()
+        return [Axis(n, [v.strides[k] for v in self.views], k in summed) for k, n in enumerate(self.statement.shape)]
+
+    def _fitness(self, k: int) -> tuple[int, int]:
+        """How well memory runs along the axis; the last of equals."""
+        steps = self.axes[k].steps
+        return sum(s == 1 for s in steps) - sum(s > 1 for s in steps), k
+
+    # ---- the order of loops: kept axes, the vectors of a kept axis, summed axes, the vectors of a summed axis ----
+
+    def _outer(self, axes: list[int]) -> None:
+        if not axes:
+            self._vectors()
+            return
+
+        def body(k: Code, _: list) -> list:
+            self.indices[axes[0]] = k
+            self._outer(axes[1:])
+            return []
+
+        loop(self.b, self.axes[axes[0]].size, [], body)
+
+    def _vectors(self) -> None:
+        summed = [k for k, a in enumerate(self.axes) if a.summed and k != self.vector]
+        if self.vector < 0:
+            self._finish(self._inner([], self._start(1), 1), 1)
+            return
+        axis = self.axes[self.vector]
+        pieces = _pieces(axis.size, self.lanes)
+        if not axis.summed:
+            for first, count, width in pieces:
+                self._along(first, count, width, [], lambda _, w=width: self._finish(self._inner(summed, self._start(w), w), w) or [])
+            return
+        starts = [self._start(width) for _, _, width in pieces]
+        totals = self._rounds(summed, [x for part in starts for x in part], pieces)
+        n = len(self.statement.sums)
+        joined: list[Code] = []
+        for k, s in enumerate(self.statement.sums):
+            parts = [across(self.b, _how(s.kind), totals[p * n + k], s.out.dtype, w) for p, (_, _, w) in enumerate(pieces)]
+            total = parts[0]
+            for part in parts[1:]:
+                total = combine(self.b, _how(s.kind), total, part, s.out.dtype, 1)
+            joined.append(total)
+        self.indices[self.vector] = index(0)
+        self._finish(joined, 1)
+
+    def _along(self, first: int, count: int, width: int, carried: list, body: Callable[[list], list]) -> list:
+        def step(k: Code, inner: list) -> list:
+            at = k if width == 1 else self.b.mul(k, index(width))
+            self.indices[self.vector] = self.b.add(at, index(first)) if first else at
+            return body(inner)
+
+        return loop(self.b, count, carried, step)
+
+    def _rounds(self, summed: list[int], carried: list, pieces: list) -> list:
+        """All indices of the summed axes, the vector axis being one of them."""
+        if summed:
+            def body(k: Code, inner: list) -> list:
+                self.indices[summed[0]] = k
+                return self._rounds(summed[1:], inner, pieces)
+
+            return loop(self.b, self.axes[summed[0]].size, carried, body)
+        n, results = len(self.statement.sums), []
+        for p, (first, count, width) in enumerate(pieces):
+            part = carried[p * n : (p + 1) * n]
+            results += self._along(first, count, width, part, lambda inner, w=width: self._step(inner, w))
+        return results
+
+    def _inner(self, summed: list[int], carried: list, width: int) -> list:
+        if not summed:
+            return self._step(carried, width)
+
+        def body(k: Code, inner: list) -> list:
+            self.indices[summed[0]] = k
+            return self._inner(summed[1:], inner, width)
+
+        return loop(self.b, self.axes[summed[0]].size, carried, body)
+
+    # ---- one index: load, compute, store, add to the sums ----
+
+    def _step(self, carried: list, width: int) -> list:
+        registers: dict[int, tuple[Code, np.dtype]] = {}
+        for k, (view, register) in enumerate(self.statement.loads.items()):
+            dtype = view.root.dtype
+            registers[register] = load(self.b, self._at(k), dtype, width, self._step_of(k)), dtype
+        for register, op, arguments in self.statement.code:
+            given = [registers[a] if isinstance(a, int) else (a[0], None) for a in arguments]
+            registers[register] = compute(self.b, op, given, width), op.outputs[0].dtype
+        for k, (register, view) in enumerate(self.statement.stores, len(self.statement.loads)):
+            value, dtype = registers[register]
+            store(self.b, convert(self.b, value, dtype, view.root.dtype, width), self._at(k), view.root.dtype, width, self._step_of(k))
+        totals = []
+        for s, total in zip(self.statement.sums, carried, strict=True):
+            value, dtype = registers[s.register]
+            value = convert(self.b, value, dtype, s.out.dtype, width)
+            totals.append(combine(self.b, _how(s.kind), total, value, s.out.dtype, width))
+        return totals
+
+    def _start(self, width: int) -> list[Code]:
+        return [number(_first(s.kind, s.out.dtype), s.out.dtype, width) for s in self.statement.sums]
+
+    def _finish(self, totals: list, width: int) -> None:
+        first = len(self.views) - len(self.outputs)
+        for k, (s, total) in enumerate(zip(self.statement.sums, totals, strict=True), first):
+            if s.kind == "mean":
+                count = int(np.prod([self.statement.shape[a] for a in s.axes], dtype=np.int64))
+                total = self.b.fdiv(total, number(count, s.out.dtype, width))
+            store(self.b, total, self._at(k), s.out.dtype, width, 1)
+
+    def _at(self, k: int) -> Code:
+        view = self.views[k]
+        base, offset = self.place(view.root)
+        size = view.root.dtype.itemsize
+        steps = [(i, axis.steps[k]) for i, axis in zip(self.indices, self.axes, strict=True)]
+        return address(self.b, base, view.offset + offset // size, steps, size)
+
+    def _step_of(self, k: int) -> int:
+        return self.axes[self.vector].steps[k] if self.vector >= 0 else 0
+
+
+def _how(kind: str) -> str:
+    return "sum" if kind == "mean" else kind
+
+
+def _first(kind: str, dtype: np.dtype) -> Any:
+    if kind in ("sum", "mean"):
+        return 0
+    lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    return lowest if kind == "max" else np.inf if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def _output(out: Value, over: tuple[int, ...], summed: tuple[int, ...]) -> View:
+    """The result of a sum as a view over the whole nest: no step along the summed axes."""
+    strides, step = [0] * len(over), 1
+    for k in reversed(range(len(over))):
+        if k not in summed:
+            strides[k], step = step, step * over[k]
+    return View(out, 0, over, tuple(strides))
+
+
+def _merged(axes: list[Axis]) -> list[Axis]:
+    """Axes of length 1 dropped, and neighbours made one where every view runs through both evenly."""
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.size == 1:
+            continue
+        before = merged[-1] if merged else None
+        if before and before.summed == axis.summed and before.steps == [axis.size * s for s in axis.steps]:
+            merged[-1] = Axis(before.size * axis.size, axis.steps, axis.summed)
+        else:
+            merged.append(axis)
+    return merged
+
+
+def _pieces(size: int, lanes: int) -> list[tuple[int, int, int]]:
+    """(first index, number of vectors, width): whole vectors, then halves, quarters... of one."""
+    pieces, first, width = [], 0, lanes
+    while first < size:
+        count = (size - first) // width
+        if count:
+            pieces.append((first, count, width))
+            first += count * width
+        width //= 2
+    return pieces
+
+

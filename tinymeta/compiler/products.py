@@ -1,0 +1,204 @@
+"""Matrix products of known sizes as LLVM code: a block of c is summed in registers over the whole inner axis.
+
+One function per sizes and strides, however often it is called: c (m, n) = a (m, k) b (k, n), the columns of c side by side. A row of b
+is loaded by vectors, an entry of a is read into all lanes; a b whose columns do not lie side by side is first copied so that they do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from .vectors import BYTES, Code, across, address, function, index, intrinsic, load, loop, number, shuffle, store
+
+
+class Sizes(NamedTuple):
+    """m, k, n, and the steps of a and b from row to row and column to column, in numbers; `c_row` from row to row of c."""
+
+    m: int
+    k: int
+    n: int
+    a_row: int
+    a_col: int
+    b_row: int
+    b_col: int
+    c_row: int
+
+
+def room(s: Sizes, dtype: np.dtype) -> int:
+    """Bytes that `product` needs for a copy of b."""
+    return s.k * s.n * dtype.itemsize if _copies(_turned(s)[0]) else 0
+
+
+def _turned(s: Sizes) -> tuple[Sizes, bool]:
+    """Whether c^T = b^T a^T is better: for one column of c, whose rows then lie side by side."""
+    if s.n == 1 and s.c_row == 1 and s.a_row == 1 and s.a_col != 1:
+        return Sizes(1, s.k, s.m, s.b_col, s.b_row, s.a_col, s.a_row, s.m), True
+    return s, False
+
+
+def _copies(s: Sizes) -> bool:
+    return s.n > 1 and s.b_col != 1
+
+
+def product(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, vector_bytes: int, x: Code, y: Code, c: Code, space: Code) -> None:
+    """Call the function of these sizes on three matrices and the room for a copy."""
+    s, turned = _turned(s)
+    x, y = (y, x) if turned else (x, y)
+    name = f"product_{dtype.str[1:]}_" + "_".join(map(str, s)).replace("-", "m")
+    known = name in b.module.globals
+    f = function(b.module, name, ir.VoidType(), [BYTES] * 4)
+    if not known:
+        f.linkage = "internal"
+        _define(f, s, dtype, vector_bytes)
+    b.call(f, [x, y, c, space])
+
+
+def _define(f: ir.Function, s: Sizes, dtype: np.dtype, vector_bytes: int) -> None:
+    b = ir.IRBuilder(f.append_basic_block())
+    lanes = vector_bytes // dtype.itemsize
+    x, y, c, space = f.args
+    if s.n == 1 and s.a_col == 1 and s.b_row == 1:
+        _dots(b, s, dtype, lanes, x, y, c)
+    else:
+        if _copies(s):
+            _side_by_side(b, s, dtype, lanes, y, space)
+            y, s = space, s._replace(b_row=s.n, b_col=1)
+        _blocks(b, s, dtype, lanes, vector_bytes, x, y, c)
+    b.ret_void()
+
+
+def _blocks(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, vector_bytes: int, x: Code, y: Code, c: Code) -> None:
+    most = 4 if vector_bytes == 64 else 2
+    registers = 28 if vector_bytes == 64 else 12
+    widths = _widths(s.n, lanes)
+    panels = -(-len(widths) // most)
+    first = 0
+    for p in range(panels):
+        part = widths[p * len(widths) // panels : (p + 1) * len(widths) // panels]
+        rows = min(s.m, max(1, (registers - len(part)) // len(part)), 8)
+        blocks = -(-s.m // rows)
+        rows = -(-s.m // blocks)
+        whole = s.m // rows
+        at = first
+
+        def block(k: Code, _: list, rows: int = rows, part: list[int] = part, at: int = at) -> list:
+            _block(b, s, dtype, rows, part, at, b.mul(k, index(rows)), x, y, c)
+            return []
+
+        if whole:
+            loop(b, whole, [], block)
+        if s.m % rows:
+            _block(b, s, dtype, s.m % rows, part, at, index(whole * rows), x, y, c)
+        first += sum(part)
+
+
+def _block(
+    b: ir.IRBuilder, s: Sizes, dtype: np.dtype, rows: int, widths: list[int], column: int, row: Code, x: Code, y: Code, c: Code
+) -> None:  # fmt: skip
+    starts = [sum(widths[:v]) + column for v in range(len(widths))]
+
+    def step(q: Code, sums: list[Code]) -> list[Code]:
+        line = [load(b, address(b, y, at, [(q, s.b_row)], dtype.itemsize), dtype, w, 1) for at, w in zip(starts, widths, strict=True)]
+        result = []
+        for r in range(rows):
+            entry = address(b, x, r * s.a_row, [(row, s.a_row), (q, s.a_col)], dtype.itemsize)
+            for v, w in enumerate(widths):
+                spread = load(b, entry, dtype, w, 0)
+                result.append(intrinsic(b, "fmuladd", dtype, w, spread, line[v], sums[r * len(widths) + v]))
+        return result
+
+    zeros = [number(0, dtype, w) for _ in range(rows) for w in widths]
+    sums = loop(b, s.k, zeros, step)
+    for r in range(rows):
+        for v, w in enumerate(widths):
+            store(b, sums[r * len(widths) + v], address(b, c, r * s.c_row + starts[v], [(row, s.c_row)], dtype.itemsize), dtype, w, 1)
+
+
+def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Code, c: Code) -> None:
+    """One column of c: rows of a times b, each along its length."""
+    width = min(lanes, 1 << (s.k.bit_length() - 1))
+    whole = s.k // width
+
+    def row(r: Code, _: list) -> list:
+        def step(q: Code, sums: list[Code]) -> list[Code]:
+            at = [address(b, p, 0, steps, dtype.itemsize) for p, steps in ((x, [(r, s.a_row), (q, width)]), (y, [(q, width)]))]
+            return [intrinsic(b, "fmuladd", dtype, width, *(load(b, p, dtype, width, 1) for p in at), sums[0])]
+
+        total = across(b, "sum", loop(b, whole, [number(0, dtype, width)], step)[0], dtype, width)
+
+        def rest(q: Code, sums: list[Code]) -> list[Code]:
+            at = [address(b, p, whole * width, steps, dtype.itemsize) for p, steps in ((x, [(r, s.a_row), (q, 1)]), (y, [(q, 1)]))]
+            return [intrinsic(b, "fmuladd", dtype, 1, *(load(b, p, dtype, 1, 1) for p in at), sums[0])]
+
+        if s.k % width:
+            total = loop(b, s.k % width, [total], rest)[0]
+        store(b, total, address(b, c, 0, [(r, s.c_row)], dtype.itemsize), dtype, 1, 1)
+        return []
+
+    loop(b, s.m, [], row)
+
+
+def _side_by_side(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, y: Code, space: Code) -> None:
+    """space (k, n) = b; tiles are transposed in registers where the rows of b lie side by side."""
+    if s.b_row == 1:
+        for q, j, side in _squares(s.k, s.n, lanes):
+            tile = [load(b, address(b, y, (j + i) * s.b_col + q, [], dtype.itemsize), dtype, side, 1) for i in range(side)]
+            for i, line in enumerate(_transposed(b, tile)):
+                store(b, line, address(b, space, (q + i) * s.n + j, [], dtype.itemsize), dtype, side, 1)
+        return
+
+    def row(q: Code, _: list) -> list:
+        def column(j: Code, _: list) -> list:
+            entry = load(b, address(b, y, 0, [(q, s.b_row), (j, s.b_col)], dtype.itemsize), dtype, 1, 1)
+            store(b, entry, address(b, space, 0, [(q, s.n), (j, 1)], dtype.itemsize), dtype, 1, 1)
+            return []
+
+        return loop(b, s.n, [], column)
+
+    loop(b, s.k, [], row)
+
+
+def _transposed(b: ir.IRBuilder, rows: list[Code]) -> list[Code]:
+    """A square of numbers, one vector per row, with rows and columns exchanged: bit by bit of their numbers."""
+    rows, side = list(rows), len(rows)
+    bit = side // 2
+    while bit:
+        upper = [j if not j & bit else side + j - bit for j in range(side)]
+        lower = [j + bit if not j & bit else side + j for j in range(side)]
+        for i in range(side):
+            if not i & bit:
+                pair = rows[i], rows[i + bit]
+                rows[i], rows[i + bit] = shuffle(b, *pair, upper), shuffle(b, *pair, lower)
+        bit //= 2
+    return rows
+
+
+def _squares(height: int, width: int, most: int) -> list[tuple[int, int, int]]:
+    """(first row, first column, side) of squares that cover a rectangle, the sides powers of two."""
+    return [
+        (q + i, j + k, min(h, w))
+        for q, h in _cuts(height, most)
+        for j, w in _cuts(width, most)
+        for i in range(0, h, min(h, w))
+        for k in range(0, w, min(h, w))
+    ]
+
+
+def _cuts(size: int, side: int) -> list[tuple[int, int]]:
+    """(first, length) of parts that are powers of two, none above `side`."""
+    parts, first, width = [], 0, side
+    while first < size:
+        while width > size - first:
+            width //= 2
+        parts.append((first, width))
+        first += width
+    return parts
+
+
+def _widths(n: int, lanes: int) -> list[int]:
+    return [w for _, w in _cuts(n, lanes)]
+
+
