@@ -1,0 +1,208 @@
+"""MAML's meta-step, second order, against JAX, torch.func, TorchOpt and higher: the sinusoid with Adam, and Omniglot's conv net.
+
+A contender is a process: `python -m bench.maml "sine: JAX, jit and vmap"`. It reports, for each setting, the first meta-loss and
+meta-gradient, which are compared before times are, the seconds of its first call, and the median time of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .measure import alternate, median_seconds, write
+
+SEED, ROUNDS = 0, 5
+INNER_LR = {"sine": 0.01, "omniglot": 0.4}
+
+
+class Setting(NamedTuple):
+    """Tasks in a meta-batch, inner steps, and the points of support and of query of a task."""
+
+    tasks: int
+    steps: int
+    points: int
+
+    def __str__(self) -> str:
+        return f"{self.tasks} tasks, {self.steps} inner step{'s' * (self.steps > 1)}"
+
+
+SETTINGS = {
+    "sine": [Setting(4, 1, 10), Setting(25, 1, 10), Setting(100, 1, 10), Setting(25, 5, 10)],
+    "omniglot": [Setting(8, 1, 5)],
+}
+TITLES = {
+    "sine": "MAML's meta-step on sinusoids, second order, with Adam",
+    "omniglot": "MAML's meta-step on 5-way 1-shot Omniglot, second order, with Adam",
+}
+PACKAGES = ["tinymeta", "numpy", "numba", "torch", "jax", "torchopt", "higher"]
+NOTE = "Losses and gradients agree to 1e-3 of the largest entry before timing; fresh alternated processes; float32."
+FEWER_CALLS = {"TorchOpt": 0.1, "higher": 0.05}  # of those that take a hundred times as long, as a fraction
+
+
+def data(kind: str, setting: Setting) -> tuple[list, tuple, tuple]:
+    """(parameters as a flat list of arrays, support, query), float32; labels are int64."""
+    rng = np.random.default_rng(SEED)
+    return _sine(rng, setting) if kind == "sine" else _images(rng, setting)
+
+
+def _sine(rng: np.random.Generator, setting: Setting) -> tuple[list, tuple, tuple]:
+    params = []
+    for a, b in ((1, 40), (40, 40), (40, 1)):
+        params += [(np.sqrt(2 / a) * rng.normal(size=(a, b))).astype(np.float32), np.zeros(b, np.float32)]
+    amplitude, phase = rng.uniform(0.1, 5, (setting.tasks, 1, 1)), rng.uniform(0, np.pi, (setting.tasks, 1, 1))
+    x = [rng.uniform(-5, 5, (setting.tasks, setting.points, 1)).astype(np.float32) for _ in range(2)]
+    support, query = ((u, (amplitude * np.sin(u - phase)).astype(np.float32)) for u in x)
+    return params, support, query
+
+
+def _images(rng: np.random.Generator, setting: Setting) -> tuple[list, tuple, tuple]:
+    """Random strokes stand for characters: time does not depend on what is drawn."""
+    params = []
+    for channels in (1, 64, 64, 64):
+        limit = np.sqrt(6 / (9 * (channels + 64)))
+        w = rng.uniform(-limit, limit, (64, channels, 3, 3)).astype(np.float32)
+        params += [w, np.ones(64, np.float32), np.zeros(64, np.float32)]
+    params += [(rng.normal(size=(64, 5)) / 8).astype(np.float32), np.zeros(5, np.float32)]
+    labels = np.tile(np.arange(5), (setting.tasks, 1))
+    x = [(rng.random((setting.tasks, setting.points, 1, 28, 28)) < 0.1).astype(np.float32) for _ in range(2)]
+    return params, (x[0], labels), (x[1], labels)
+
+
+# ---- contenders: make(kind, setting) -> one(), which does a meta-step and returns its loss and gradient ----
+
+
+def tinymeta(kind: str, setting: Setting, backend: str = "", compiled: bool = True) -> Callable:
+    os.environ["TINYMETA_BACKEND"] = backend
+    import tinymeta as tm
+    from tinymeta import maml, nets, ops, optim
+
+    flat, support, query = data(kind, setting)
+    if kind == "sine":
+        params: Any = tuple(nets.Layer(*flat[i : i + 2]) for i in (0, 2, 4))
+    else:
+        params = tuple(nets.ConvLayer(*flat[i : i + 3]) for i in (0, 3, 6, 9)), nets.Layer(*flat[12:])
+
+    def loss(params: Any, data: Any) -> Any:
+        x, y = data
+        if kind == "sine":
+            return ops.mean(ops.square(nets.mlp(params, x) - y), axis=(-2, -1))
+        return ops.mean(ops.softmax_cross_entropy(nets.conv4(params, x), y), axis=-1)
+
+    adam = optim.adam(1e-3)
+    descent = tm.value_and_grad(lambda p, s, q: maml.meta_loss(loss, p, s, q, INNER_LR[kind], setting.steps))
+
+    def step(params: Any, state: Any, support: Any, query: Any) -> tuple:
+        value, gradient = descent(params, support, query)
+        updates, state = adam.update(gradient, state)
+        return optim.apply_updates(params, updates), state, value, gradient
+
+    run = tm.compile(step) if compiled else step
+    state = [params, adam.init(params)._replace(step=np.asarray(0))]
+
+    def one() -> tuple:
+        state[0], state[1], value, gradient = run(*state, support, query)
+        return value, tm.trees.leaves(gradient)
+
+    return one
+
+
+def tinymeta_numpy(kind: str, setting: Setting) -> Callable:
+    return tinymeta(kind, setting, "numpy")
+
+
+def tinymeta_eager(kind: str, setting: Setting) -> Callable:
+    return tinymeta(kind, setting, compiled=False)
+
+
+def peer(module: str, name: str) -> Callable:
+    """A contender of a module that is imported in its own process only."""
+
+    def make(kind: str, setting: Setting) -> Callable:
+        from importlib import import_module
+
+        found = getattr(import_module(f"bench.{module}"), name)
+        return found(kind, setting, *data(kind, setting), INNER_LR[kind])
+
+    return make
+
+
+CONTENDERS: dict[str, Callable[[str, Setting], Callable]] = {
+    "sine: tinymeta": tinymeta,
+    "sine: tinymeta without Numba": tinymeta_numpy,
+    "sine: tinymeta, eager": tinymeta_eager,
+    "sine: JAX, jit and vmap": peer("maml_jax", "vmapped"),
+    "sine: torch.func, vmap": peer("maml_torch", "vmapped"),
+    "sine: TorchOpt": peer("maml_torch", "torchopt_loop"),
+    "sine: higher": peer("maml_torch", "higher_loop"),
+    "omniglot: tinymeta": tinymeta,
+    "omniglot: tinymeta without Numba": tinymeta_numpy,
+    "omniglot: tinymeta, eager": tinymeta_eager,
+    "omniglot: torch.func, vmap": peer("maml_torch", "vmapped"),
+    "omniglot: PyTorch, loop": peer("maml_torch", "looped"),
+    "omniglot: JAX, jit and loop": peer("maml_jax", "looped"),
+    "omniglot: JAX, jit and vmap": peer("maml_jax", "vmapped"),
+}
+
+
+def report(contender: str) -> dict[str, Any]:
+    """What a contender's process prints, by setting."""
+    kind, _, name = contender.partition(": ")
+    found = {}
+    for setting in SETTINGS[kind]:
+        one = CONTENDERS[contender](kind, setting)
+        start = time.perf_counter()
+        loss, gradient = one()
+        first = time.perf_counter() - start
+        many = 400 * 25 / (setting.tasks * setting.steps) if kind == "sine" else 12
+        flat = np.concatenate([np.ravel(np.asarray(g)) for g in gradient])
+        found[str(setting)] = {
+            "loss": float(loss), "gradient": flat[:: 1 if kind == "sine" else 53].tolist(), "first": first,
+            "ms": 1e3 * median_seconds(one, max(3, min(1000, int(many * FEWER_CALLS.get(name, 1))))),
+        }  # fmt: skip
+    return {"settings": found, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def rows(kind: str, reports: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One row per setting and contender, after the comparison."""
+    made = []
+    for setting in map(str, SETTINGS[kind]):
+        of = {name: [r["settings"][setting] for r in rounds] for name, rounds in reports.items()}
+        ours = of[f"{kind}: tinymeta"]
+        base = float(np.median([r["ms"] for r in ours]))
+        for name, found in of.items():
+            _compare(found[0], ours[0], f"{name}, {setting}")
+            ms = [r["ms"] for r in found]
+            made.append({
+                "name": f"{name.partition(': ')[2]}, {setting}", "median": round(float(np.median(ms)), 4),
+                "min": round(min(ms), 4), "max": round(max(ms), 4), "ratio": round(float(np.median(ms)) / base, 2),
+                "first": round(float(np.median([r["first"] for r in found])), 2),
+                "mb": round(float(np.median([r["mb"] for r in reports[name]]))),
+            })  # fmt: skip
+    return made
+
+
+def _compare(found: dict[str, Any], ours: dict[str, Any], name: str) -> None:
+    scale = np.max(np.abs(ours["gradient"]))
+    np.testing.assert_allclose(found["loss"], ours["loss"], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found["gradient"], ours["gradient"], rtol=0, atol=1e-3 * scale, err_msg=name)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(report(sys.argv[1])))
+        return
+    for kind, title in TITLES.items():
+        reports = alternate("bench.maml", [n for n in CONTENDERS if n.startswith(kind)], ROUNDS)
+        columns = {"first": "first call, s", "mb": "MB"}
+        write(f"maml-{kind}", title, "ms", ROUNDS, rows(kind, reports), PACKAGES, NOTE, columns)
+
+
+if __name__ == "__main__":
+    main()
