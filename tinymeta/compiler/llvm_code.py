@@ -6,13 +6,15 @@ partial sums of each run of tasks, and `own`, one for each thread, for the value
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from llvmlite import ir
 
 from ..ops import reduce
 from .arena import arrange
 from .graph import Op, Program, Value, values
-from .loops import Gather, Loop, Lowering, Product, Unsupported, View, contiguous
+from .loops import Gather, Loop, Lowering, Product, Statement, Unsupported, View, contiguous
 from .nests import Nest, Place
 from .products import Sizes, product, room
 from .tasks import Tasks, split
@@ -26,7 +28,8 @@ _INT64 = np.dtype(np.int64)
 class Machine:
     """The module of the three functions, and what the caller must know: the table's values and the sizes of the blocks in bytes."""
 
-    def __init__(self, program: Program, vector_bytes: int) -> None:
+    def __init__(self, program: Program, vector_bytes: int, data_at: int | None = None) -> None:
+        self.data_at = data_at  # where an array's Python object has the address of its data; None: the table holds that itself
         self.tasks = split(program) or Tasks(0, after=program.ops)
         self.runs = min(RUNS, self.tasks.count)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
@@ -35,6 +38,11 @@ class Machine:
         self.shared: dict[Value, int] = {}
         self.shared_bytes = self.own_bytes = 0
         self.parts = self._parts()
+
+    @property
+    def work(self) -> int:
+        """About how many computations all tasks are."""
+        return self.tasks.count * sum(_work(s) for s in self.parts[1].statements)
 
     def _parts(self) -> list[Part]:
         tasks = self.tasks
@@ -130,7 +138,10 @@ class Part:
         if v not in self.known:
             with self.b.goto_entry_block():  # read once, whatever loop this is in
                 slot = self.b.gep(self.arguments[0], [index(self.machine.table[v])])
-                self.known[v] = self.b.load(slot)
+                at = self.b.load(slot)
+                if self.machine.data_at is not None:
+                    at = self.b.load(self.b.bitcast(self.b.gep(at, [index(self.machine.data_at)]), BYTES.as_pointer()))
+                self.known[v] = at
         return self.known[v], 0
 
     # ---- statements ----
@@ -219,6 +230,12 @@ def _sum_of_runs(total: Value, parts: Value) -> Op:
 
 def _bytes(v: Value, alignment: int = ALIGNMENT) -> int:
     return -(-v.size * v.dtype.itemsize // alignment) * alignment
+
+
+def _work(s: Statement) -> int:
+    if isinstance(s, Product):
+        return math.prod(s.a.shape) * s.b.shape[-1]
+    return math.prod(s.shape) * (len(s.code) + len(s.sums) + 1) if isinstance(s, Loop) else math.prod(s.to.shape)
 
 
 def _room(p: Product) -> int:

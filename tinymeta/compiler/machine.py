@@ -13,7 +13,7 @@ from llvmlite import binding as llvm
 from .graph import Program
 from .llvm_code import Machine
 
-THREADS_FROM = 20_000  # numbers that a run of tasks computes, below which a second thread is not worth waking
+THREADS_FROM = 2_000_000  # computations, below which a second thread is not worth waking
 KIND = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -33,7 +33,7 @@ def vector_bytes() -> int:
 def build(program: Program) -> tuple[Machine, Callable]:
     """(the code, replay(*inputs) -> fresh arrays of the program's results)."""
     cpu = target()
-    machine = Machine(program, vector_bytes())
+    machine = Machine(program, vector_bytes(), data_at())
     module = llvm.parse_assembly(str(machine.module))
     module.verify()
     engine = llvm.create_mcjit_compiler(module, cpu)
@@ -47,7 +47,8 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
 
     constants = [np.ascontiguousarray(v.constant) for v in program.constants]
     table = np.zeros(len(machine.table), np.int64)
-    threads = min(available(), machine.runs) if machine.tasks.count else 1
+    threads = min(available(), machine.runs) if machine.work >= THREADS_FROM else 1
+    addresses = _addresses if machine.data_at is None else lambda arrays: list(map(id, arrays))
     shared, own = _block(machine.shared_bytes), [_block(machine.own_bytes) for _ in range(max(threads, 1))]
     made = [(v.shape, v.dtype) for v in machine.outputs]
     inputs = {v: k for k, v in enumerate(program.inputs)} | {v: len(program.inputs) + k for k, v in enumerate(program.constants)}
@@ -60,7 +61,7 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
     def replay(*arrays: Any) -> list[np.ndarray]:
         given = [*map(np.ascontiguousarray, arrays), *constants]
         fresh = [np.empty(shape, dtype) for shape, dtype in made]
-        table[:] = [x.__array_interface__["data"][0] for x in (*given, *fresh)]
+        table[:] = addresses((*given, *fresh))
         if before:
             before(at_table, at_shared, 0, 0)
         if tasks:
@@ -78,6 +79,16 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
 
     replay.owned = engine, shared, own  # type: ignore[attr-defined]  # the code and the memory behind the addresses
     return replay
+
+
+def data_at() -> int | None:
+    """Where the object of an array holds the address of its data: behind what every object begins with, if that is so here."""
+    at, found = object.__basicsize__, np.zeros(1)
+    return at if ctypes.c_void_p.from_address(id(found) + at).value == found.ctypes.data else None
+
+
+def _addresses(arrays: tuple) -> list[int]:
+    return [x.__array_interface__["data"][0] for x in arrays]
 
 
 def _block(size: int) -> np.ndarray:
