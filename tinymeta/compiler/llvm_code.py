@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 
 from ..ops import reduce
+from . import convolutions as convolutions  # puts its prims into the table of loops
 from .arena import arrange
 from .graph import Op, Program, Value, values
 from .loops import Gather, Loop, Lowering, Product, Statement, Unsupported, View, contiguous

@@ -18,7 +18,7 @@ from ..ops import indexing, linalg, reduce, shape
 from .cleanup import ADD
 from .graph import Op, Value, values
 from .plan import is_view
-from .tasks import positive_axes
+from .tasks import full_index, positive_axes
 
 LARGEST = 48  # computations in one loop nest: more than the registers hold is slower
 
@@ -88,10 +88,11 @@ Statement = Loop | Product | Gather
 
 
 def contiguous(value: Value, offset: int = 0) -> View:
-    return View(value, offset, value.shape, _steps(value.shape))
+    return View(value, offset, value.shape, steps(value.shape))
 
 
-def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+def steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The steps of an array in C order."""
     return tuple(int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
 
 
@@ -106,6 +107,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self.made: dict[Value, int] = {}  # by root: the statement after which it is in memory
         self.wanted: set[Value] = set()  # roots that must be in memory
+        self.patches: dict[Any, Value] = {}  # copies in another layout, by what they are copies of
         for op in ops:
             if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
                 raise Unsupported(f"{op.prim.name} of {op.out}")
@@ -125,7 +127,7 @@ class Lowering:
             self.wanted.add(x)
             return
         loop, at = self._loop(x.shape, [x], lambda loop: not loop.sums)
-        loop.stores.append((self._load(loop, x), View(to, 0, x.shape, _steps(x.shape))))
+        loop.stores.append((self._load(loop, x), View(to, 0, x.shape, steps(x.shape))))
         self.made[to] = at
 
     def _add(self, x: Value, to: Value) -> None:
@@ -168,7 +170,7 @@ class Lowering:
         try:
             y = np.reshape(dummy, op.out.shape, copy=False) if op.prim is shape._reshape else op.prim.forward(dummy, **op.params)
         except ValueError:
-            self.copy(source, View(op.out, 0, source.shape, _steps(source.shape)))
+            self.copy(source, View(op.out, 0, source.shape, steps(source.shape)))
             return
         offset = source.offset + y.__array_interface__["data"][0] - start
         self.views[op.out] = View(source.root, offset, y.shape, tuple(0 if n == 1 else s for n, s in zip(y.shape, y.strides, strict=True)))
@@ -186,6 +188,10 @@ class Lowering:
         loop.code.append((register, Op(IDENTITY, (number,), {}, outputs=(Value((), to.root.dtype),)), ((number,),)))
         loop.stores.append((register, to))
         self._append(loop, to.root)
+
+    def multiply(self, a: View, b: View, c: Value, op: Op) -> None:
+        self.wanted.add(c)
+        self._append(Product(a, b, contiguous(c), op), c)
 
     def _append(self, statement: Statement, *made: Value) -> None:
         self.statements.append(statement)
@@ -238,10 +244,8 @@ class Lowering:
 
 
 def _matmul(low: Lowering, op: Op) -> None:
-    a, b = (low.stored(x) for x in op.inputs)
     lead = op.out.shape[:-2]
-    low._append(Product(_led(a, lead), _led(b, lead), contiguous(op.out), op), op.out)
-    low.wanted.add(op.out)
+    low.multiply(*(_led(low.stored(x), lead) for x in op.inputs), op.out, op)
 
 
 def _led(x: View, lead: tuple[int, ...]) -> View:
@@ -287,10 +291,10 @@ def _joined(low: Lowering, op: Op) -> None:
 
 def _indexed(low: Lowering, op: Op) -> None:
     """x[arrays], of as many index arrays as x has axes."""
-    index = op.params["index"] if isinstance(op.params["index"], tuple) else (op.params["index"],)
     x, arrays = op.inputs[0], op.inputs[1:]
     add = op.prim is indexing._put
     inside = op.params["shape"] if add else x.shape
+    index = full_index(op.params["index"], len(inside))
     if add:
         low.fill(contiguous(op.out), op.out.dtype.type(0))
         low.wanted.add(op.out)

@@ -100,7 +100,8 @@ class _Split:
     def _take(self, x: Any, how: int, op: Op) -> Any:
         if how != SQUEEZE:
             return self._slice(x) if how == SLICE else x
-        squeezed = _op(shape._reshape, [x], {"shape": x.shape[1:]}, op, x.shape[1:])
+        squeezed = Op(shape._reshape, (x,), {"shape": x.shape[1:]}, op.site)
+        squeezed.outputs = (Value(x.shape[1:], x.dtype, squeezed),)
         self.tasks.ops.append(squeezed)
         return squeezed.out
 
@@ -238,17 +239,24 @@ def _same(op: Op, kinds: list[int], count: int) -> Any:
 
 def _indexed(op: Op, kinds: list[int], count: int) -> Any:
     """x[t, ...]: the first item is a whole slice, or the task's own number."""
-    index = op.params["index"] if isinstance(op.params["index"], tuple) else (op.params["index"],)
     whole, arrays = op.params.get("shape", op.inputs[0].shape), op.inputs[1:]
+    index = full_index(op.params["index"], len(whole))
     if not kinds[0] or not index or whole[0] != count:
         return None
     params = op.params | {"index": index[1:]} | ({"shape": whole[1:]} if "shape" in op.params else {})
-    if isinstance(index[0], slice) and index[0] == slice(None) and not arrays:
+    if isinstance(index[0], slice) and index[0].indices(count) == (0, count, 1) and not arrays:
         return params, [SLICE]
     if all(i is indexing.ARRAY for i in index) and _own_number(arrays[0], count):
         how = [_broadcasting(a, kind, arrays[0].ndim) for a, kind in zip(arrays[1:], kinds[2:], strict=True)]
         return None if None in how or WHOLE in how else (params, [SLICE, DROP, *how])
     return None
+
+
+def full_index(index: Any, ndim: int) -> tuple:
+    """The index as a tuple, with slices for `...`."""
+    items = index if isinstance(index, tuple) else (index,)
+    missing = [slice(None)] * (ndim - sum(i is not None and i is not ... for i in items))
+    return tuple(j for i in items for j in (missing if i is ... else [i]))
 
 
 def _own_number(index: Value, count: int) -> bool:

@@ -1,0 +1,119 @@
+"""The three prims of a convolution as matrix products: with X the patches of x as columns and Y, W matrices with a row per output channel,
+
+    correlate  Y = W X        match  Wᵀ = X Yᵀ        spread  X' = Wᵀ Y, then each column is added where its patch lies.
+
+X is (C kh kw, N H' W') and Y (O, N H' W'); y itself is Y with other strides. Prims that share x share X.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..ops import conv
+from .cleanup import ADD
+from .graph import Op, Value
+from .loops import STATEMENTS, Loop, Lowering, Product, Unsupported, View, contiguous, steps
+
+
+def _of_one_task(lower: Callable) -> Callable:
+    def checked(low: Lowering, op: Op) -> None:
+        if any(x.ndim != 4 for x in (*op.inputs, op.out)):
+            raise Unsupported(f"{op.prim.name} of {op.out}, with leading axes that are not tasks")
+        lower(low, op)
+
+    return checked
+
+
+def _correlate(low: Lowering, op: Op) -> None:
+    x, w = op.inputs
+    (n, _, _, _), o, (h, v) = x.shape, w.shape[0], op.params["windows"].output
+    made = Value((o, n * h * v), op.out.dtype)
+    low.multiply(_kernel(low, w), contiguous(_patches(low, x, op)), made, op)
+    low.views[op.out] = View(made, 0, (n, o, h, v), (h * v, n * h * v, v, 1))
+
+
+def _match(low: Lowering, op: Op) -> None:
+    x, y = op.inputs
+    (_, c, _, _), (n, o, h, v), (kh, kw) = x.shape, y.shape, op.params["windows"].size
+    rows = _rows(low, y, op)
+    made = Value((c * kh * kw, o), op.out.dtype)
+    low.multiply(contiguous(_patches(low, x, op)), View(rows.root, rows.offset, (n * h * v, o), rows.strides[::-1]), made, op)
+    low.views[op.out] = View(made, 0, (o, c, kh, kw), (1, kh * kw * o, kw * o, o))
+
+
+def _spread(low: Lowering, op: Op) -> None:
+    y, w = op.inputs
+    windows, (n, c, _, _) = op.params["windows"], op.out.shape
+    kernel, (h, v), (kh, kw) = _kernel(low, w), windows.output, windows.size
+    columns = Value((c * kh * kw, n * h * v), op.out.dtype)
+    low.multiply(View(kernel.root, kernel.offset, kernel.shape[::-1], kernel.strides[::-1]), _rows(low, y, op), columns, op)
+    low.fill(contiguous(op.out), op.out.dtype.type(0))
+    patches = _places(contiguous(op.out), windows)
+    inside = steps((c, kh, kw, n, h, v))
+    for i in range(kh):
+        for j in range(kw):
+            one = (c, n, h, v)
+            source = View(columns, i * inside[1] + j * inside[2], one, (inside[0], *inside[3:]))
+            offset = patches.offset + i * patches.strides[1] + j * patches.strides[2]
+            add_to(low, source, View(op.out, offset, one, (patches.strides[0], *patches.strides[3:])), op)
+    low.wanted.add(op.out)
+
+
+def _places(x: View, windows: conv.Windows) -> View:
+    """x (N, C, H, W) as (C, kh, kw, N, H', W'): every patch, without a copy."""
+    (n, c, _, _), (sn, sc, sh, sv), (down, right) = x.shape, x.strides, windows.stride
+    return View(x.root, x.offset, (c, *windows.size, n, *windows.output), (sc, sh, sv, sn, down * sh, right * sv))
+
+
+def _patches(low: Lowering, x: Value, op: Op) -> Value:
+    """X, made once for each x."""
+    windows = op.params["windows"]
+    key = (low.view(x), windows)
+    if key not in low.patches:
+        places = _places(low.stored(x), windows)
+        c, kh, kw, n, h, v = places.shape
+        low.patches[key] = made = Value((c * kh * kw, n * h * v), x.dtype)
+        low.copy(places, View(made, 0, places.shape, steps(places.shape)))
+    return low.patches[key]
+
+
+def _rows(low: Lowering, y: Value, op: Op) -> View:
+    """Y: a view if y has its strides, else a copy, made once for each y."""
+    view = low.stored(y)
+    (n, o, h, v), (sn, so, sh, sv) = view.shape, view.strides
+    turned = View(view.root, view.offset, (o, n, h, v), (so, sn, sh, sv))
+    if turned.strides == steps(turned.shape):
+        return View(view.root, view.offset, (o, n * h * v), (n * h * v, 1))
+    if (turned, None) not in low.patches:
+        low.patches[turned, None] = made = Value((o, n * h * v), y.dtype)
+        low.copy(turned, View(made, 0, turned.shape, steps(turned.shape)))
+    return contiguous(low.patches[turned, None])
+
+
+def _kernel(low: Lowering, w: Value) -> View:
+    """W (O, C kh kw): a view; of a kernel whose strides do not allow it, a copy."""
+    view = low.stored(w)
+    o, c, kh, kw = w.shape
+    so, sc, sh, sw = view.strides
+    if (sc, sh) == (kh * sh, kw * sw):
+        return View(view.root, view.offset, (o, c * kh * kw), (so, sw))
+    if (view, None) not in low.patches:
+        low.patches[view, None] = made = Value((o, c * kh * kw), w.dtype)
+        low.copy(view, View(made, 0, w.shape, steps(w.shape)))
+    return contiguous(low.patches[view, None])
+
+
+def add_to(low: Lowering, source: View, to: View, op: Op) -> None:
+    """Add what lies in one place to what lies in another."""
+    loop: Any = Loop(source.shape, closed=True)
+    loop.loads[source], loop.loads[to] = loop.register(), loop.register()
+    total = loop.register()
+    loop.code.append((total, Op(ADD, (source.root, to.root), {}, op.site, (Value((), to.root.dtype),)), (0, 1)))
+    loop.stores.append((total, to))
+    low._append(loop, to.root)
+
+
+STATEMENTS.update({
+    conv._correlate: _of_one_task(_correlate), conv._match: _of_one_task(_match), conv._spread: _of_one_task(_spread),
+})  # fmt: skip
