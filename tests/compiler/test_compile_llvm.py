@@ -1,6 +1,10 @@
-"""Machine code gives what eager execution gives, up to rounding."""
+"""Machine code gives what eager execution gives, up to rounding; and its source, run as Python, does too."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymeta as tm
-from tinymeta import ops
+from tinymeta import maml, nets, ops, optim
 from tinymeta.check import strategies
 
 pytest.importorskip("llvmlite", reason="machine code needs llvmlite, which comes with numba")
+DTYPES = (np.float32, np.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +24,160 @@ def _free(monkeypatch):
     monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
 
 
-def check_compiled(f, *args, rtol=1e-12):
+def assert_close(found, expected, factor=64.0):
+    """Within so many units in the last place of the largest number of each array."""
+
+    def close(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if b.dtype.kind != "f":
+            np.testing.assert_array_equal(a, b)
+            return
+        scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=factor * np.finfo(b.dtype).eps * scale)
+
+    tm.trees.map(close, found, expected)
+
+
+def check(f, *args, factor=64.0, source=True):
+    """f compiled to machine code, by its numbers and by its source (whose formulas overflow where the code does not)."""
+    compiled, expected = tm.compile(f), f(*args)
+    for _ in range(2):
+        assert_close(compiled(*args), expected, factor)
+    assert compiled.backend == "llvm", compiled.why_not_compiled
+    if source:
+        assert_close(run_source(compiled, args), compiled(*args), factor)
+    return compiled
+
+
+def run_source(compiled, args):
+    from tinymeta.compiler.python_code import NAMES
+
+    program, names = compiled._last(), dict(NAMES)
+    exec(compiled.source, names)
+    flat = [*tm.trees.leaves(args), *(v.constant for v in program.program.constants)]
+    with np.errstate(all="ignore"):
+        made = dict(zip(program.code.outputs, names["program"](*map(np.ravel, flat)), strict=True))
+    given = dict(zip(program.program.inputs, tm.trees.leaves(args), strict=True))
+    arrays = [made[v].reshape(v.shape)[()] if v in made else given[v] for v in program.program.results]
+    return program.write(arrays)
+
+
+def numbers(rng, *shape, dtype=np.float64):
+    return rng.normal(size=shape).astype(dtype)
+
+
+# ---- ops ----
+
+ELEMENTWISE = {
+    "add": lambda x, y: x + y, "subtract": lambda x, y: x - 1.5 * y, "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / (ops.abs(y) + 1), "maximum": ops.maximum, "minimum": ops.minimum,
+    "exp": lambda x, y: ops.exp(x), "log": lambda x, y: ops.log(ops.abs(y) + 0.1), "sqrt": lambda x, y: ops.sqrt(ops.square(x)),
+    "tanh": lambda x, y: ops.tanh(x), "sigmoid": lambda x, y: ops.sigmoid(y), "relu": lambda x, y: ops.relu(x),
+    "softplus": lambda x, y: ops.softplus(x), "logaddexp": ops.logaddexp, "power": lambda x, y: ops.abs(x) ** 1.5,
+    "sin": lambda x, y: ops.sin(x) * ops.cos(y), "tan": lambda x, y: ops.tan(x / 4), "arctan": lambda x, y: ops.arctan(x),
+    "sinh": lambda x, y: ops.sinh(x) - ops.cosh(y), "expm1": lambda x, y: ops.expm1(x) + ops.log1p(ops.abs(y)),
+    "where": lambda x, y: ops.where(x > y, x, 2.0), "compare": lambda x, y: (x >= y, x == x, x != y, x < 0.5),
+    "sign": lambda x, y: ops.sign(x) * ops.floor(y) + ops.ceil(x) - ops.rint(3 * y),
+    "masks": lambda x, y: ops.where((x > 0) & (y > 0) | ~(x < 1), x, y), "finite": lambda x, y: (ops.isfinite(x), ops.isnan(x)),
+    "reciprocal": lambda x, y: ops.reciprocal(ops.abs(x) + 1), "astype": lambda x, y: (x > 0).astype(x.dtype) * y,
+    "narrow": lambda x, y: ops.astype(x, np.float32) + 1, "wide": lambda x, y: ops.astype(ops.astype(x, np.float64) + 1, x.dtype),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_ops_on_every_width_of_vector(name, dtype):
+    rng = np.random.default_rng(0)
+    for shape in ((), (1,), (7,), (3, 5), (2, 33)):
+        x, y = (np.asarray(numbers(rng, *shape, dtype=dtype)) for _ in range(2))
+        check(ELEMENTWISE[name], x, y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_values_are_numpys(dtype):
+    x = np.array([0, -0.0, 1e-30, -1e30, 1e30, np.inf, -np.inf, np.nan, 1], dtype)
+    y = np.array([np.nan, 0, np.inf, 1, -1, np.inf, np.inf, 2, -np.inf], dtype)
+    for f in (ops.add, ops.maximum, ops.minimum, ops.logaddexp, lambda x, y: ops.relu(x), lambda x, y: ops.sigmoid(x),
+              lambda x, y: ops.where(x > y, x, y), lambda x, y: (x == y, x != y, x < y, ops.isfinite(x), ops.isnan(y)),
+              lambda x, y: ops.sign(x), lambda x, y: ops.softplus(x)):  # fmt: skip
+        with np.errstate(all="ignore"):
+            check(f, x, y, source=False)
+
+
+REDUCTIONS = {
+    "last": lambda x: ops.sum(x, axis=-1), "first": lambda x: ops.sum(x, axis=0), "middle": lambda x: ops.mean(x, axis=1),
+    "all": lambda x: ops.mean(x), "two": lambda x: ops.sum(x, axis=(0, 2), keepdims=True), "max": lambda x: ops.max(x, axis=1),
+    "min": lambda x: ops.min(x), "logsumexp": lambda x: ops.logsumexp(x, axis=-1), "var": lambda x: ops.var(x, axis=(0, 1)),
+    "of_transposed": lambda x: ops.sum(ops.transpose(x) * 2, axis=0), "sum_to": lambda x: ops.sum_to(x, (1, x.shape[1], 1)),
+    "same_twice": lambda x: (ops.sum(x * x, axis=0), ops.sum(x + 1, axis=0), ops.sum(x, axis=1)),
+    "softmax": ops.softmax, "norm": lambda x: ops.norm(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions(name, dtype):
+    rng = np.random.default_rng(1)
+    for shape in ((2, 3, 4), (1, 1, 1), (5, 1, 37), (3, 20, 1)):
+        check(REDUCTIONS[name], numbers(rng, *shape, dtype=dtype))
+
+
+SHAPES = {
+    "reshape": lambda x: ops.reshape(x, (x.size,)) * 2, "transpose": lambda x: ops.transpose(x, (2, 0, 1)) + 1,
+    "reshape_of_transpose": lambda x: ops.reshape(ops.transpose(x), (-1,)) * 2, "flip": lambda x: ops.flip(x, 1) - x,
+    "slice": lambda x: x[:, 1:, ::2] * 3, "index": lambda x: x[0] + x[-1], "new": lambda x: x[:, None] * x[..., None, :, :],
+    "pad": lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 1))), "concatenate": lambda x: ops.concatenate([x, 2 * x, x[:, :1]], axis=1),
+    "stack": lambda x: ops.stack([x, x + 1], axis=1), "broadcast": lambda x: ops.broadcast_to(x[0], (4, *x.shape[1:])) * 2,
+    "split": lambda x: ops.split(x, [1, 2], axis=2), "scatter": lambda x: tm.grad(lambda x: ops.sum(x[:, 1:, ::2] ** 2))(x),
+    "results_are_views": lambda x: (x, x.T, x[0], ops.broadcast_to(x, (2, *x.shape))), "moveaxis": lambda x: ops.moveaxis(x, 0, 2) * x.mT.mT.sum(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name):
+    check(SHAPES[name], numbers(np.random.default_rng(2), 2, 4, 5))
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 40)] * 3), lead=st.sampled_from([(), (3,), (2, 2)]), turned=st.tuples(st.booleans(), st.booleans()),
+    dtype=st.sampled_from(DTYPES), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_products_of_every_size_and_layout(sizes, lead, turned, dtype, seed):
+    (m, k, n), rng = sizes, np.random.default_rng(seed)
+    a = numbers(rng, *lead, *((k, m) if turned[0] else (m, k)), dtype=dtype)
+    b = numbers(rng, *((n, k) if turned[1] else (k, n)), dtype=dtype)
+
+    def f(a, b):
+        return ops.matmul(*(ops.swapaxes(x, -1, -2) if t else x for x, t in zip((a, b), turned, strict=True)))
+
     compiled = tm.compile(f)
     for _ in range(2):
-        found, expected = compiled(*args), f(*args)
-        tm.trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(1, np.max(np.abs(b), initial=0))), found, expected)
-    assert compiled.backend == "llvm", compiled.why_not_compiled
-    return compiled
+        assert_close(compiled(a, b), f(a, b), 8 * k)
+    assert compiled.backend == "llvm"
+
+
+def test_indices_and_labels():
+    rng = np.random.default_rng(3)
+    x, labels = numbers(rng, 5, 4), np.array([0, 3, 1, 1, -1])
+    check(lambda x, i: ops.take_along_axis(x, i[:, None], 1), x, labels)
+    check(tm.grad(lambda x, i: ops.sum(ops.take_along_axis(x, i[:, None], 1) ** 2)), x, labels)
+    check(lambda x, i: ops.softmax_cross_entropy(x, i), x, labels % 4)
+
+
+@pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 0, 3), (2, 1, 3), ((1, 2), (2, 0), (2, 3)), (3, 1, 1)])
+def test_convolutions_and_their_derivatives(stride, padding, kernel):
+    rng = np.random.default_rng(4)
+    x = numbers(rng, 2, 3, 7, 8)
+    w = numbers(rng, 4, 3, *((kernel, kernel) if isinstance(kernel, int) else kernel))
+
+    def loss(w, x):
+        return ops.sum(ops.sin(ops.conv2d(x, w, stride=stride, padding=padding)))
+
+    check(lambda w, x: ops.conv2d(x, w, stride=stride, padding=padding), w, x)
+    check(tm.grad(loss, (0, 1)), w, x)
+    check(lambda w, x: tm.hvp(lambda w: loss(w, x), w, w), w, x, factor=512)
 
 
 @given(program=strategies.compositions(), seed=st.integers(0, 2**32 - 1), order=st.integers(0, 2))
@@ -37,3 +189,138 @@ def test_random_programs_and_their_derivatives(program, seed, order):
     compiled, expected = tm.compile(f), f(x)
     for _ in range(2):
         tm.trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), compiled(x), expected)
+
+
+# ---- the loop over tasks ----
+
+
+def mse(params, data):
+    x, y = data
+    return ops.mean(ops.square(nets.mlp(params, x, ops.tanh) - y), axis=(-2, -1))
+
+
+def meta_step(loss, steps):
+    adam = optim.adam(1e-2)
+
+    def step(params, state, support, query):
+        value, gradient = tm.value_and_grad(lambda p: maml.meta_loss(loss, p, support, query, 0.1, steps))(params)
+        updates, state = adam.update(gradient, state)
+        return optim.apply_updates(params, updates), state, value, gradient
+
+    return step, lambda params: adam.init(params)._replace(step=np.asarray(0))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 8, 11, 40])
+def test_the_meta_step_of_every_number_of_tasks(tasks):
+    rng = np.random.default_rng(5)
+    step, init = meta_step(mse, 2)
+    params = nets.init_mlp(rng, (1, 9, 5, 1), dtype=np.float64)
+    x, y, u, v = numbers(rng, 4, tasks, 6, 1)
+    compiled = check(step, params, init(params), (x, y), (u, v), factor=1e4)
+    if tasks > 1:
+        code = compiled._last().code
+        assert code.tasks.count == tasks
+        assert sum(op.prim.name == "matmul" for op in code.tasks.after) == 0, "every product is in the loop over tasks"
+
+
+def test_conv_nets_with_batch_norm_are_in_the_loop_over_tasks():
+    rng = np.random.default_rng(6)
+
+    def loss(params, data):
+        return ops.mean(ops.softmax_cross_entropy(nets.conv4(params, data[0]), data[1]), axis=-1)
+
+    step, init = meta_step(loss, 1)
+    params = nets.init_conv4(rng, 3, filters=4, dtype=np.float64)
+    labels = rng.integers(0, 3, size=(3, 4))
+    x, u = numbers(rng, 2, 3, 4, 1, 10, 10)
+    compiled = check(step, params, init(params), (x, labels), (u, labels), factor=1e7)
+    code = compiled._last().code
+    assert code.tasks.count == 3
+    assert not {"correlate", "match", "spread"} & {op.prim.name for op in code.tasks.after}
+
+
+def test_sums_over_tasks_do_not_depend_on_the_number_of_threads(monkeypatch):
+    from tinymeta.compiler import machine
+
+    rng = np.random.default_rng(7)
+    step, init = meta_step(mse, 1)
+    params = nets.init_mlp(rng, (1, 20, 20, 1))
+    data = tuple(numbers(rng, 4, 30, 10, 1, dtype=np.float32))
+    results = []
+    for least in (0, 10**18):
+        monkeypatch.setattr(machine, "THREADS_FROM", least)
+        results += [tm.compile(step)(params, init(params), data[:2], data[2:]) for _ in range(3)]
+    for result in results[1:]:
+        tm.trees.map(np.testing.assert_array_equal, result, results[0])
+
+
+def test_vmapped_functions_and_values_that_leave_the_loop():
+    rng = np.random.default_rng(8)
+    w, x = numbers(rng, 4, 3), numbers(rng, 6, 5, 4)
+    check(tm.vmap(lambda x: ops.sum(ops.tanh(x) * ops.softmax(x), axis=0)), x)
+    check(lambda x: ops.sum(ops.sin(x)[:, 0] * 2, axis=0), x)
+    check(lambda x: ops.sin(x) - ops.mean(ops.sin(x), axis=0), x)
+    check(lambda w, x: tm.vmap(tm.grad(lambda w, x: ops.sum(ops.tanh(x @ w))), (None, 0))(w, x), w, x)
+
+
+def test_arguments_may_lie_in_memory_as_they_like():
+    rng = np.random.default_rng(9)
+    compiled = tm.compile(lambda x, y: ops.sin(x) @ y)
+    x, y = numbers(rng, 6, 8), numbers(rng, 8, 4)
+    expected = np.sin(x) @ y
+    x.flags.writeable = False
+    for a in (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+        assert_close(compiled(a, y[::-1][::-1]), expected)
+    assert compiled.backend == "llvm"
+
+
+# ---- what has no loops, the cache, and other processes ----
+
+
+def test_ops_without_loops_run_on_numpy_and_say_why():
+    x = np.eye(3) * 2
+    compiled = tm.compile(lambda x: ops.cholesky(x) * 2)
+    np.testing.assert_array_equal(compiled(x), np.linalg.cholesky(x) * 2)
+    assert compiled.backend == "numpy"
+    assert compiled.why_not_compiled == "there are no loops for cholesky of float64[3,3]"
+    empty = tm.compile(lambda x: ops.sum(ops.sin(x), axis=0))
+    np.testing.assert_array_equal(empty(np.zeros((0, 3))), np.zeros(3))
+
+
+PROGRAM = "import numpy as np, tinymeta as tm; f = tm.compile(lambda x: tm.ops.sin(x) * 2); print(f(np.arange(3.0)).tolist(), f.backend)"
+
+
+def run_with(cache, **more):
+    environment = {k: v for k, v in os.environ.items() if k != "TINYMETA_BACKEND"} | {"TINYMETA_CACHE": str(cache)} | more
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True)
+    return done.stdout
+
+
+def test_machine_code_is_kept_on_disk_and_a_damaged_file_is_made_anew(tmp_path):
+    first = run_with(tmp_path)
+    (file,) = tmp_path.iterdir()
+    content, changed = file.read_bytes(), file.stat().st_ino
+    assert run_with(tmp_path) == first
+    assert file.stat().st_ino == changed, "the second process has read it"
+    file.write_bytes(content[:-7])
+    assert run_with(tmp_path) == first
+    assert file.read_bytes() == content
+    assert "llvm" in first
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "llvm" in run_with(blocked / "below")
+
+
+def test_old_files_go(tmp_path, monkeypatch):
+    from tinymeta.compiler import cache
+
+    monkeypatch.setenv("TINYMETA_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "KEPT", 2)
+    for k in range(4):
+        assert cache.cached(f"text {k}", lambda k=k: bytes([k])) == bytes([k])
+        os.utime(next(p for p in tmp_path.glob("*.o") if p.read_bytes()[32:] == bytes([k])), (k, k))
+    assert {p.read_bytes()[32] for p in tmp_path.glob("*.o")} == {2, 3}
+    assert cache.cached("text 3", lambda: b"never") == b"\x03"

@@ -18,6 +18,7 @@ from .graph import Op, Program, Value, values
 from .loops import Gather, Loop, Lowering, Product, Statement, Unsupported, View, contiguous
 from .nests import Nest, Place
 from .products import Sizes, product, room
+from .python_code import Text
 from .tasks import Tasks, split
 from .vectors import BYTES, INDEX, Code, address, convert, index, load, loop, store, supported
 
@@ -39,6 +40,11 @@ class Machine:
         self.shared: dict[Value, int] = {}
         self.shared_bytes = self.own_bytes = 0
         self.parts = self._parts()
+
+    @property
+    def source(self) -> str:
+        """The three functions as Python."""
+        return str(Text(self))
 
     @property
     def work(self) -> int:

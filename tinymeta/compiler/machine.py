@@ -7,9 +7,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite
 import numpy as np
 from llvmlite import binding as llvm
 
+from .cache import cached
 from .graph import Program
 from .llvm_code import Machine
 
@@ -34,12 +36,20 @@ def build(program: Program) -> tuple[Machine, Callable]:
     """(the code, replay(*inputs) -> fresh arrays of the program's results)."""
     cpu = target()
     machine = Machine(program, vector_bytes(), data_at())
-    module = llvm.parse_assembly(str(machine.module))
-    module.verify()
-    engine = llvm.create_mcjit_compiler(module, cpu)
+    text = str(machine.module)
+    version = f"; llvmlite {llvmlite.__version__}, {cpu.triple}, {llvm.get_host_cpu_name()}, {llvm.get_host_cpu_features().flatten()}"
+    code = cached(version + text, lambda: _compiled(cpu, text))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), cpu)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     functions = {part.name: KIND(engine.get_function_address(part.name)) for part in machine.parts if part.statements}
     return machine, _caller(program, machine, functions, engine)
+
+
+def _compiled(cpu: Any, text: str) -> bytes:
+    module = llvm.parse_assembly(text)
+    module.verify()
+    return cpu.emit_object(module)
 
 
 def _caller(program: Program, machine: Machine, functions: dict[str, Any], engine: Any) -> Callable:

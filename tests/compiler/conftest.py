@@ -1,0 +1,10 @@
+"""Machine code that tests compile is kept apart from the user's."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYMETA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
