@@ -74,8 +74,8 @@ def looped(kind: str, setting: Any, params: list, support: tuple, query: tuple, 
     task = _task(kind, setting.steps, lr)
 
     def meta(p: list, s: tuple, q: tuple) -> Any:
-        return sum(task(p, tuple(a[t] for a in s), tuple(a[t] for a in q)) for t in range(setting.tasks)) / setting.tasks
+        return (
+            sum(task(p, tuple(a[t] for a in s), tuple(a[t] for a in q)) for t in range(setting.tasks)) / setting.tasks
+        )
 
     return _runner(meta, params, support, query)
-
-

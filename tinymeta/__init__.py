@@ -15,8 +15,8 @@ from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, sto
 _ROOMS = ("check", "data", "ewc", "kernels", "l2l", "lab", "maml", "nets", "optim")  # loaded when first asked for
 
 __all__ = [
-    "backend", "check", "checkpoint", "compile", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l", "lab",
-    "linearize", "maml", "nets", "ops", "optim", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
+    "backend", "check", "checkpoint", "compile", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l",
+    "lab", "linearize", "maml", "nets", "ops", "optim", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
     "vmap",
 ]  # fmt: skip
 

@@ -163,9 +163,13 @@ def test_another_backend_is_another_program(monkeypatch):
 
 def test_a_static_number_that_changes_is_warned_of():
     compiled = tm.compile(lambda x, step: x * step)
-    with pytest.warns(RuntimeWarning, match=r"\[0\]\[1\] = 7.*np.asarray"):
+
+    def twelve_calls():
         for step in range(12):
             np.testing.assert_array_equal(compiled(X, step), X * step)
+
+    with pytest.warns(RuntimeWarning, match=r"\[0\]\[1\] = 7.*np.asarray"):
+        twelve_calls()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for n in range(1, 12):
@@ -208,9 +212,7 @@ def test_threads_do_not_share_buffers():
     wrong = []
 
     def work(k):
-        for _ in range(20):
-            if not np.array_equal(compiled(inputs[k]), expected[k]):
-                wrong.append(k)
+        wrong.extend(k for _ in range(20) if not np.array_equal(compiled(inputs[k]), expected[k]))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
     for t in threads:

@@ -130,7 +130,8 @@ SHAPES = {
     "pad": lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 1))), "concatenate": lambda x: ops.concatenate([x, 2 * x, x[:, :1]], axis=1),
     "stack": lambda x: ops.stack([x, x + 1], axis=1), "broadcast": lambda x: ops.broadcast_to(x[0], (4, *x.shape[1:])) * 2,
     "split": lambda x: ops.split(x, [1, 2], axis=2), "scatter": lambda x: tm.grad(lambda x: ops.sum(x[:, 1:, ::2] ** 2))(x),
-    "results_are_views": lambda x: (x, x.T, x[0], ops.broadcast_to(x, (2, *x.shape))), "moveaxis": lambda x: ops.moveaxis(x, 0, 2) * x.mT.mT.sum(),
+    "results_are_views": lambda x: (x, x.T, x[0], ops.broadcast_to(x, (2, *x.shape))),
+    "moveaxis": lambda x: ops.moveaxis(x, 0, 2) * x.mT.mT.sum(),
 }  # fmt: skip
 
 
@@ -140,7 +141,8 @@ def test_shapes(name):
 
 
 @given(
-    sizes=st.tuples(*[st.integers(1, 40)] * 3), lead=st.sampled_from([(), (3,), (2, 2)]), turned=st.tuples(st.booleans(), st.booleans()),
+    sizes=st.tuples(*[st.integers(1, 40)] * 3), lead=st.sampled_from([(), (3,), (2, 2)]),
+    turned=st.tuples(st.booleans(), st.booleans()),
     dtype=st.sampled_from(DTYPES), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
@@ -287,12 +289,20 @@ def test_ops_without_loops_run_on_numpy_and_say_why():
     np.testing.assert_array_equal(empty(np.zeros((0, 3))), np.zeros(3))
 
 
-PROGRAM = "import numpy as np, tinymeta as tm; f = tm.compile(lambda x: tm.ops.sin(x) * 2); print(f(np.arange(3.0)).tolist(), f.backend)"
+PROGRAM = """
+import numpy as np, tinymeta as tm
+f = tm.compile(lambda x: tm.ops.sin(x) * 2)
+print(f(np.arange(3.0)).tolist(), f.backend)
+"""
 
 
 def run_with(cache, **more):
-    environment = {k: v for k, v in os.environ.items() if k != "TINYMETA_BACKEND"} | {"TINYMETA_CACHE": str(cache)} | more
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True)
+    environment = (
+        {k: v for k, v in os.environ.items() if k != "TINYMETA_BACKEND"} | {"TINYMETA_CACHE": str(cache)} | more
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True
+    )
     return done.stdout
 
 

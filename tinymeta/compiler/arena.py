@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from .graph import Value
 from .loops import Loop, Product, Statement
 
@@ -17,11 +16,15 @@ def reads_and_writes(statement: Statement) -> tuple[list[Value], list[Value]]:
     if isinstance(statement, Product):
         return [statement.a.root, statement.b.root], [statement.c.root]
     indices = [view.root for view in statement.indices]
-    made, taken = (statement.source.root, statement.to.root) if statement.add else (statement.to.root, statement.source.root)
+    made, taken = (
+        (statement.source.root, statement.to.root) if statement.add else (statement.to.root, statement.source.root)
+    )
     return [*indices, taken], [made]
 
 
-def arrange(statements: list[Statement], outside: set[Value], extra: dict[int, int]) -> tuple[dict[Value, int], dict[int, int], int]:
+def arrange(
+    statements: list[Statement], outside: set[Value], extra: dict[int, int]
+) -> tuple[dict[Value, int], dict[int, int], int]:
     """(place in bytes of each value that is written and not `outside`, place of each statement's own room, bytes in all).
 
     `extra` says how many bytes statement k needs while it runs.
@@ -46,5 +49,3 @@ def arrange(statements: list[Statement], outside: set[Value], extra: dict[int, i
     total = max((end for _, end, _, _ in placed), default=0)
     rooms = {k: p for k, p in places.items() if isinstance(k, int)}
     return {v: p for v, p in places.items() if isinstance(v, Value)}, rooms, int(-(-total // ALIGNMENT) * ALIGNMENT)
-
-

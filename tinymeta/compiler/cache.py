@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def cached(text: str, make: Callable[[], bytes]) -> bytes:
-    """What make() made of this text: from disk if it is there whole, else made now and kept. A folder that cannot be written is none."""
+    """What make() made of this text: from disk if it is there whole, else made now and kept. One that cannot be written is none."""
     path = folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.o"
     with contextlib.suppress(OSError):
         stored = path.read_bytes()

@@ -1,7 +1,8 @@
 """Capture: f runs once on Symbols, arrays that write down every primitive that is applied to them.
 
-A Symbol carries the numbers of this run, so shapes, dtypes and rules see what they always see, and a derivative's Tensor or a vmap's
-Batched value may hold one. What f would decide by numbers, bool() or float() or np.asarray, is refused: it would be decided once.
+A Symbol carries the numbers of this run, so shapes, dtypes and rules see what they always see, and a derivative's Tensor or a
+vmap's Batched value may hold one. What f would decide by numbers, bool() or float() or np.asarray, is refused: it would be decided
+once.
 """
 
 from __future__ import annotations

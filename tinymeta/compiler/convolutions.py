@@ -1,4 +1,4 @@
-"""The three prims of a convolution as matrix products: with X the patches of x as columns and Y, W matrices with a row per output channel,
+"""The three prims of a convolution as matrix products; X has the patches of x as columns, Y and W a row per output channel:
 
     correlate  Y = W X        match  Wᵀ = X Yᵀ        spread  X' = Wᵀ Y, then each column is added where its patch lies.
 
@@ -13,7 +13,7 @@ from typing import Any
 from ..ops import conv
 from .cleanup import ADD
 from .graph import Op, Value
-from .loops import STATEMENTS, Loop, Lowering, Product, Unsupported, View, contiguous, steps
+from .loops import STATEMENTS, Loop, Lowering, Unsupported, View, contiguous, steps
 
 
 def _of_one_task(lower: Callable) -> Callable:
@@ -38,7 +38,9 @@ def _match(low: Lowering, op: Op) -> None:
     (_, c, _, _), (n, o, h, v), (kh, kw) = x.shape, y.shape, op.params["windows"].size
     rows = _rows(low, y, op)
     made = Value((c * kh * kw, o), op.out.dtype)
-    low.multiply(contiguous(_patches(low, x, op)), View(rows.root, rows.offset, (n * h * v, o), rows.strides[::-1]), made, op)
+    low.multiply(
+        contiguous(_patches(low, x, op)), View(rows.root, rows.offset, (n * h * v, o), rows.strides[::-1]), made, op
+    )
     low.views[op.out] = View(made, 0, (o, c, kh, kw), (1, kh * kw * o, kw * o, o))
 
 
@@ -47,7 +49,9 @@ def _spread(low: Lowering, op: Op) -> None:
     windows, (n, c, _, _) = op.params["windows"], op.out.shape
     kernel, (h, v), (kh, kw) = _kernel(low, w), windows.output, windows.size
     columns = Value((c * kh * kw, n * h * v), op.out.dtype)
-    low.multiply(View(kernel.root, kernel.offset, kernel.shape[::-1], kernel.strides[::-1]), _rows(low, y, op), columns, op)
+    low.multiply(
+        View(kernel.root, kernel.offset, kernel.shape[::-1], kernel.strides[::-1]), _rows(low, y, op), columns, op
+    )
     low.fill(contiguous(op.out), op.out.dtype.type(0))
     patches = _places(contiguous(op.out), windows)
     inside = steps((c, kh, kw, n, h, v))

@@ -1,7 +1,7 @@
 """The program as machine code for the CPU: three functions, before, for a run of tasks, and after; each a list of loops.
 
-Memory is one table of addresses (arguments, constants, results) and two kinds of blocks: `shared` for values that all tasks see and the
-partial sums of each run of tasks, and `own`, one for each thread, for the values of one task: they stay in a core's cache.
+Memory is one table of addresses (arguments, constants, results) and two kinds of blocks: `shared` for values that all tasks see
+and the partial sums of each run of tasks, and `own`, one for each thread, for the values of one task, which stay in a core's cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Machine:
     """The module of the three functions, and what the caller must know: the table's values and the sizes of the blocks in bytes."""
 
     def __init__(self, program: Program, vector_bytes: int, data_at: int | None = None) -> None:
-        self.data_at = data_at  # where an array's Python object has the address of its data; None: the table holds that itself
+        self.data_at = (
+            data_at  # where an array's Python object has the address of its data; None: the table holds that itself
+        )
         self.tasks = split(program) or Tasks(0, after=program.ops)
         self.runs = min(RUNS, self.tasks.count)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
@@ -62,7 +64,13 @@ class Machine:
         totals = [_sum_of_runs(total, parts) for total, parts in partial.items()]
         return [
             Part("before", self, tasks.before, {v: v for v in kept}, {}),
-            Part("tasks", self, tasks.ops, {one: whole for whole, one in tasks.stored.items()}, _by_value(tasks.sums, partial)),
+            Part(
+                "tasks",
+                self,
+                tasks.ops,
+                {one: whole for whole, one in tasks.stored.items()},
+                _by_value(tasks.sums, partial),
+            ),
             Part("after", self, [*totals, *tasks.after], {v: v for v in self.outputs if v in after}, {}),
         ]
 
@@ -93,7 +101,8 @@ class Part:
         kind = ir.FunctionType(ir.VoidType(), [BYTES.as_pointer(), BYTES, BYTES, INDEX])
         f = ir.Function(self.machine.module, kind, self.name)
         self.b = b = ir.IRBuilder(f.append_basic_block())
-        self.arguments, self.known, self.task = f.args, {}, index(0)
+        self.arguments, self.task = f.args, index(0)
+        self.known: dict[Value, Code] = {}
         if self.name != "tasks":
             self._statements()
         elif self.machine.tasks.count:
@@ -173,15 +182,15 @@ class Part:
         space = b.gep(block, [index(self.at + self.rooms.get(k, 0))])
         places = [self.place(v.root) for v in (p.a, p.b, p.c)]
 
-        def over(axes: list[int], indices: list[Code]) -> None:
+        def over(axes: list[int], indices: list[Code]) -> list:
             if axes:
-                loop(b, lead[axes[0]], [], lambda i, _: over(axes[1:], [*indices, i]) or [])
-                return
+                return loop(b, lead[axes[0]], [], lambda i, _: over(axes[1:], [*indices, i]))
             at = [
                 address(b, base, v.offset + offset // size, list(zip(indices, v.strides, strict=False)), size)
                 for (base, offset), v in zip(places, (p.a, p.b, p.c), strict=True)
             ]
-            product(b, _sizes(p), p.c.root.dtype, self.machine.vector_bytes, *at, space)
+            product(b, _sizes(p), p.c.root.dtype, self.machine.vector_bytes, at, space)
+            return []
 
         over(list(range(len(lead))), [])
 
@@ -189,10 +198,9 @@ class Part:
         b = self.b
         dtype, over = g.source.root.dtype, g.to.shape
 
-        def step(axes: list[int], indices: list[Code]) -> None:
+        def step(axes: list[int], indices: list[Code]) -> list:
             if axes:
-                loop(b, over[axes[0]], [], lambda i, _: step(axes[1:], [*indices, i]) or [])
-                return
+                return loop(b, over[axes[0]], [], lambda i, _: step(axes[1:], [*indices, i]))
             steps = []
             for view, stride, n in zip(g.indices, g.source.strides, g.source.shape, strict=True):
                 own = view.root.dtype
@@ -207,6 +215,7 @@ class Part:
                 store(b, total, source, dtype, 1, 1)
             else:
                 store(b, load(b, source, dtype, 1, 1), to, dtype, 1, 1)
+            return []
 
         step(list(range(len(over))), [])
 
@@ -257,4 +266,3 @@ def _sizes(p: Product) -> Sizes:
         p.a.strides[-2] if m > 1 else k, p.a.strides[-1] if k > 1 else 1,
         p.b.strides[-2] if k > 1 else n if n > 1 else 1, p.b.strides[-1] if n > 1 else 1, n,
     )  # fmt: skip
-

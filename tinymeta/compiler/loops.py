@@ -51,7 +51,9 @@ class Loop:
 
     shape: tuple[int, ...]
     loads: dict[View, int] = field(default_factory=dict)
-    code: list[tuple[int, Op, tuple]] = field(default_factory=list)  # register = op(registers as ints, or numbers in a 1-tuple)
+    code: list[tuple[int, Op, tuple]] = field(
+        default_factory=list
+    )  # register = op(registers as ints, or numbers in a 1-tuple)
     stores: list[tuple[int, View]] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
     registers: dict[Value, int] = field(default_factory=dict)
@@ -97,8 +99,8 @@ def steps(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Lowering:
-    """The statements of a list of ops. `results` must be in memory at the end, each at the place of another Value; `sums` are added to
-    what is at theirs.
+    """The statements of a list of ops. `results` must be in memory at the end, each at the place of another Value; `sums` are
+    added to what is at theirs.
     """
 
     def __init__(self, ops: list[Op], results: dict[Value, Value], sums: dict[Value, Value]) -> None:
@@ -119,7 +121,9 @@ class Lowering:
         for loop in self.statements:
             if isinstance(loop, Loop):
                 known = {view.root for _, view in loop.stores}
-                loop.stores += [(r, contiguous(v)) for v, r in loop.registers.items() if v in self.wanted and v not in known]
+                loop.stores += [
+                    (r, contiguous(v)) for v, r in loop.registers.items() if v in self.wanted and v not in known
+                ]
 
     def _export(self, x: Value, to: Value) -> None:
         if self.view(x).root is x and x in self.made and x not in self.same:
@@ -135,7 +139,9 @@ class Lowering:
         loop, _ = self._loop(x.shape, [x], lambda loop: not loop.sums)
         loop.loads[contiguous(to)] = before = loop.register()
         register = loop.register()
-        loop.code.append((register, Op(ADD, (to, x), {}, x.op.site if x.op else None, (to,)), (before, self._load(loop, x))))
+        loop.code.append(
+            (register, Op(ADD, (to, x), {}, x.op.site if x.op else None, (to,)), (before, self._load(loop, x)))
+        )
         loop.stores.append((register, contiguous(to)))
 
     def view(self, x: Value) -> View:
@@ -168,12 +174,18 @@ class Lowering:
         dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), source.shape, source.strides)
         start = dummy.__array_interface__["data"][0]
         try:
-            y = np.reshape(dummy, op.out.shape, copy=False) if op.prim is shape._reshape else op.prim.forward(dummy, **op.params)
+            y = (
+                np.reshape(dummy, op.out.shape, copy=False)
+                if op.prim is shape._reshape
+                else op.prim.forward(dummy, **op.params)
+            )
         except ValueError:
             self.copy(source, View(op.out, 0, source.shape, steps(source.shape)))
             return
         offset = source.offset + y.__array_interface__["data"][0] - start
-        self.views[op.out] = View(source.root, offset, y.shape, tuple(0 if n == 1 else s for n, s in zip(y.shape, y.strides, strict=True)))
+        self.views[op.out] = View(
+            source.root, offset, y.shape, tuple(0 if n == 1 else s for n, s in zip(y.shape, y.strides, strict=True))
+        )
 
     def copy(self, source: View, to: View) -> None:
         self.wanted.add(source.root)
@@ -216,7 +228,7 @@ class Lowering:
         self.wanted.add(out)
 
     def _loop(self, over: tuple[int, ...], inputs: list[Value], allows: Callable[[Loop], bool]) -> tuple[Loop, int]:
-        """A loop over this shape in which all inputs are known: the one that computes the latest of them, the last one, or a new one."""
+        """A loop over this shape that knows all inputs: the one that computes the latest of them, the last one, or a new one."""
         first = 0
         for x in inputs:
             at = self.ready(x)
@@ -245,7 +257,8 @@ class Lowering:
 
 def _matmul(low: Lowering, op: Op) -> None:
     lead = op.out.shape[:-2]
-    low.multiply(*(_led(low.stored(x), lead) for x in op.inputs), op.out, op)
+    a, b = (_led(low.stored(x), lead) for x in op.inputs)
+    low.multiply(a, b, op.out, op)
 
 
 def _led(x: View, lead: tuple[int, ...]) -> View:
@@ -301,7 +314,12 @@ def _indexed(low: Lowering, op: Op) -> None:
     if add and indexing._is_basic(op.params["index"]):
         _added_slice(low, op, index)
         return
-    if not arrays or not all(i is indexing.ARRAY for i in index) or len(arrays) != len(inside) or any(a.dtype.kind not in "iu" for a in arrays):
+    if (
+        not arrays
+        or not all(i is indexing.ARRAY for i in index)
+        or len(arrays) != len(inside)
+        or any(a.dtype.kind not in "iu" for a in arrays)
+    ):
         raise Unsupported(f"{op.prim.name} of {op.out}")
     over = np.broadcast_shapes(*(a.shape for a in arrays))
     source = contiguous(op.out) if add else low.stored(x)
@@ -319,7 +337,9 @@ def _added_slice(low: Lowering, op: Op, index: tuple) -> None:
 
 def _broadcast(x: View, over: tuple[int, ...]) -> View:
     lead = (0,) * (len(over) - len(x.shape))
-    return View(x.root, x.offset, over, lead + tuple(0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True)))
+    return View(
+        x.root, x.offset, over, lead + tuple(0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True))
+    )
 
 
 STATEMENTS: dict[Any, Callable[[Lowering, Op], None]] = {

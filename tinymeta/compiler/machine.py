@@ -24,7 +24,9 @@ def target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features().flatten()
-    return llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2)
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=2
+    )
 
 
 def vector_bytes() -> int:
@@ -37,8 +39,8 @@ def build(program: Program) -> tuple[Machine, Callable]:
     cpu = target()
     machine = Machine(program, vector_bytes(), data_at())
     text = str(machine.module)
-    version = f"; llvmlite {llvmlite.__version__}, {cpu.triple}, {llvm.get_host_cpu_name()}, {llvm.get_host_cpu_features().flatten()}"
-    code = cached(version + text, lambda: _compiled(cpu, text))
+    processor = f"{cpu.triple}, {llvm.get_host_cpu_name()}, {llvm.get_host_cpu_features().flatten()}"
+    code = cached(f"llvmlite {llvmlite.__version__}, {processor}\n{text}", lambda: _compiled(cpu, text))
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), cpu)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -61,7 +63,9 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
     addresses = _addresses if machine.data_at is None else lambda arrays: list(map(id, arrays))
     shared, own = _block(machine.shared_bytes), [_block(machine.own_bytes) for _ in range(max(threads, 1))]
     made = [(v.shape, v.dtype) for v in machine.outputs]
-    inputs = {v: k for k, v in enumerate(program.inputs)} | {v: len(program.inputs) + k for k, v in enumerate(program.constants)}
+    inputs = {v: k for k, v in enumerate(program.inputs)} | {
+        v: len(program.inputs) + k for k, v in enumerate(program.constants)
+    }
     outputs = {v: k for k, v in enumerate(machine.outputs)}
     places = [(True, outputs[v]) if v in outputs else (False, inputs[v]) for v in program.results]
     before, tasks, after = (functions.get(name) for name in ("before", "tasks", "after"))

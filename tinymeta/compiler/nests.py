@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,14 +73,16 @@ class Nest:
         pieces = _pieces(axis.size, self.lanes)
         if not axis.summed:
             for first, count, width in pieces:
-                self._along(first, count, width, [], lambda _, w=width: self._finish(self._inner(summed, self._start(w), w), w) or [])
+                self._along(first, count, width, [], partial(self._kept, summed, width))
             return
         starts = [self._start(width) for _, _, width in pieces]
         totals = self._rounds(summed, [x for part in starts for x in part], pieces)
         n = len(self.statement.sums)
         joined: list[Code] = []
         for k, s in enumerate(self.statement.sums):
-            parts = [across(self.b, _how(s.kind), totals[p * n + k], s.out.dtype, w) for p, (_, _, w) in enumerate(pieces)]
+            parts = [
+                across(self.b, _how(s.kind), totals[p * n + k], s.out.dtype, w) for p, (_, _, w) in enumerate(pieces)
+            ]
             total = parts[0]
             for part in parts[1:]:
                 total = combine(self.b, _how(s.kind), total, part, s.out.dtype, 1)
@@ -95,9 +98,15 @@ class Nest:
 
         return loop(self.b, count, carried, step)
 
+    def _kept(self, summed: list[int], width: int, _: list) -> list:
+        """One vector of an axis that is kept: all sums for it."""
+        self._finish(self._inner(summed, self._start(width), width), width)
+        return []
+
     def _rounds(self, summed: list[int], carried: list, pieces: list) -> list:
         """All indices of the summed axes, the vector axis being one of them."""
         if summed:
+
             def body(k: Code, inner: list) -> list:
                 self.indices[summed[0]] = k
                 return self._rounds(summed[1:], inner, pieces)
@@ -106,12 +115,12 @@ class Nest:
         n, results = len(self.statement.sums), []
         for p, (first, count, width) in enumerate(pieces):
             part = carried[p * n : (p + 1) * n]
-            results += self._along(first, count, width, part, lambda inner, w=width: self._step(inner, w))
+            results += self._along(first, count, width, part, partial(self._step, width))
         return results
 
     def _inner(self, summed: list[int], carried: list, width: int) -> list:
         if not summed:
-            return self._step(carried, width)
+            return self._step(width, carried)
 
         def body(k: Code, inner: list) -> list:
             self.indices[summed[0]] = k
@@ -121,7 +130,7 @@ class Nest:
 
     # ---- one index: load, compute, store, add to the sums ----
 
-    def _step(self, carried: list, width: int) -> list:
+    def _step(self, width: int, carried: list) -> list:
         registers: dict[int, tuple[Code, np.dtype]] = {}
         for k, (view, register) in enumerate(self.statement.loads.items()):
             dtype = view.root.dtype
@@ -131,7 +140,14 @@ class Nest:
             registers[register] = compute(self.b, op, given, width), op.outputs[0].dtype
         for k, (register, view) in enumerate(self.statement.stores, len(self.statement.loads)):
             value, dtype = registers[register]
-            store(self.b, convert(self.b, value, dtype, view.root.dtype, width), self._at(k), view.root.dtype, width, self._step_of(k))
+            store(
+                self.b,
+                convert(self.b, value, dtype, view.root.dtype, width),
+                self._at(k),
+                view.root.dtype,
+                width,
+                self._step_of(k),
+            )
         totals = []
         for s, total in zip(self.statement.sums, carried, strict=True):
             value, dtype = registers[s.register]
@@ -205,5 +221,3 @@ def _pieces(size: int, lanes: int) -> list[tuple[int, int, int]]:
             first += count * width
         width //= 2
     return pieces
-
-

@@ -1,7 +1,7 @@
 """Matrix products of known sizes as LLVM code: a block of c is summed in registers over the whole inner axis.
 
-One function per sizes and strides, however often it is called: c (m, n) = a (m, k) b (k, n), the columns of c side by side. A row of b
-is loaded by vectors, an entry of a is read into all lanes; a b whose columns do not lie side by side is first copied so that they do.
+One function per sizes and strides, however often it is called: c (m, n) = a (m, k) b (k, n), the columns of c side by side. A row
+of b is loaded by vectors, an entry of a is read into all lanes; a b whose columns do not lie side by side is copied first.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def _copies(s: Sizes) -> bool:
     return s.n > 1 and s.b_col != 1
 
 
-def product(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, vector_bytes: int, x: Code, y: Code, c: Code, space: Code) -> None:
-    """Call the function of these sizes on three matrices and the room for a copy."""
+def product(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, vector_bytes: int, matrices: list[Code], space: Code) -> None:
+    """Call the function of these sizes on a, b, c and the room for a copy."""
+    x, y, c = matrices
     s, turned = _turned(s)
     x, y = (y, x) if turned else (x, y)
     name = f"product_{dtype.str[1:]}_" + "_".join(map(str, s)).replace("-", "m")
@@ -70,7 +71,9 @@ def _define(f: ir.Function, s: Sizes, dtype: np.dtype, vector_bytes: int) -> Non
     b.ret_void()
 
 
-def _blocks(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, vector_bytes: int, x: Code, y: Code, c: Code) -> None:
+def _blocks(
+    b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, vector_bytes: int, x: Code, y: Code, c: Code
+) -> None:
     most = 4 if vector_bytes == 64 else 2
     registers = 28 if vector_bytes == 64 else 12
     widths = _widths(s.n, lanes)
@@ -101,7 +104,10 @@ def _block(
     starts = [sum(widths[:v]) + column for v in range(len(widths))]
 
     def step(q: Code, sums: list[Code]) -> list[Code]:
-        line = [load(b, address(b, y, at, [(q, s.b_row)], dtype.itemsize), dtype, w, 1) for at, w in zip(starts, widths, strict=True)]
+        line = [
+            load(b, address(b, y, at, [(q, s.b_row)], dtype.itemsize), dtype, w, 1)
+            for at, w in zip(starts, widths, strict=True)
+        ]
         result = []
         for r in range(rows):
             entry = address(b, x, r * s.a_row, [(row, s.a_row), (q, s.a_col)], dtype.itemsize)
@@ -114,7 +120,14 @@ def _block(
     sums = loop(b, s.k, zeros, step)
     for r in range(rows):
         for v, w in enumerate(widths):
-            store(b, sums[r * len(widths) + v], address(b, c, r * s.c_row + starts[v], [(row, s.c_row)], dtype.itemsize), dtype, w, 1)
+            store(
+                b,
+                sums[r * len(widths) + v],
+                address(b, c, r * s.c_row + starts[v], [(row, s.c_row)], dtype.itemsize),
+                dtype,
+                w,
+                1,
+            )
 
 
 def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Code, c: Code) -> None:
@@ -124,13 +137,19 @@ def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Co
 
     def row(r: Code, _: list) -> list:
         def step(q: Code, sums: list[Code]) -> list[Code]:
-            at = [address(b, p, 0, steps, dtype.itemsize) for p, steps in ((x, [(r, s.a_row), (q, width)]), (y, [(q, width)]))]
+            at = [
+                address(b, p, 0, steps, dtype.itemsize)
+                for p, steps in ((x, [(r, s.a_row), (q, width)]), (y, [(q, width)]))
+            ]
             return [intrinsic(b, "fmuladd", dtype, width, *(load(b, p, dtype, width, 1) for p in at), sums[0])]
 
         total = across(b, "sum", loop(b, whole, [number(0, dtype, width)], step)[0], dtype, width)
 
         def rest(q: Code, sums: list[Code]) -> list[Code]:
-            at = [address(b, p, whole * width, steps, dtype.itemsize) for p, steps in ((x, [(r, s.a_row), (q, 1)]), (y, [(q, 1)]))]
+            at = [
+                address(b, p, whole * width, steps, dtype.itemsize)
+                for p, steps in ((x, [(r, s.a_row), (q, 1)]), (y, [(q, 1)]))
+            ]
             return [intrinsic(b, "fmuladd", dtype, 1, *(load(b, p, dtype, 1, 1) for p in at), sums[0])]
 
         if s.k % width:
@@ -145,7 +164,9 @@ def _side_by_side(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, y: Cod
     """space (k, n) = b; tiles are transposed in registers where the rows of b lie side by side."""
     if s.b_row == 1:
         for q, j, side in _squares(s.k, s.n, lanes):
-            tile = [load(b, address(b, y, (j + i) * s.b_col + q, [], dtype.itemsize), dtype, side, 1) for i in range(side)]
+            tile = [
+                load(b, address(b, y, (j + i) * s.b_col + q, [], dtype.itemsize), dtype, side, 1) for i in range(side)
+            ]
             for i, line in enumerate(_transposed(b, tile)):
                 store(b, line, address(b, space, (q + i) * s.n + j, [], dtype.itemsize), dtype, side, 1)
         return
@@ -200,5 +221,3 @@ def _cuts(size: int, side: int) -> list[tuple[int, int]]:
 
 def _widths(n: int, lanes: int) -> list[int]:
     return [w for _, w in _cuts(n, lanes)]
-
-

@@ -17,8 +17,31 @@ if TYPE_CHECKING:
 
 INDICES = "ijklmnpq"
 WIDTH = 72  # of the code on a line, before its comment
-FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "sign", "floor", "ceil", "rint", "isnan", "isfinite")
-NAMES = {name: getattr(np, name) for name in FUNCTIONS} | {"np": np, "max": np.maximum, "min": np.minimum, "atan": np.arctan, "inf": np.inf, "nan": np.nan}
+FUNCTIONS = (
+    "exp",
+    "log",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sign",
+    "floor",
+    "ceil",
+    "rint",
+    "isnan",
+    "isfinite",
+)
+NAMES = {name: getattr(np, name) for name in FUNCTIONS} | {
+    "np": np,
+    "max": np.maximum,
+    "min": np.minimum,
+    "atan": np.arctan,
+    "inf": np.inf,
+    "nan": np.nan,
+}
 
 
 class Text:
@@ -103,7 +126,11 @@ class Text:
             place, value = self._flat(whole, outer), f"v{total.register}"
             count = int(np.prod([s.shape[k] for k in total.axes], dtype=np.int64))
             more = {"sum": f"{place} + {value}", "mean": f"{place} + {value} / {count}"}
-            self._line(inner, f"{place} = {more.get(total.kind, f'np.{total.kind}imum({place}, {value})')}", f"{total.kind} {total.out!r}")
+            self._line(
+                inner,
+                f"{place} = {more.get(total.kind, f'np.{total.kind}imum({place}, {value})')}",
+                f"{total.kind} {total.out!r}",
+            )
 
     def _gather(self, depth: int, g: Gather) -> None:
         inner, indices = self._for(depth, g.to.shape)
@@ -136,7 +163,11 @@ class Text:
     def _flat(self, view: View, indices: list[str]) -> str:
         name, start = self._base(view.root)
         terms = [start] * bool(start) + [str(view.offset)] * bool(view.offset)
-        terms += [i if step == 1 else f"{step} * {i}" for i, step in zip(indices, view.strides, strict=True) if step and i != "0"]
+        terms += [
+            i if step == 1 else f"{step} * {i}"
+            for i, step in zip(indices, view.strides, strict=True)
+            if step and i != "0"
+        ]
         return f"{name}[{' + '.join(terms) or '0'}]"
 
     def _strided(self, view: View) -> str:
@@ -151,7 +182,11 @@ def _expression(op: Op, given: list[str]) -> str:
     out = op.outputs[0].dtype
     if op.prim.expr is None or op.prim.name in ("astype", "identity"):
         known = op.prim.name in ("astype", "identity")
-        return f"np.{out.name if out.kind != 'b' else 'bool_'}({given[0]})" if known else f"np.{op.prim.name}({', '.join(given)})"
+        return (
+            f"np.{out.name if out.kind != 'b' else 'bool_'}({given[0]})"
+            if known
+            else f"np.{op.prim.name}({', '.join(given)})"
+        )
     return op.prim.expr.format(*given)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from .vectors import Code, by_lanes, combine, convert, intrinsic, number
 Row = Callable[[ir.IRBuilder, np.dtype, int, list[Code]], Code]
 
 
-def compute(b: ir.IRBuilder, op: Op, arguments: list[tuple[Any, np.dtype | None]], width: int) -> Code:
+def compute(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype | None]], width: int) -> Code:
     """The op on registers (value, dtype) or numbers (number, None)."""
     out = op.outputs[0].dtype
     if op.prim is _where:
@@ -108,7 +108,8 @@ ROWS: dict[str, Row] = {
     "isnan": lambda b, t, w, x: b.fcmp_unordered("uno", x[0], x[0]), "isfinite": _finite,
     "bitwise_and": lambda b, t, w, x: b.and_(*x), "bitwise_or": lambda b, t, w, x: b.or_(*x),
     "bitwise_xor": lambda b, t, w, x: b.xor(*x), "logical_and": lambda b, t, w, x: b.and_(*x),
-    "logical_or": lambda b, t, w, x: b.or_(*x), "invert": lambda b, t, w, x: b.not_(*x), "logical_not": lambda b, t, w, x: b.not_(*x),
+    "logical_or": lambda b, t, w, x: b.or_(*x), "invert": lambda b, t, w, x: b.not_(*x),
+    "logical_not": lambda b, t, w, x: b.not_(*x),
 }  # fmt: skip
 LOGIC = {"bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "invert", "logical_not"}
 INTEGER = {"add", "subtract", "multiply", "maximum", "minimum", "negative", "square", "equal", "not_equal", "less", "less_equal",

@@ -1,8 +1,8 @@
 """The loop over tasks: the part of a program that acts on each index of a leading axis alone, rewritten for one index.
 
-It is found by analysis of the graph, so that tm.vmap and code with a leading task axis give the same loop: an input with T entries along
-its first axis may be taken task by task; an op stays in the loop as long as its result for task t needs no other task; a sum over the
-tasks leaves it, as one partial sum per run of tasks that are added at the end.
+It is found by analysis of the graph, so that tm.vmap and code with a leading task axis give the same loop: an input with T entries
+along its first axis may be taken task by task; an op stays in the loop as long as its result for task t needs no other task; a sum
+over the tasks leaves it, as one partial sum per run of tasks, and these are added at the end.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from ..ops import conv, indexing, linalg, reduce, shape
 from .cleanup import DIVIDE
 from .graph import Op, Program, Value, values
 
-Rule = Callable[[Op, list[int], int], Any]  # (op, what its inputs are, T) -> (params of one task, TAKEN of each input), or None
-SHARED, SLICEABLE, MAPPED = range(3)  # what an input is: without a task axis, an argument that may be sliced, a value of each task
+Rule = Callable[
+    [Op, list[int], int], Any
+]  # (op, what its inputs are, T) -> (params of one task, TAKEN of each input), or None
+SHARED, SLICEABLE, MAPPED = range(
+    3
+)  # what an input is: without a task axis, an argument that may be sliced, a value of each task
 SLICE, WHOLE, SQUEEZE, DROP = range(4)  # how one task takes it; SQUEEZE: without its first axis, which has length 1
 
 
@@ -29,8 +33,8 @@ SLICE, WHOLE, SQUEEZE, DROP = range(4)  # how one task takes it; SQUEEZE: withou
 class Tasks:
     """before: ops without a task axis that the loop needs; ops: of one task; after: all others.
 
-    `arguments` maps a Value of one task to the whole array that it is a slice of; `stored` whole arrays that are written task by task to
-    the Value of one task; `sums` the values that are sums over tasks to the Value of one task.
+    `arguments` maps a Value of one task to the whole array that it is a slice of; `stored` whole arrays that are written task by
+    task to the Value of one task; `sums` the values that are sums over tasks to the Value of one task.
     """
 
     count: int
@@ -261,7 +265,11 @@ def full_index(index: Any, ndim: int) -> tuple:
 
 def _own_number(index: Value, count: int) -> bool:
     numbers = index.constant
-    return numbers is not None and numbers.shape[0] == numbers.size == count and np.array_equal(numbers.ravel(), range(count))
+    return (
+        numbers is not None
+        and numbers.shape[0] == numbers.size == count
+        and np.array_equal(numbers.ravel(), range(count))
+    )
 
 
 ELEMENTWISE = _aligned(0)

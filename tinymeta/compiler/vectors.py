@@ -40,7 +40,9 @@ def number(x: Any, dtype: np.dtype, width: int) -> Code:
     return ir.Constant(kind(dtype, width), plain if width == 1 else [plain] * width)
 
 
-def loop(b: ir.IRBuilder, count: int, carried: Sequence[Code], body: Callable[[Code, list[Code]], Sequence[Code]]) -> list[Code]:
+def loop(
+    b: ir.IRBuilder, count: int, carried: Sequence[Code], body: Callable[[Code, list[Code]], Sequence[Code]]
+) -> list[Code]:
     """body(k, carried) for k = 0, ..., count - 1 >= 0: it returns the values that go into the next round, and out at the end."""
     if count == 1:
         return list(body(index(0), list(carried)))
@@ -90,7 +92,9 @@ def splat(b: ir.IRBuilder, x: Code, width: int) -> Code:
         return x
     empty = ir.Constant(ir.VectorType(x.type, width), ir.Undefined)
     zero = ir.Constant(ir.IntType(32), 0)
-    return b.shuffle_vector(b.insert_element(empty, x, zero), empty, ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width))
+    return b.shuffle_vector(
+        b.insert_element(empty, x, zero), empty, ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    )
 
 
 def shuffle(b: ir.IRBuilder, x: Code, y: Code, lanes: Sequence[int]) -> Code:

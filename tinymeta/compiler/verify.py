@@ -13,7 +13,10 @@ from .capture import capture, is_array
 from .graph import Value, line
 
 TOLERANCE = {2: 3e-2, 4: 1e-3, 8: 1e-9}  # by bytes of a number, relative to the largest of its array
-LAST_BITS, SLACK = 4, 16.0  # units in the last place by which arguments are changed; how much further than that results may move
+LAST_BITS, SLACK = (
+    4,
+    16.0,
+)  # units in the last place by which arguments are changed; how much further than that results may move
 FLOOR = 1e-3  # of the largest number of all results: where an array holds no more than this, it may be rounding alone
 
 
