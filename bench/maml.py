@@ -87,7 +87,7 @@ def tinymeta(kind: str, setting: Setting, backend: str = "", compiled: bool = Tr
     if kind == "sine":
         params: Any = tuple(nets.Layer(*flat[i : i + 2]) for i in (0, 2, 4))
     else:
-        params = tuple(nets.ConvLayer(*flat[i : i + 3]) for i in (0, 3, 6, 9)), nets.Layer(*flat[12:])
+        params = tuple(nets.NormLayer(*flat[i : i + 3]) for i in (0, 3, 6, 9)), nets.Layer(*flat[12:])
 
     def loss(params: Any, data: Any) -> Any:
         x, y = data

@@ -191,6 +191,17 @@ def test_constants_are_listed_with_their_lines_and_stay_alive():
     np.testing.assert_array_equal(compiled(X), 0 * X)
 
 
+def test_a_constant_of_one_number_is_still_the_users():
+    ones, twos = np.ones(3), np.full(6, 2.0)
+    compiled = tm.compile(lambda x: ops.sin(x) * ones + twos[::2])
+    np.testing.assert_array_equal(compiled(X), np.sin(X) + 2)
+    ones[:], twos[:] = 0, 5
+    np.testing.assert_array_equal(compiled(X), np.full(3, 5.0))
+    gradient = tm.compile(tm.grad(lambda x: ops.mean(ops.sin(x))))
+    gradient(X)
+    assert gradient.constants == [], "the cotangent 1/3 of a mean is a number, not an array"
+
+
 # ---- what the others do to a compiled function ----
 
 

@@ -182,6 +182,19 @@ def test_convolutions_and_their_derivatives(stride, padding, kernel):
     check(lambda w, x: tm.hvp(lambda w: loss(w, x), w, w), w, x, factor=512)
 
 
+@pytest.mark.parametrize("pool", [ops.max_pool2d, ops.mean_pool2d])
+@pytest.mark.parametrize(("size", "stride"), [(2, None), ((2, 3), (1, 2))])
+def test_pooling_and_its_derivatives(pool, size, stride):
+    x = numbers(np.random.default_rng(4), 2, 3, 6, 7)
+
+    def loss(x):
+        return ops.sum(ops.sin(pool(x, size, stride)))
+
+    check(lambda x: pool(x, size, stride), x)
+    check(tm.grad(loss), x)
+    check(lambda x: tm.hvp(loss, x, x), x)
+
+
 @given(program=strategies.compositions(), seed=st.integers(0, 2**32 - 1), order=st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
 def test_random_programs_and_their_derivatives(program, seed, order):

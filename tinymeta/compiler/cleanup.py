@@ -5,6 +5,7 @@ Only rewrites that keep every bit are done, but for the sign of a zero: x + 0 is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from ..ops import elementwise as ew
 from ..ops import shape
 from .graph import Op, Program, Value, values
 
+OWN = 3  # references to a constant that is only the Value's: its own, and two of the functions that ask
 ADD, SUBTRACT, MULTIPLY, DIVIDE = (f.prim for f in (ew.add, ew.subtract, ew.multiply, ew.divide))  # type: ignore[attr-defined]
 NEGATIVE = ew.negative.prim  # type: ignore[attr-defined]
 
@@ -89,10 +91,18 @@ def _numbers(op: Op, inputs: tuple) -> tuple:
 
 
 def _single_number(x: Any) -> Any:
-    if type(x) is not Value or type(x.constant) is not np.ndarray or not x.size or x.constant.base is not None:
+    if type(x) is not Value or type(x.constant) is not np.ndarray or not x.size or not _nobody_elses(x.constant):
         return None
     first = x.constant.flat[0]
     return first if np.array_equal(x.constant, np.broadcast_to(first, x.shape)) else None
+
+
+def _nobody_elses(array: np.ndarray) -> bool:
+    """Whether the program alone holds it: an array that came in by closure may be written to, and is read in each run."""
+    base = array.base
+    if base is not None and (type(base) is not np.ndarray or sys.getrefcount(base) > OWN):
+        return False
+    return sys.getrefcount(array) <= OWN
 
 
 def _unchanged(op: Op) -> Value | None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..ops import conv
+from ..ops import elementwise as ew
 from .cleanup import ADD
 from .graph import Op, Value
 from .loops import STATEMENTS, Loop, Lowering, Unsupported, View, contiguous, steps
@@ -118,6 +121,55 @@ def add_to(low: Lowering, source: View, to: View, op: Op) -> None:
     low._append(loop, to.root)
 
 
+def _gathered(low: Lowering, op: Op) -> None:
+    """The weighted sum over each window: one slice of x for each place in a window."""
+    x, *weights = op.inputs
+    terms = [_lowered(low, ew.multiply.prim, (_slice(low, x, place, op), w), op) for w, place in _weighted(op, weights)]  # type: ignore[attr-defined]
+    _folded(low, ew.add.prim, terms, op)  # type: ignore[attr-defined]
+
+
+def _largest(low: Lowering, op: Op) -> None:
+    slices = [_slice(low, op.inputs[0], place, op) for place in op.params["windows"].places()]
+    _folded(low, ew.maximum.prim, slices, op)  # type: ignore[attr-defined]
+
+
+def _scattered(low: Lowering, op: Op) -> None:
+    """The adjoint of `_gathered`."""
+    g, *weights = op.inputs
+    low.fill(contiguous(op.out), op.out.dtype.type(0))
+    low.wanted.add(op.out)
+    for weight, place in _weighted(op, weights):
+        term = _lowered(low, ew.multiply.prim, (g, weight), op)  # type: ignore[attr-defined]
+        add_to(low, low.stored(term), low.sliced(contiguous(op.out), place), op)
+
+
+def _weighted(op: Op, weights: list) -> list[tuple[Any, tuple]]:
+    return list(zip(weights, op.params["windows"].places(), strict=True))
+
+
+def _slice(low: Lowering, x: Value, place: tuple, op: Op) -> Value:
+    made = Value((*x.shape[:-2], *op.params["windows"].output), x.dtype)
+    low.views[made] = low.sliced(low.view(x), place)
+    return made
+
+
+def _lowered(low: Lowering, prim: Any, inputs: tuple, like: Op) -> Value:
+    op = Op(prim, inputs, {}, like.site)
+    arrays = [x for x in inputs if type(x) is Value]
+    op.outputs = (Value(np.broadcast_shapes(*(x.shape for x in arrays)), like.out.dtype, op),)
+    low._lower(op)
+    return op.out
+
+
+def _folded(low: Lowering, prim: Any, terms: list[Value], op: Op) -> None:
+    """op.out as the first term combined with the next, and so on."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = _lowered(low, prim, (total, term), op)
+    low.views[op.out] = low.view(total)
+
+
 STATEMENTS.update({
+    conv._gather: _gathered, conv._scatter: _scattered, conv._max_pool: _largest,
     conv._correlate: _of_one_task(_correlate), conv._match: _of_one_task(_match), conv._spread: _of_one_task(_spread),
 })  # fmt: skip

@@ -187,6 +187,13 @@ class Lowering:
             source.root, offset, y.shape, tuple(0 if n == 1 else s for n, s in zip(y.shape, y.strides, strict=True))
         )
 
+    def sliced(self, x: View, index: Any) -> View:
+        """x[index], of a basic index."""
+        dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), x.shape, x.strides)
+        y = dummy[index]
+        offset = y.__array_interface__["data"][0] - dummy.__array_interface__["data"][0]
+        return View(x.root, x.offset + offset, y.shape, y.strides)
+
     def copy(self, source: View, to: View) -> None:
         self.wanted.add(source.root)
         loop = Loop(source.shape, closed=True)
@@ -329,10 +336,7 @@ def _indexed(low: Lowering, op: Op) -> None:
 
 
 def _added_slice(low: Lowering, op: Op, index: tuple) -> None:
-    dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), op.out.shape, contiguous(op.out).strides)
-    y = dummy[index]
-    offset = y.__array_interface__["data"][0] - dummy.__array_interface__["data"][0]
-    low.copy(low.stored(op.inputs[0]), View(op.out, offset, y.shape, y.strides))
+    low.copy(low.stored(op.inputs[0]), low.sliced(contiguous(op.out), index))
 
 
 def _broadcast(x: View, over: tuple[int, ...]) -> View:

@@ -57,7 +57,7 @@ def _compiled(cpu: Any, text: str) -> bytes:
 def _caller(program: Program, machine: Machine, functions: dict[str, Any], engine: Any) -> Callable:
     from tinymeta.kernels.simd import available, together
 
-    constants = [np.ascontiguousarray(v.constant) for v in program.constants]
+    constants = [v.constant for v in program.constants]
     table = np.zeros(len(machine.table), np.int64)
     threads = min(available(), machine.runs) if machine.work >= THREADS_FROM else 1
     addresses = _addresses if machine.data_at is None else lambda arrays: list(map(id, arrays))
@@ -73,7 +73,7 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
     own_at = [block.ctypes.data for block in own]
 
     def replay(*arrays: Any) -> list[np.ndarray]:
-        given = [*map(np.ascontiguousarray, arrays), *constants]
+        given = list(map(np.ascontiguousarray, (*arrays, *constants)))
         fresh = [np.empty(shape, dtype) for shape, dtype in made]
         table[:] = addresses((*given, *fresh))
         if before:

@@ -274,7 +274,8 @@ def _own_number(index: Value, count: int) -> bool:
 
 ELEMENTWISE = _aligned(0)
 RULES: dict[Any, Rule] = {
-    linalg._matmul: _aligned(2), conv._correlate: _aligned(4), conv._spread: _aligned(4), conv._match: _aligned(4),
+    conv._gather: _aligned(2), conv._scatter: _aligned(2), conv._max_pool: _aligned(2), linalg._matmul: _aligned(2),
+    conv._correlate: _aligned(4), conv._spread: _aligned(4), conv._match: _aligned(4),
     reduce._sum: _reduced, reduce._mean: _reduced, reduce._max: _reduced, reduce._min: _reduced, reduce._cumsum: _reduced,
     shape._flip: _reduced, structural._sum_to_prim: _summed_to, shape._reshape: _reshaped, structural._broadcast: _broadcast,
     shape._transpose: _transposed, shape._pad: _padded, shape._concatenate: _joined, shape._stack: _joined,
