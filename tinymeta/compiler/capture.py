@@ -51,15 +51,10 @@ class Log:
         self.ops: list[Op] = []
         self.checks: list[Check] = []
         self.constants: dict[int, Value] = {}
-        self.arrays: dict[Value, Any] = {}  # the numbers of this run
         self.open = True
 
     def input(self, array: Any) -> Symbol:
-        return self.symbol(array, Value(array.shape, array.dtype))
-
-    def symbol(self, array: Any, value: Value) -> Symbol:
-        self.arrays[value] = array
-        return Symbol(array, value, self)
+        return Symbol(array, Value(array.shape, array.dtype), self)
 
     def operand(self, x: Any) -> Any:
         """What stands for x in the program: a Value, or x itself if it is a number or no array at all."""
@@ -82,7 +77,7 @@ class Log:
         for value, array in zip(op.outputs, arrays, strict=True):
             value.order = tuple(np.argsort([-s for s in getattr(array, "strides", ())], kind="stable").tolist())
         self.ops.append(op)
-        symbols = tuple(map(self.symbol, map(np.asarray, arrays) if not op.many else arrays, op.outputs))
+        symbols = tuple(Symbol(np.asarray(a), v, self) for a, v in zip(arrays, op.outputs, strict=True))
         return symbols if op.many else symbols[0]
 
 

@@ -54,6 +54,9 @@ class Specialisation:
         self.lock = threading.Lock()
         self.worst = 0.0
 
+    def call(self, args: tuple, kwargs: dict) -> Any:
+        return self.run(self.read(args, kwargs) or [])
+
     def run(self, arrays: list) -> Any:
         """One replay: fresh arrays, or what a check raises."""
         for check, places in self.before:
@@ -127,8 +130,7 @@ class Compiled:
     def _compile(self, args: tuple, kwargs: dict) -> Any:
         expected = self._f(*args, **kwargs)
         program = Specialisation(self._f, args, kwargs)
-        result = program.run(program.read(args, kwargs) or [])
-        program.worst = verify(self._f, program.result, result, expected, args, kwargs)
+        result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         with self._lock:
             self._programs.insert(0, program)
         if len(self._programs) == MANY:
