@@ -7,6 +7,8 @@ and the partial sums of each run of tasks, and `own`, one for each thread, for t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -97,31 +99,43 @@ class Part:
         self._emit()
 
     def _emit(self) -> None:
-        """void name(table, shared, own, run)"""
-        kind = ir.FunctionType(ir.VoidType(), [BYTES.as_pointer(), BYTES, BYTES, INDEX])
-        f = ir.Function(self.machine.module, kind, self.name)
-        self.b = b = ir.IRBuilder(f.append_basic_block())
-        self.arguments, self.task = f.args, index(0)
-        self.known: dict[Value, Code] = {}
+        """void name(table, shared, own, run): calls of one function for each statement, which LLVM compiles one by one."""
+        kind = ir.FunctionType(ir.VoidType(), [BYTES.as_pointer(), BYTES, BYTES, INDEX, INDEX])
+        zeros = [self._function(kind, partial(self._zero, to)) for to in self.one.values()]
+        steps = [self._function(kind, partial(self._statement, k, s)) for k, s in enumerate(self.statements)]
+        f = ir.Function(self.machine.module, ir.FunctionType(ir.VoidType(), kind.args[:4]), self.name)
+        b = ir.IRBuilder(f.append_basic_block())
+        for g in zeros:
+            b.call(g, [*f.args, index(0)])
         if self.name != "tasks":
-            self._statements()
+            for g in steps:
+                b.call(g, [*f.args, index(0)])
         elif self.machine.tasks.count:
-            for to in self.one.values():
-                self._zero(to)
-            self._loop_over_tasks()
+            self._loop_over_tasks(b, steps, f.args)
         b.ret_void()
 
-    def _loop_over_tasks(self) -> None:
-        b, count, runs, run = self.b, self.machine.tasks.count, self.machine.runs, self.arguments[3]
+    def _function(self, kind: ir.FunctionType, emit: Callable[[], None]) -> ir.Function:
+        f = ir.Function(self.machine.module, kind, self.machine.module.get_unique_name(f"{self.name}_step"))
+        f.linkage = "internal"
+        self.b = ir.IRBuilder(f.append_basic_block())
+        *self.arguments, self.task = f.args
+        self.known: dict[Value, Code] = {}
+        emit()
+        self.b.ret_void()
+        return f
+
+    def _loop_over_tasks(self, b: ir.IRBuilder, steps: list[ir.Function], arguments: list[Code]) -> None:
+        count, runs, run = self.machine.tasks.count, self.machine.runs, arguments[3]
         first, end = (b.sdiv(b.mul(k, index(count)), index(runs)) for k in (run, b.add(run, index(1))))
         before, inside, after = b.block, b.append_basic_block(), b.append_basic_block()
         b.branch(inside)
         b.position_at_end(inside)
-        self.task = b.phi(INDEX)
-        self.task.add_incoming(first, before)
-        self._statements()
-        following = b.add(self.task, index(1))
-        self.task.add_incoming(following, b.block)
+        task = b.phi(INDEX)
+        task.add_incoming(first, before)
+        for g in steps:
+            b.call(g, [*arguments, task])
+        following = b.add(task, index(1))
+        task.add_incoming(following, b.block)
         b.cbranch(b.icmp_signed("<", following, end), inside, after)
         b.position_at_end(after)
 
@@ -162,14 +176,13 @@ class Part:
 
     # ---- statements ----
 
-    def _statements(self) -> None:
-        for k, statement in enumerate(self.statements):
-            if isinstance(statement, Loop):
-                Nest(self.b, statement, self.place, self.machine.vector_bytes)
-            elif isinstance(statement, Product):
-                self._product(k, statement)
-            else:
-                self._gather(statement)
+    def _statement(self, k: int, statement: Statement) -> None:
+        if isinstance(statement, Loop):
+            Nest(self.b, statement, self.place, self.machine.vector_bytes)
+        elif isinstance(statement, Product):
+            self._product(k, statement)
+        else:
+            self._gather(statement)
 
     def _zero(self, to: Value) -> None:
         fill = Lowering([], {}, {})

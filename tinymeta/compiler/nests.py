@@ -13,7 +13,7 @@ from llvmlite import ir
 from .graph import Value
 from .loops import Loop, View
 from .scalars import compute
-from .vectors import Code, across, address, combine, convert, index, load, loop, number, store
+from .vectors import Code, across, address, combine, convert, index, load, loop, number, pieces, store
 
 Place = tuple[Code, int]  # a pointer and bytes after it
 
@@ -70,22 +70,20 @@ class Nest:
             self._finish(self._inner([], self._start(1), 1), 1)
             return
         axis = self.axes[self.vector]
-        pieces = _pieces(axis.size, self.lanes)
+        parts = pieces(axis.size, self.lanes)
         if not axis.summed:
-            for first, count, width in pieces:
+            for first, count, width in parts:
                 self._along(first, count, width, [], partial(self._kept, summed, width))
             return
-        starts = [self._start(width) for _, _, width in pieces]
-        totals = self._rounds(summed, [x for part in starts for x in part], pieces)
+        starts = [self._start(width) for _, _, width in parts]
+        totals = self._rounds(summed, [x for start in starts for x in start], parts)
         n = len(self.statement.sums)
         joined: list[Code] = []
         for k, s in enumerate(self.statement.sums):
-            parts = [
-                across(self.b, _how(s.kind), totals[p * n + k], s.out.dtype, w) for p, (_, _, w) in enumerate(pieces)
-            ]
-            total = parts[0]
-            for part in parts[1:]:
-                total = combine(self.b, _how(s.kind), total, part, s.out.dtype, 1)
+            how, dtype = _how(s.kind), s.out.dtype
+            total, *others = (across(self.b, how, totals[p * n + k], dtype, w) for p, (_, _, w) in enumerate(parts))
+            for other in others:
+                total = combine(self.b, how, total, other, dtype, 1)
             joined.append(total)
         self.indices[self.vector] = index(0)
         self._finish(joined, 1)
@@ -103,19 +101,19 @@ class Nest:
         self._finish(self._inner(summed, self._start(width), width), width)
         return []
 
-    def _rounds(self, summed: list[int], carried: list, pieces: list) -> list:
+    def _rounds(self, summed: list[int], carried: list, parts: list) -> list:
         """All indices of the summed axes, the vector axis being one of them."""
         if summed:
 
             def body(k: Code, inner: list) -> list:
                 self.indices[summed[0]] = k
-                return self._rounds(summed[1:], inner, pieces)
+                return self._rounds(summed[1:], inner, parts)
 
             return loop(self.b, self.axes[summed[0]].size, carried, body)
         n, results = len(self.statement.sums), []
-        for p, (first, count, width) in enumerate(pieces):
-            part = carried[p * n : (p + 1) * n]
-            results += self._along(first, count, width, part, partial(self._step, width))
+        for p, (first, count, width) in enumerate(parts):
+            own = carried[p * n : (p + 1) * n]
+            results += self._along(first, count, width, own, partial(self._step, width))
         return results
 
     def _inner(self, summed: list[int], carried: list, width: int) -> list:
@@ -209,15 +207,3 @@ def _merged(axes: list[Axis]) -> list[Axis]:
         else:
             merged.append(axis)
     return merged
-
-
-def _pieces(size: int, lanes: int) -> list[tuple[int, int, int]]:
-    """(first index, number of vectors, width): whole vectors, then halves, quarters... of one."""
-    pieces, first, width = [], 0, lanes
-    while first < size:
-        count = (size - first) // width
-        if count:
-            pieces.append((first, count, width))
-            first += count * width
-        width //= 2
-    return pieces

@@ -6,12 +6,27 @@ of b is loaded by vectors, an entry of a is read into all lanes; a b whose colum
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from .vectors import BYTES, Code, across, address, function, index, intrinsic, load, loop, number, shuffle, store
+from .vectors import (
+    BYTES,
+    Code,
+    across,
+    address,
+    function,
+    index,
+    intrinsic,
+    load,
+    loop,
+    number,
+    pieces,
+    shuffle,
+    store,
+)
 
 
 class Sizes(NamedTuple):
@@ -163,12 +178,10 @@ def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Co
 def _side_by_side(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, y: Code, space: Code) -> None:
     """space (k, n) = b; tiles are transposed in registers where the rows of b lie side by side."""
     if s.b_row == 1:
-        for q, j, side in _squares(s.k, s.n, lanes):
-            tile = [
-                load(b, address(b, y, (j + i) * s.b_col + q, [], dtype.itemsize), dtype, side, 1) for i in range(side)
-            ]
-            for i, line in enumerate(_transposed(b, tile)):
-                store(b, line, address(b, space, (q + i) * s.n + j, [], dtype.itemsize), dtype, side, 1)
+        for q, rows, h in pieces(s.k, lanes):
+            for j, columns, w in pieces(s.n, lanes):
+                side = min(h, w)
+                _tiles(b, s, dtype, y, space, (q, rows * h // side), (j, columns * w // side), side)
         return
 
     def row(q: Code, _: list) -> list:
@@ -180,6 +193,31 @@ def _side_by_side(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, y: Cod
         return loop(b, s.n, [], column)
 
     loop(b, s.k, [], row)
+
+
+def _tiles(
+    b: ir.IRBuilder, s: Sizes, dtype: np.dtype, y: Code, space: Code, down: tuple[int, int], right: tuple[int, int], side: int
+) -> None:  # fmt: skip
+    """Square tiles, so many down and right from a first row and column of b: transposed on the way."""
+    (q, rows), (j, columns) = down, right
+
+    def tile(at_q: Code, at_j: Code, _: list) -> list:
+        lines = [
+            load(
+                b,
+                address(b, y, (j + i) * s.b_col + q, [(at_j, side * s.b_col), (at_q, side)], dtype.itemsize),
+                dtype,
+                side,
+                1,
+            )
+            for i in range(side)
+        ]
+        for i, line in enumerate(_transposed(b, lines)):
+            to = address(b, space, (q + i) * s.n + j, [(at_q, side * s.n), (at_j, side)], dtype.itemsize)
+            store(b, line, to, dtype, side, 1)
+        return []
+
+    loop(b, rows, [], lambda at_q, _: loop(b, columns, [], partial(tile, at_q)))
 
 
 def _transposed(b: ir.IRBuilder, rows: list[Code]) -> list[Code]:
@@ -197,27 +235,5 @@ def _transposed(b: ir.IRBuilder, rows: list[Code]) -> list[Code]:
     return rows
 
 
-def _squares(height: int, width: int, most: int) -> list[tuple[int, int, int]]:
-    """(first row, first column, side) of squares that cover a rectangle, the sides powers of two."""
-    return [
-        (q + i, j + k, min(h, w))
-        for q, h in _cuts(height, most)
-        for j, w in _cuts(width, most)
-        for i in range(0, h, min(h, w))
-        for k in range(0, w, min(h, w))
-    ]
-
-
-def _cuts(size: int, side: int) -> list[tuple[int, int]]:
-    """(first, length) of parts that are powers of two, none above `side`."""
-    parts, first, width = [], 0, side
-    while first < size:
-        while width > size - first:
-            width //= 2
-        parts.append((first, width))
-        first += width
-    return parts
-
-
 def _widths(n: int, lanes: int) -> list[int]:
-    return [w for _, w in _cuts(n, lanes)]
+    return [width for _, count, width in pieces(n, lanes) for _ in range(count)]

@@ -62,6 +62,18 @@ def loop(
     return results
 
 
+def pieces(size: int, lanes: int) -> list[tuple[int, int, int]]:
+    """(first index, number of vectors, width): whole vectors, then halves, quarters... of one."""
+    parts, first, width = [], 0, lanes
+    while first < size:
+        count = (size - first) // width
+        if count:
+            parts.append((first, count, width))
+            first += count * width
+        width //= 2
+    return parts
+
+
 def intrinsic(b: ir.IRBuilder, name: str, dtype: np.dtype, width: int, *xs: Code) -> Code:
     """One of LLVM's functions of floats, such as sqrt."""
     number_of = kind(dtype, width)
