@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("overhead", "imports", "gemm", "lstm", "fisher")
+NAMES = ("overhead", "imports", "gemm", "lstm", "fisher", "maml")
 
 names = sys.argv[1:] or NAMES
 if unknown := set(names) - set(NAMES):

@@ -79,3 +79,30 @@ def looped(kind: str, setting: Any, params: list, support: tuple, query: tuple, 
         )
 
     return _runner(meta, params, support, query)
+
+
+def scanned(params: list, lr: float, iterations: int) -> Callable:
+    """run(seed): the losses of so many iterations of the sinusoid's training, as one jitted scan that draws its tasks itself."""
+    task = _task("sine", 1, lr)
+
+    def draw(key: Any) -> tuple:
+        amplitude, phase, first, second = jax.random.split(key, 4)
+        a = jax.random.uniform(amplitude, (25, 1, 1), minval=0.1, maxval=5.0)
+        shift = jax.random.uniform(phase, (25, 1, 1), maxval=jnp.pi)
+        x, u = (jax.random.uniform(k, (25, 10, 1), minval=-5.0, maxval=5.0) for k in (first, second))
+        return (x, a * jnp.sin(x - shift)), (u, a * jnp.sin(u - shift))
+
+    def step(state: tuple, key: Any) -> tuple:
+        p, m, v, t = state
+        support, query = draw(key)
+        loss, g = jax.value_and_grad(lambda p: jnp.mean(jax.vmap(task, (None, 0, 0))(p, support, query)))(p)
+        return (*_adam(p, g, m, v, t), t + 1), loss
+
+    @jax.jit
+    def run(seed: Any) -> Any:
+        p = [jnp.asarray(a) for a in params]
+        zeros = [jnp.zeros_like(a) for a in p]
+        keys = jax.random.split(jax.random.key(seed), iterations)
+        return jax.lax.scan(step, (p, zeros, zeros, jnp.asarray(1.0)), keys)[1]
+
+    return lambda seed: jax.block_until_ready(run(seed))
