@@ -17,7 +17,7 @@ import numpy as np
 
 from ..engine import trees
 from ..engine.batched import Batched, raw
-from ..engine.tensor import CAPTURES, THREAD, Prim, Tensor, _user_frame, bind, describe
+from ..engine.tensor import CAPTURES, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops.batching import LIKE, SEARCHES
 from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
 from ..ops.table import UFUNCS
@@ -77,7 +77,7 @@ class Log:
         for value, array in zip(op.outputs, arrays, strict=True):
             value.order = tuple(np.argsort([-s for s in getattr(array, "strides", ())], kind="stable").tolist())
         self.ops.append(op)
-        symbols = tuple(Symbol(np.asarray(a), v, self) for a, v in zip(arrays, op.outputs, strict=True))
+        symbols = tuple(Symbol(as_array(a), v, self) for a, v in zip(arrays, op.outputs, strict=True))
         return symbols if op.many else symbols[0]
 
 

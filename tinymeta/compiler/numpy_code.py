@@ -39,7 +39,7 @@ class Code:
 
         def replay(*inputs: Any) -> list:
             with np.errstate(all="ignore"):
-                return [x[()] if x.ndim == 0 else x.copy("K") for x in run(*inputs)]
+                return list(map(_fresh, run(*inputs)))
 
         return replay
 
@@ -122,6 +122,12 @@ class Code:
     def _commented(self, code: str, op: Op) -> str:
         comment = f"# {op.prim.name} {' '.join(map(repr, op.outputs))}  {short_line(op.site)}: {text_of_line(op.site)}"
         return f"{code:<{WIDTH}} {comment}"
+
+
+def _fresh(x: Any) -> Any:
+    if not isinstance(x, np.ndarray):
+        return x.copy()
+    return x[()] if x.ndim == 0 else x.copy("K")
 
 
 def _ufunc(op: Op) -> Any:
