@@ -17,7 +17,7 @@ import numpy as np
 
 from ..engine import trees
 from ..engine.batched import Batched, raw
-from ..engine.tensor import CAPTURES, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
+from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops.batching import LIKE, SEARCHES
 from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
 from ..ops.table import UFUNCS
@@ -81,13 +81,13 @@ class Log:
         return symbols if op.many else symbols[0]
 
 
-def apply(prim: Prim, arrays: list, params: dict) -> Any:
+def apply(prim: Prim, arrays: tuple, params: dict) -> Any:
     """The primitive's value, written down if a Symbol is among the arrays."""
     log = _log_of(arrays)
     if log is None:
         return prim.forward(*arrays, **params)
     data = prim.forward(*[x.array if type(x) is Symbol else x for x in arrays], **params)
-    return log.record(prim, tuple(arrays), params, data)
+    return log.record(prim, arrays, params, data)
 
 
 def examine(check: Callable, given: tuple) -> None:
@@ -116,7 +116,10 @@ def _site() -> Site:
 
 
 class _Hook:
-    apply = staticmethod(apply)
+    @staticmethod
+    def running(prim: Prim) -> Callable:
+        return lambda *arrays, **params: apply(prim, arrays, params)
+
     examine = staticmethod(examine)
 
 
@@ -124,9 +127,11 @@ class _Hook:
 def _capturing() -> Iterator[Log]:
     log = Log()
     CAPTURES.append(_Hook)
+    OPEN.append(0)
     try:
         yield log
     finally:
+        OPEN.pop()
         CAPTURES.pop()
         log.open = False
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 _HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops", "tinymeta.compiler"})
-OPEN: list[int] = []  # the vmaps that are running in any thread: while there is none, no value is Batched
+OPEN: list[
+    int
+] = []  # the vmaps and captures that run in any thread: while there is none, no value is Batched or captured
 CAPTURES: list[
     Any
-] = []  # what tm.compile hangs in while it captures, in any thread: `apply` and `examine` of its values
+] = []  # what tm.compile hangs in while it captures: how a primitive and a check of numbers write themselves down
 _next_seq = itertools.count().__next__
 _new = object.__new__
 _getframe = sys._getframe
@@ -102,8 +104,12 @@ class Tensor:
 
 def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     """Apply a primitive. Plain arrays in, plain array out; with a Tensor among the inputs the result is recorded."""
-    if OPEN and _any_batched(inputs):
-        return batched.bind_batched(prim, inputs, params)
+    run = prim.forward
+    if OPEN:
+        if _any_batched(inputs):
+            return batched.bind_batched(prim, inputs, params)
+        if CAPTURES:
+            run = CAPTURES[-1].running(prim)
     arrays, tracked = [], False
     for x in inputs:
         if type(x) is Tensor:
@@ -111,7 +117,7 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
             x = x.data
         arrays.append(x)
     try:
-        data = prim.forward(*arrays, **params) if not CAPTURES else CAPTURES[-1].apply(prim, arrays, params)
+        data = run(*arrays, **params)
     except Exception as error:
         raise explain(error, prim.name, arrays, line_of_user(_getframe(1))) from error
     if not tracked or not prim.differentiable:
