@@ -168,6 +168,33 @@ def test_indices_and_labels():
     check(lambda x, i: ops.softmax_cross_entropy(x, i), x, labels % 4)
 
 
+def test_an_index_out_of_range_is_an_error_in_every_call():
+    x, good = numbers(np.random.default_rng(3), 3, 4), np.array([[0], [3], [-4]])
+    for f in (
+        lambda x, i: ops.take_along_axis(x, i, 1),
+        tm.grad(lambda x, i: ops.sum(ops.take_along_axis(x, i, 1) ** 2)),
+    ):
+        compiled = tm.compile(f)
+        compiled(x, good)
+        assert compiled.backend == "llvm"
+        for wrong in (4, -5, 2**40):
+            with pytest.raises(
+                IndexError, match=r"(getitem|put) at .*test_compile_llvm.py:\d+: an index is out of range for float64"
+            ):
+                compiled(x, np.array([[0], [wrong], [1]]))
+        np.testing.assert_array_equal(compiled(x, good), f(x, good))
+
+
+def test_without_numba_a_program_runs_on_numpy_and_says_so(monkeypatch):
+    from tinymeta.compiler import replay
+
+    monkeypatch.setattr(replay.importlib.util, "find_spec", lambda name: None)
+    compiled = tm.compile(ops.sin)
+    compiled(np.arange(3.0))
+    assert compiled.backend == "numpy"
+    assert compiled.why_not_compiled == 'numba is not installed: pip install "tinymeta[fast]"'
+
+
 @pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 0, 3), (2, 1, 3), ((1, 2), (2, 0), (2, 3)), (3, 1, 1)])
 def test_convolutions_and_their_derivatives(stride, padding, kernel):
     rng = np.random.default_rng(4)

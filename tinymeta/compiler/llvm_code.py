@@ -42,7 +42,10 @@ class Machine:
         self.outputs = [v for v in program.results if v.op is not None]
         self.table = {v: i for i, v in enumerate([*program.inputs, *program.constants, *self.outputs])}
         self.shared: dict[Value, int] = {}
-        self.shared_bytes = self.own_bytes = 0
+        self.indexing: list[
+            Op
+        ] = []  # the ops that read or add at indices: the number of one that found an index out of range,
+        self.shared_bytes, self.own_bytes = ALIGNMENT, 0  # counted from 1, is what `shared` begins with after a run
         self.parts = self._parts()
 
     @property
@@ -210,6 +213,7 @@ class Part:
     def _gather(self, g: Gather) -> None:
         b = self.b
         dtype, over = g.source.root.dtype, g.to.shape
+        self.machine.indexing.append(g.op)
 
         def step(axes: list[int], indices: list[Code]) -> list:
             if axes:
@@ -218,8 +222,9 @@ class Part:
             for view, stride, n in zip(g.indices, g.source.strides, g.source.shape, strict=True):
                 own = view.root.dtype
                 at = convert(b, load(b, self._at(view, indices), own, 1, 1), own, _INT64, 1)
-                at = b.select(b.icmp_signed("<", at, index(0)), b.add(at, index(n)), at)
-                steps.append((at, stride))
+                steps.append(
+                    (self._within(b.select(b.icmp_signed("<", at, index(0)), b.add(at, index(n)), at), n), stride)
+                )
             base, offset = self.place(g.source.root)
             source = address(b, base, g.source.offset + offset // dtype.itemsize, steps, dtype.itemsize)
             to = self._at(g.to, indices)
@@ -231,6 +236,13 @@ class Part:
             return []
 
         step(list(range(len(over))), [])
+
+    def _within(self, at: Code, n: int) -> Code:
+        """The index if it lies in 0 to n - 1; else 0, and the op is noted."""
+        b, slot = self.b, self.b.bitcast(self.arguments[1], INDEX.as_pointer())
+        inside = b.icmp_unsigned("<", at, index(n))
+        b.store(b.select(inside, b.load(slot), index(len(self.machine.indexing))), slot)
+        return b.select(inside, at, index(0))
 
     def _at(self, view: View, indices: list[Code]) -> Code:
         base, offset = self.place(view.root)

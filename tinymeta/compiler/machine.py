@@ -11,8 +11,9 @@ import llvmlite
 import numpy as np
 from llvmlite import binding as llvm
 
+from ..engine.tensor import describe
 from .cache import cached
-from .graph import Program
+from .graph import Program, line
 from .llvm_code import Machine
 
 THREADS_FROM = 2_000_000  # computations, below which a second thread is not worth waking
@@ -70,6 +71,7 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
     places = [(True, outputs[v]) if v in outputs else (False, inputs[v]) for v in program.results]
     before, tasks, after = (functions.get(name) for name in ("before", "tasks", "after"))
     at_table, at_shared = table.ctypes.data, shared.ctypes.data
+    found = shared[:8].view(np.int64)
     own_at = [block.ctypes.data for block in own]
 
     def replay(*arrays: Any) -> list[np.ndarray]:
@@ -88,6 +90,11 @@ def _caller(program: Program, machine: Machine, functions: dict[str, Any], engin
             together(work, threads)
         if after:
             after(at_table, at_shared, 0, 0)
+        if machine.indexing and found[0]:
+            op, found[0] = machine.indexing[found[0] - 1], 0
+            raise IndexError(
+                f"{op.prim.name} at {line(op.site)}: an index is out of range for {describe(op.inputs[0])}"
+            )
         results = [fresh[k] if is_output else given[k].copy() for is_output, k in places]
         return [x[()] if x.ndim == 0 else x for x in results]
 

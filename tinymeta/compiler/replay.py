@@ -177,8 +177,8 @@ def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) 
     why = "" if on_host else "the arrays are not NumPy's"
     if not why and wanted not in (None, "numba"):
         why = f"the backend is {wanted!r}"
-    if not why and importlib.util.find_spec("llvmlite") is None:
-        why = 'llvmlite is not installed: pip install "tinymeta[fast]"'
+    if not why and importlib.util.find_spec("numba") is None:
+        why = 'numba is not installed: pip install "tinymeta[fast]"'
     if not why:
         from . import machine
         from .loops import Unsupported
