@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import warnings
@@ -200,6 +201,36 @@ def test_a_constant_of_one_number_is_still_the_users():
     gradient = tm.compile(tm.grad(lambda x: ops.mean(ops.sin(x))))
     gradient(X)
     assert gradient.constants == [], "the cotangent 1/3 of a mean is a number, not an array"
+
+
+SCALE = 2.0
+
+
+def test_a_variable_that_is_bound_anew_makes_another_program():
+    factor, table, inner = 3.0, np.ones(3), lambda x: ops.sin(x) * factor
+
+    def f(x):
+        return inner(x) + table * SCALE
+
+    compiled = tm.compile(tm.value_and_grad(lambda x: ops.sum(f(x))))
+    assert compiled(X)[0] == np.sum(3 * np.sin(X) + 2)
+    factor = 5.0
+    assert compiled(X)[0] == np.sum(5 * np.sin(X) + 2)
+    table = np.zeros(3)
+    assert compiled(X)[0] == np.sum(5 * np.sin(X))
+    inner = ops.exp
+    assert compiled(X)[0] == np.sum(np.exp(X))
+    assert programs(compiled) == 4
+    compiled(X)
+    assert programs(compiled) == 4
+
+
+def test_a_global_number_that_changes_makes_another_program(monkeypatch):
+    compiled = tm.compile(functools.partial(lambda y, x: x * SCALE + y, 1.0))
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(X), X * scale + 1)
+    assert programs(compiled) == 2
 
 
 # ---- what the others do to a compiled function ----

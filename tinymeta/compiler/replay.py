@@ -18,6 +18,7 @@ from ..engine.tensor import Tensor
 from . import numpy_code
 from .capture import Symbol, capture, is_array
 from .cleanup import clean
+from .closure import unchanged
 from .graph import Program, line, text_of_line
 from .signature import check_static, reader, writer
 from .verify import verify
@@ -38,7 +39,7 @@ class Specialisation:
 
     def __init__(self, f: Callable, args: tuple, kwargs: dict) -> None:
         check_static(args, kwargs)
-        self.read, self.wanted = reader(args, kwargs), chosen()
+        self.read, self.wanted, self.fresh = reader(args, kwargs), chosen(), unchanged(f)
         self.statics = [(path, x) for path, x in trees.items((args, kwargs)) if not is_array(x)]
         program, result, _ = capture(f, args, kwargs)
         if not program.inputs:
@@ -84,7 +85,7 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for k, program in enumerate(self._programs):
             arrays = program.read(args, kwargs)
-            if arrays is not None and program.wanted == chosen():
+            if arrays is not None and program.wanted == chosen() and program.fresh():
                 if k:
                     self._first(program)
                 return program.run(arrays)
@@ -155,10 +156,10 @@ def compile(f: Callable) -> Compiled:
     """f, captured at its first call and from then on one generated program: the same numbers without Python's cost.
 
     f takes and returns trees of arrays; floats, strings and everything else hashable among its arguments are static. There is one
-    program per tree, shapes, dtypes, static values and backend. It must be pure: no randomness, no branch on a number, nothing
-    written. The first call runs f twice and compares program and eager execution, ValueError naming the op where they differ;
-    TypeError, naming the line, for bool(), float() or np.asarray of an array that would be decided once. Results are fresh arrays.
-    Inside a derivative, a vmap or another compiled function it is f itself.
+    program per tree, shapes, dtypes, static values, closed-over variables and backend. f must be pure: no randomness, no branch on
+    a number, nothing written. The first call runs f too and compares, ValueError naming the op where program and f differ;
+    TypeError, naming the line, for bool(), float() or np.asarray of an array, which would be decided once. Results are fresh
+    arrays; floating-point warnings are not given. Inside a derivative, a vmap or another compiled function it is f itself.
     """
     return Compiled(f)
 
