@@ -27,7 +27,7 @@ Array = np.ndarray
 
 # kind -> columns S (V, N, C) of output scores, from the logits and what is given per sample: labels, or uniforms to draw them
 KINDS: dict[str, Callable[[Array, Any], Array]] = {
-    "exact": lambda logits, _: kernels.scores(logits),
+    "exact": lambda logits, _: (kernels.scores_reduced if logits.shape[1] > 1 else kernels.scores)(logits),
     "sampled": lambda logits, uniforms: kernels.label_scores(logits, kernels.sample_labels(logits, uniforms))[None],
     "empirical": lambda logits, labels: kernels.label_scores(logits, labels)[None],
     "batched": lambda logits, labels: kernels.label_scores(logits, labels)[None],
