@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import RESULTS, machine
-from tinymeta.experiments import DEMO
+from tinymeta.experiments import DEMO, load
+from tinymeta.lab.experiment import preset_of, restore
 
 
 def newest(root: Path, name: str) -> dict[str, Any]:
-    """Configuration, versions, rows and claims of the newest finished run of NAME, or of NAME:PRESET."""
+    """Configuration, versions, rows and claims of the newest finished run of NAME, or of that whose settings are NAME:PRESET."""
     experiment, _, preset = name.partition(":")
     for path in sorted((root / experiment).glob("*/result.json"), reverse=True):
         config, result = (json.loads((path.parent / f).read_text()) for f in ("config.json", "result.json"))
-        if preset in ("", config["preset"]):
-            kept = {key: config[key] for key in ("preset", "config", "versions")}
+        made_by = load(experiment)
+        found = preset_of(made_by, restore(made_by, config["config"], path.parent / "config.json"))
+        if preset in ("", found):
+            kept = {"preset": found, "config": config["config"], "versions": config["versions"]}
             return {"experiment": experiment, **kept, "rows": result["rows"], "claims": result["claims"]}
     raise SystemExit(f"no finished run of {name} below {root}: run it first")
 

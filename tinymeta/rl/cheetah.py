@@ -92,7 +92,9 @@ def _environment(number: int) -> Any:
         import mujoco
     except ImportError as error:
         raise ImportError("rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'") from error
-    mujoco.set_mju_user_warning(lambda message: None)  # of the model's old attributes; else a log lands in the working folder
+    mujoco.set_mju_user_warning(
+        lambda message: None
+    )  # of the model's old attributes; else a log lands in the working folder
     try:
         return gymnasium.make("HalfCheetah-v5", max_episode_steps=10**9).unwrapped
     finally:
