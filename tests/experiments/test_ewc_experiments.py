@@ -192,6 +192,7 @@ def test_random_settings_lie_in_their_ranges_and_are_the_same_for_both_methods(d
     assert len(series["search"]) == 4
     best = max((p for p in series["search"] if p["method"] == "EWC"), key=lambda point: point["validation"])
     assert series["chosen"]["EWC"]["lambda"] == best["lambda"]
+    assert series["single_task"] == max(curve["mean"][0] for curve in series["curves"].values())
 
 
 def test_a_task_is_left_after_more_rises_than_the_patience_and_the_best_weights_are_kept():

@@ -150,7 +150,7 @@ def _report(trials: Trials, tried: Trials) -> Outcome:
 def _rows(method: str, accuracy: Any, found: Sequence[Any]) -> list[Row]:
     tasks = final(found).shape[1]
     mean, error = PUBLISHED[method] if tasks == PROTOCOL_TASKS else (None, None)
-    source = SOURCE + (f", ± {error} SE over 20 seeds" if error else "")
+    source = f"{SOURCE}, ± {error} SE over 20 seeds" if error else ""
     rows = [row(f"{method}, mean test accuracy over {tasks} tasks after the last", accuracy, mean, source)]
     if tasks > 1:
         rows.append(row(f"{method}, points forgotten since a task was learned", forgotten(found), unit="points"))
@@ -244,9 +244,9 @@ EXPERIMENT = Experiment(
             "images": "subset",
             "validation": 1000,
             "fisher_samples": 1000,
-            "ewc_lams": (30.0, 100.0, 300.0),
-            "online_lams": (30.0, 100.0, 300.0),
-            "si_cs": (0.3, 1.0, 3.0),
+            "ewc_lams": (10.0, 30.0, 100.0),
+            "online_lams": (10.0, 30.0, 100.0),
+            "si_cs": (1.0, 3.0, 10.0),
             "tuning_tasks": 3,
             "tuning_iterations": 300,
             "repeats": 2,
