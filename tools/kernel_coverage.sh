@@ -7,14 +7,17 @@ cd "$(dirname "$0")/.."
 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-export COVERAGE_FILE="$folder/coverage" NUMBA_CACHE_DIR="$folder/numba" OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # Nothing that Numba has compiled before: what emits vectors must run anew.
+export COVERAGE_FILE="$folder/coverage" NUMBA_CACHE_DIR="$folder/numba" OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
-covered() {  # the tests, in one process
+covered() {
     .venv/bin/python -m coverage run --parallel-mode --source kernels -m pytest -q -p no:cacheprovider "$@"
 }
+without_compiler() {
+    NUMBA_DISABLE_JIT=1 covered tests/kernels && NUMBA_ENABLE_CUDASIM=1 covered tests/kernels_gpu -k numba_cuda
+}
+without_compiler >"$folder/log" 2>&1 &
 covered tests/kernels tests/kernels_gpu -k "not nvcc and not simulator"
-NUMBA_DISABLE_JIT=1 covered tests/kernels
-NUMBA_ENABLE_CUDASIM=1 covered tests/kernels_gpu -k numba_cuda
+wait $! || { cat "$folder/log"; exit 1; }
 .venv/bin/python -m coverage combine --quiet
 .venv/bin/python -m coverage report --show-missing --skip-covered --fail-under 100
