@@ -5,6 +5,7 @@ A program holds what stood there when it was captured. Rebinding a variable make
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Callable
@@ -26,16 +27,25 @@ def unchanged(f: Callable) -> Callable[[], bool]:
         if g is None or id(g) in seen:
             continue
         seen.add(id(g))
+        library = (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")  # which binds no variable anew
         for cell in g.__closure__ or ():
-            content = _content(cell)
-            cells.append((cell, content))
-            stack.append(content)
-        for name in g.__code__.co_names if not _is_library(g) else ():
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                stack.append(cell.cell_contents)
+                if not library:
+                    cells.append((cell, cell.cell_contents))
+        for name in g.__code__.co_names if not library else ():
             x = g.__globals__.get(name)
             stack.append(x)
             if isinstance(x, VALUES):
                 names.append((g.__globals__, name, x))
-    return lambda: all(_content(c) is x for c, x in cells) and all(d.get(n) is x for d, n, x in names)
+
+    def same() -> bool:
+        for cell, x in cells:  # no comprehension: this is run at every call
+            if cell.cell_contents is not x:
+                return False
+        return all(d.get(name) is x for d, name, x in names) if names else True
+
+    return same
 
 
 def _function(x: Any, stack: list) -> Any:
@@ -46,14 +56,3 @@ def _function(x: Any, stack: list) -> Any:
     if isinstance(x, types.MethodType):
         return x.__func__
     return x if isinstance(x, types.FunctionType) else None
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a variable that has no value yet
-        return None
-
-
-def _is_library(g: Any) -> bool:
-    return (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")
