@@ -26,7 +26,7 @@ def loss_curves(settings: Sequence[Mapping[str, Any]], trained_for: int, problem
     methods = {
         label: look for panel in axes[:, 0] for look, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=5)
+    figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=5 if len(methods) <= 5 else 3)
     return figure
 
 
