@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,3 +100,24 @@ def test_pooled_images_are_means_of_their_pixels(images):
 def test_bad_settings_are_refused_by_name(key, value, message):
     with pytest.raises(UserError, match=message):
         config(**{key: value})
+
+
+def test_an_interrupted_run_of_two_lstms_ends_with_the_same_bits(tmp_path, monkeypatch):
+    experiment = replace(experiments.load("l2l-cifar10"), draw=lambda outcome: {})
+    whole = execute(experiment, config(), tmp_path / "whole")
+    meta_step, calls = l2l.meta_step, []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == 6:  # in the training of LSTM-sub
+            raise KeyboardInterrupt
+        return meta_step(*args, **options)
+
+    monkeypatch.setattr(l2l, "meta_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(experiment, config(), tmp_path / "cut")
+    monkeypatch.setattr(l2l, "meta_step", meta_step)
+    (folder,) = (tmp_path / "cut" / "l2l-cifar10").iterdir()
+    execute(experiment, config(), resume=folder)
+    series = [json.loads((f / "result.json").read_text())["series"] for f in (whole, folder)]
+    assert series[0] == series[1]
