@@ -18,6 +18,13 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/mypy
 	$(BIN)/mypy kernels
 
+# Some peers' own requirements would bring another torch.
+.venv/.bench: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		backpack-for-pytorch einops unfoldNd higher torchopt optree graphviz
+	@touch $@
+
 bench: .venv/.bench  ## the benchmarks, against PyTorch, JAX and autograd in the same run; writes bench/results/
 	$(BIN)/python -m bench
 
