@@ -16,7 +16,7 @@ from tinymeta.lab.files import to_json
 
 TINY = {
     "iterations": "4", "validate_every": "2", "validation_tasks": "3", "test_tasks": "22", "test_steps": "2", "filters": "2",
-    "meta_batch": "2", "inductive_tasks": "3",
+    "meta_batch": "2", "inductive_tasks": "3", "compiled": "false",
 }  # fmt: skip
 
 
@@ -35,7 +35,14 @@ def as_json(outcome):
 
 
 def test_it_learns_to_tell_characters_apart(tmp_path):
-    more = {"iterations": "60", "filters": "16", "meta_batch": "4", "meta_lr": "0.01", "test_tasks": "40"}
+    more = {
+        "compiled": "true",
+        "iterations": "60",
+        "filters": "16",
+        "meta_batch": "4",
+        "meta_lr": "0.01",
+        "test_tasks": "40",
+    }
     config = configure(more | {"validate_every": "20", "validation_tasks": "20"})
     folder = lab.execute(maml_omniglot.EXPERIMENT, config, tmp_path)
     rows = {row["quantity"]: row for row in json.loads((folder / "result.json").read_text())["rows"]}
@@ -64,8 +71,9 @@ def test_the_split_is_the_one_asked_for():
         assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
 
 
-def test_interrupted_and_resumed_it_is_the_same(tmp_path):
-    config = configure()
+@pytest.mark.parametrize("overrides", [{}, {"compiled": "true", "filters": "16"}], ids=["op by op", "compiled"])
+def test_interrupted_and_resumed_it_is_the_same(tmp_path, overrides):
+    config = configure(overrides)
     whole = train(config, tmp_path / "whole")
 
     class Stopping(Run):

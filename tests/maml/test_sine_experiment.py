@@ -17,7 +17,14 @@ SMALL = {
     "iterations": "300", "meta_lr": "0.01", "baseline_lr": "0.01", "sigma": "0.3", "test_tasks": "100",
     "validation_tasks": "20", "test_steps": "5", "test_points": "5,10", "step_sizes": "0.01,0.03", "regressors": "0",
 }  # fmt: skip
-TINY = SMALL | {"iterations": "2", "test_tasks": "4", "test_steps": "2", "hidden": "3", "test_points": "5"}
+TINY = SMALL | {
+    "iterations": "2",
+    "test_tasks": "4",
+    "test_steps": "2",
+    "hidden": "3",
+    "test_points": "5",
+    "compiled": "false",
+}
 
 
 def run(folder, overrides):

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import maml, nets, ops, optim
-from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, check_methods, meta_step, multi_step
+from tinymeta.experiments.maml_methods import (
+    METHODS,
+    InnerLoop,
+    begin,
+    check_methods,
+    gradient_of,
+    meta_step,
+    multi_step,
+)
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
@@ -144,6 +152,7 @@ def _with_weights(tree: Any, fast: Any) -> Any:
 def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Trained:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; the parameters of the best validation are kept."""
     method, loss, adam = method_of(config, key), loss_of(config, net), optim.adam(config.meta_lr)
+    gradient = gradient_of(config, method, loss)
 
     def first() -> State:
         state = begin(method, net.params, adam)
@@ -153,7 +162,7 @@ def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Tra
         rng = stream(config.seed, "train", i)
         support, query = draw("train", rng, config.meta_batch, config.queries or config.shots)
         more = multi_step(key, config, i / config.iterations)
-        state, value = meta_step(method, adam, loss, state, support, query, clip=config.clip, **more)
+        state, value = meta_step(gradient, adam, state, support, query, config.clip, **more)
         done = i + 1
         if done % config.validate_every == 0 or done == config.iterations:
             accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw)

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from tinymeta import maml, nets, optim
 from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 from tinymeta.experiments import maml_sine_report as report
-from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, check_methods, meta_step, multi_step
+from tinymeta.experiments.maml_methods import (
+    METHODS,
+    InnerLoop,
+    begin,
+    check_methods,
+    gradient_of,
+    meta_step,
+    multi_step,
+)
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
@@ -133,7 +141,7 @@ def _learn(
     config: Config, run: Run, key: str, method: maml.Method, lr: float, inputs: Callable = _only_x, width: int = 1
 ) -> Any:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; with no inner step that is pretraining on all tasks."""
-    adam = optim.adam(lr)
+    adam, gradient = optim.adam(lr), gradient_of(config, method, mse)
 
     def first() -> dict[str, Any]:
         params = nets.init_mlp(stream(config.seed, "init"), (width, *config.hidden, 1), config.sigma)
@@ -145,7 +153,7 @@ def _learn(
         (x, y), (x_query, y_query) = (sine_points(tasks, rng, n) for n in (config.points, config.query_points))
         support, query = (inputs(x, tasks), y), (inputs(x_query, tasks), y_query)
         more = multi_step(key, config, i / config.iterations)
-        state, loss = meta_step(method, adam, mse, state, support, query, **more)
+        state, loss = meta_step(gradient, adam, state, support, query, **more)
         return state, {"loss": loss}
 
     return run.stage(key, config.iterations, first, step)["meta"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymeta import nets, ops, optim, trees
+from tinymeta import compile, nets, ops, optim, trees
 from tinymeta.data.sine import SineTasks, sine_points, sine_tasks
 from tinymeta.engine.transforms import value_and_grad
 from tinymeta.experiments.maml_sine_tasks import Params, mse, on_grid
@@ -37,6 +37,7 @@ class Regressors:
     regressor_lr: float = 5e-3
     l2: float = 1e-3
     to_mean: float = 1e-3
+    compiled: bool = True
 
 
 class Kind(NamedTuple):
@@ -67,7 +68,7 @@ def averaged(config: Regressors, run: Run, name: str) -> tuple[Params, list[floa
         distance = [ops.sum(ops.square(p - a)) for p, a in zip(trees.leaves(params), trees.leaves(anchor), strict=True)]
         return ops.sum(mse(params, data)) + strength * sum(distance[1:], distance[0])
 
-    descent = value_and_grad(objective)
+    descent = compile(value_and_grad(objective)) if config.compiled else value_and_grad(objective)
 
     def begin() -> dict[str, Any]:
         params = _fresh(config, 0, sizes[0])

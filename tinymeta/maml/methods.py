@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import ops
 from ..engine import trees
 from ..engine.transforms import value_and_grad
 from .inner import Loss, Rate, adaptation_path
@@ -75,7 +76,11 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
         return WithRates(params, trees.map(lambda p: np.full(steps, lr, p.dtype), params))
 
     def rate(rates: Any) -> Callable[[int], Any]:
-        return lambda step: trees.map(lambda r: r[min(step, steps - 1)], rates)
+        def at(step: int) -> Any:
+            place = min(step, steps - 1)
+            return trees.map(lambda r: ops.reshape(r[place : place + 1], ()), rates)
+
+        return at
 
     return _unrolled(steps, order, init, lambda meta: (meta.params, rate(meta.rates)))
 
