@@ -205,7 +205,7 @@ def test_patience_ends_meta_training_and_the_best_is_kept(tmp_path, monkeypatch)
 
     monkeypatch.setattr(l2l_training, "_final_loss", final_loss)
     folder, result = finished("l2l-quadratic", tmp_path, meta_epochs="5", validate_every="1", patience="2")
-    assert result["series"]["history"] == {"epochs": [1, 2, 3, 4], "losses": [0.5, 0.3, 0.4, 0.35]}
+    assert result["series"]["history"] == {"steps": 4, "epochs": [1, 2, 3, 4], "losses": [0.5, 0.3, 0.4, 0.35]}
     kept = l2l.LSTMOptimizer.load(folder / "optimizer.npz").weights
     trees.map(np.testing.assert_array_equal, kept, seen[1])
     assert not np.array_equal(kept.W_out, seen[0].W_out)

@@ -24,7 +24,7 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     return {
         "pictures": _pictures(outcome.series["pictures"], data),
         "loss-curves": loss_curves(found, outcome.series["trained_for"], f"contents ({data})"),
-        "meta-training": meta_training(outcome.series["history"], found[0]),
+        "meta-training": meta_training(outcome.series["history"], found[:1]),
     }
 
 

@@ -129,7 +129,7 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     found = outcome.series["settings"]
     return {
         "loss-curves": loss_curves(found, outcome.series["trained_for"], "nets on images of the test set"),
-        "meta-training": meta_training(outcome.series["history"], found[0]),
+        "meta-training": meta_training(outcome.series["history"], found[:1]),
     }
 
 

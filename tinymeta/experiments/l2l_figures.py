@@ -41,14 +41,16 @@ def _panel(panel: Any, setting: Mapping[str, Any], trained_for: int) -> None:
     panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=setting["title"])
 
 
-def meta_training(history: Mapping[str, Any], setting: Mapping[str, Any]) -> Figure:
-    """The validation loss while the optimizer is trained, beside those of the tuned baselines."""
-    figure, axes = subplots(
-        caption="Validation loss at the last step while the optimizer itself is being trained; the best is kept."
-    )
+def meta_training(history: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> Figure:
+    """The validation loss while the optimizer is trained, beside those of the tuned baselines after as many steps."""
+    steps = history["steps"]
+    caption = f"Validation loss after {steps} steps while the optimizer itself is being trained; the best is kept."
+    figure, axes = subplots(caption=caption)
     axes.plot(history["epochs"], history["losses"], **line("LSTM"))
-    for name, lr in setting["rates"].items():
-        axes.axhline(setting["grid"][name][str(lr)], **{**line(name), "linewidth": 1.2})
+    for setting in settings:
+        if setting["steps"] == steps:
+            for name, lr in setting["rates"].items():
+                axes.axhline(setting["grid"][name][str(lr)], **{**line(name), "linewidth": 1.2})
     axes.set(yscale="log", xlabel="meta-training epoch", ylabel="validation loss", title="The optimizer learns")
-    axes.legend(ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure

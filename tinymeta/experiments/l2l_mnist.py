@@ -155,7 +155,7 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     figures = {"loss-curves": loss_curves(same, trained_for, "MNIST problems")}
     if other:
         figures["generalisation"] = loss_curves(other, trained_for, "MNIST problems with another MLP")
-    return figures | {"meta-training": meta_training(outcome.series["history"], same[0])}
+    return figures | {"meta-training": meta_training(outcome.series["history"], same)}
 
 
 EXPERIMENT = Experiment(

@@ -81,6 +81,11 @@ class Training:
         return parts[epoch * len(parts) // self.meta_epochs]
 
     @property
+    def decisive(self) -> int:
+        """The number of steps after which the validation loss decides."""
+        return self.validation_steps or self.steps
+
+    @property
     def longest(self) -> int:
         """The number of the last step that a problem of meta-training or validation is asked for."""
         return max(self.late_start + max((self.steps, *self.curriculum)), self.validation_steps)
@@ -140,11 +145,12 @@ def meta_train(
         return 0 < config.patience <= state["stale"]
 
     state = run.stage(stage, len(unrolls), begin, step, until=patience_is_over)
-    return blank.with_weights(state["best"]), {"epochs": state["epochs"], "losses": state["losses"]}
+    history = {"steps": config.decisive, "epochs": state["epochs"], "losses": state["losses"]}
+    return blank.with_weights(state["best"]), history
 
 
 def _final_loss(config: Training, optimizer: Any, problem: l2l.Problem) -> float:
-    return l2l.final_loss(optimizer, problem, config.validation_steps or config.steps, config.final_steps)
+    return l2l.final_loss(optimizer, problem, config.decisive, config.final_steps)
 
 
 def _validated(state: State, epoch: int, loss: float) -> State:
