@@ -102,9 +102,9 @@ def test_meta_sgd_steps_by_a_rate_for_each_element():
 
 def test_maml_plus_plus_steps_by_a_rate_for_each_leaf_and_step():
     rng, params, support, _ = draw(4)
-    rates = tm.trees.map(lambda p: rng.uniform(0, 0.2, 2), params)
+    rates = tuple(tm.trees.map(lambda p: rng.uniform(0, 0.2, ()), params) for _ in range(2))
     path = maml.maml_plus_plus(LR, 2).path(mse, maml.WithRates(params, rates), support, 3)
-    each = [tm.trees.map(lambda r, s=s: r[s], rates) for s in (0, 1, 1)]  # beyond the last step: its rates
+    each = [rates[0], rates[1], rates[1]]  # beyond the last step: its rates
     assert_close(path[-1], by_hand(params, support, each))
 
 

@@ -94,15 +94,15 @@ def test_methods_with_learned_rates_against_jax():
             fast, total = meta.params, 0.0
             for step, weight in enumerate(weights):
                 gradient = jax.grad(loss)(fast, support)
-                fast = jax.tree.map(lambda p, g, r, s=step: p - rate(r, s) * g, fast, gradient, meta.rates)
+                fast = jax.tree.map(lambda p, g, r: p - r * g, fast, gradient, rate(meta.rates, step))
                 total = total + weight * loss(fast, query)
             return total
 
         return lambda meta: jax.numpy.mean(jax.vmap(of_task, (None, 0, 0))(meta, support, query))
 
     for method, rate, weights in (
-        (maml.meta_sgd(0.1, 2), lambda r, s: r, np.array([0.0, 1.0], np.float32)),
-        (maml.maml_plus_plus(0.1, 2), lambda r, s: r[s], step_weights),
+        (maml.meta_sgd(0.1, 2), lambda rates, step: rates, np.array([0.0, 1.0], np.float32)),
+        (maml.maml_plus_plus(0.1, 2), lambda rates, step: rates[step], step_weights),
     ):
         meta = method.init(params)
         value, gradient = jax.value_and_grad(objective(rate, weights))(meta)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import ops
 from ..engine import trees
 from ..engine.transforms import value_and_grad
 from .inner import Loss, Rate, adaptation_path
@@ -37,7 +36,7 @@ class Method(NamedTuple):
 
 
 class WithRates(NamedTuple):
-    """Initial parameters, and the learned inner rates of each leaf: of its shape (Meta-SGD), or one a step (MAML++)."""
+    """Initial parameters, and the learned inner rates: a tree like them (Meta-SGD), or one of scalars for each step (MAML++)."""
 
     params: Any
     rates: Any
@@ -73,14 +72,10 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
     """
 
     def init(params: Any) -> WithRates:
-        return WithRates(params, trees.map(lambda p: np.full(steps, lr, p.dtype), params))
+        return WithRates(params, tuple(trees.map(lambda p: np.full((), lr, p.dtype), params) for _ in range(steps)))
 
     def rate(rates: Any) -> Callable[[int], Any]:
-        def at(step: int) -> Any:
-            place = min(step, steps - 1)
-            return trees.map(lambda r: ops.reshape(r[place : place + 1], ()), rates)
-
-        return at
+        return lambda step: rates[min(step, steps - 1)]
 
     return _unrolled(steps, order, init, lambda meta: (meta.params, rate(meta.rates)))
 
