@@ -122,8 +122,7 @@ def _variants(config: Config, run: Run) -> tuple[list[Learned], list[Claim]]:
 
 
 def _variant(config: Config, run: Run, key: str) -> Learned:
-    name, build = METHODS[key]
-    method = build(config, None)
+    name, method = METHODS[key].name, METHODS[key].build(config, None)
     return Learned(name, _learn(config, run, key, method, config.meta_lr), dict.fromkeys(config.test_points, method))
 
 
