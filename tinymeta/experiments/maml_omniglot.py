@@ -122,8 +122,8 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={
         "quick": AUTHORS | {
-            "methods": ("maml", "first-order"), "iterations": 800, "meta_batch": 8, "meta_lr": 2e-3, "validate_every": 200, "validation_tasks": 100,
-            "test_tasks": 200, "inductive_tasks": 60,
+            "methods": ("maml", "first-order"), "iterations": 800, "meta_batch": 8, "meta_lr": 2e-3, "validate_every": 200,
+            "validation_tasks": 100, "test_tasks": 200, "inductive_tasks": 60,
         },
         "paper": {},
         "paper-20-way": TWENTY,
