@@ -184,6 +184,6 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 1.5, "paper": 25, "code": 25, "long": 25},
+    minutes={"quick": 1, "paper": 10, "code": 10, "long": 15},
     trace=trace_of(settings),
 )  # fmt: skip
