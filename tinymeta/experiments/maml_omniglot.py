@@ -132,5 +132,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw_figures,
-    minutes={"quick": 3.0, "paper": 600.0, "paper-20-way": 6000.0, "code": 600.0, "code-20-way": 6000.0},
+    minutes={"quick": 2.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0},
 )  # fmt: skip

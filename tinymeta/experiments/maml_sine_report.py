@@ -31,7 +31,12 @@ DASHES, ALPHAS = ((0, (1, 1)), "--", "-"), (0.5, 0.75, 1.0)  # before adaptation
 def curve(errors: Errors) -> dict[str, Any]:
     """What is kept of the errors for each number of steps."""
     mean, ci95 = mean_ci95(errors)
-    return {"mean": mean, "ci95": ci95, "median": np.median(errors, axis=0), "diverged": _diverged(errors)}
+    return {"mean": mean, "ci95": ci95, "median": _median(errors), "diverged": _diverged(errors)}
+
+
+def _median(errors: Errors) -> NDArray:
+    """The median over tasks after each step; a task whose error is no number counts as infinitely bad."""
+    return np.median(np.where(np.isnan(errors), np.inf, errors), axis=0)
 
 
 def _diverged(errors: Errors) -> NDArray:
@@ -47,7 +52,7 @@ def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
             steps = [n for n in (1, 5, 10) if n < e.shape[1]]
             published = PUBLISHED.get(method, {}) if k == 5 else {}
             found += [_row(f"{method}, {k} points, {_after(n)}", e[:, n], published.get(n)) for n in steps]
-            found += [Row(f"{method}, {k} points, {_after(n)}, median", float(np.median(e[:, n]))) for n in steps]
+            found += [Row(f"{method}, {k} points, {_after(n)}, median", float(_median(e)[n])) for n in steps]
             share = 100 * float(_diverged(e)[-1])
             found.append(Row(f"{method}, {k} points, error above {DIVERGED:g} at the end", share, unit="% of tasks"))
     return found
