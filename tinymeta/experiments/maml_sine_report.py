@@ -135,13 +135,18 @@ def _fit(panel: Any, task: dict[str, Any], method: str) -> None:
 
 
 def _steps(curves: dict[str, Any], oracle: list[float] | None = None) -> Figure:
-    caption = "Mean squared error on new waves against gradient steps, with 95 % confidence bands."
+    caption = (
+        "Mean squared error on new waves against gradient steps, with 95 % confidence bands. A curve that leaves the panel is the "
+        "mean over waves of which one or more diverge."
+    )
     figure, panels = _panels(curves, caption)
     for k, panel in panels.items():
         for method, by_points in curves.items():
             _curve(panel, method, by_points[k]["mean"], by_points[k]["ci95"])
         if oracle is not None:
             _curve(panel, "oracle", *([value] * len(by_points[k]["mean"]) for value in oracle))
+    known = [by_points[k]["mean"] for by_points in curves.values() for k in panels]
+    _limit(panel, known if oracle is None else [*known, [oracle[0]]])
     return _with_legend(figure, panels)
 
 
@@ -154,20 +159,29 @@ def _variants(curves: dict[str, Any]) -> Figure:
     for k, panel in panels.items():
         for method, by_points in curves.items():
             panel.plot(by_points[k]["median"], **figures.line(method))
-        panel.set_ylim(top=2 * max(by_points[k]["median"][0] for by_points in curves.values()))
+    _limit(panel, [by_points[k]["median"] for by_points in curves.values() for k in panels])
     return _with_legend(figure, panels)
 
 
 def _panels(curves: dict[str, Any], caption: str) -> tuple[Figure, dict[str, Any]]:
     """A panel for each K."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     points = list(next(iter(curves.values())))
     figure, axes = figures.subplots(1, len(points), height=3.6, caption=caption, sharey=True, squeeze=False)
     for panel, k in zip(axes[0], points, strict=True):
         panel.set(title=f"{k} points", xlabel="gradient steps", yscale="log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
     axes[0][0].set_ylabel("mean squared error")
     return figure, dict(zip(points, axes[0], strict=True))
+
+
+def _limit(panel: Any, curves: list[list[float]]) -> None:
+    """All panels show the errors up to twice those before adaptation."""
+    errors = np.array([error for curve in curves for error in curve])
+    panel.set_ylim(0.7 * errors[errors > 0].min(), 2 * max(curve[0] for curve in curves))
 
 
 def _with_legend(figure: Figure, panels: dict[str, Any]) -> Figure:
