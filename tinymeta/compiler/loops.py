@@ -17,7 +17,7 @@ from ..engine.tensor import IDENTITY
 from ..ops import indexing, linalg, reduce, shape
 from .cleanup import ADD
 from .graph import Op, Value, values
-from .plan import is_view
+from .plan import is_view, part_of
 from .tasks import full_index, positive_axes
 
 LARGEST = 48  # computations in one loop nest: more than the registers hold is slower
@@ -177,6 +177,8 @@ class Lowering:
             y = (
                 np.reshape(dummy, op.out.shape, copy=False)
                 if op.prim is shape._reshape
+                else part_of(dummy, **op.params)
+                if op.prim is indexing._getitem
                 else op.prim.forward(dummy, **op.params)
             )
         except ValueError:
@@ -190,7 +192,7 @@ class Lowering:
     def sliced(self, x: View, index: Any) -> View:
         """x[index], of a basic index."""
         dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), x.shape, x.strides)
-        y = dummy[index]
+        y = part_of(dummy, index)
         offset = y.__array_interface__["data"][0] - dummy.__array_interface__["data"][0]
         return View(x.root, x.offset + offset, y.shape, y.strides)
 

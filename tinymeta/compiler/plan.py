@@ -35,6 +35,12 @@ def is_view(op: Op) -> bool:
     return op.prim in VIEWS and len(op.inputs) == 1
 
 
+def part_of(x: np.ndarray, index: Any) -> np.ndarray:
+    """x[index], of a basic index, as a view: NumPy copies a single element unless the index has an ellipsis."""
+    found = x[index]
+    return found if isinstance(found, np.ndarray) else x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+
+
 def plan(program: Program, owns: Any, in_place: Any) -> Plan:
     """`owns(op)`: the op writes into a buffer; `in_place(op)`: also into the one of an input that nobody else needs."""
     made = Plan()

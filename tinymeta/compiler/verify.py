@@ -31,7 +31,8 @@ def verify(f: Callable, run: Callable, values: Any, expected: Any, args: tuple, 
     far = [k for k, (gap, (_, _, e)) in enumerate(zip(gaps, pairs, strict=True)) if gap > _tolerance(e)]
     if far:
         pure = not any(_gaps(f(*args, **kwargs), expected, largest))
-        moves = [_gaps(run(*_shaken(args, kwargs, seed)), found, largest) for seed in range(SHAKES if pure else 0)]
+        shaken = [_shaken(args, kwargs, seed) for seed in range(SHAKES if pure else 0)]
+        moves = [_gaps(f(*changed, **named), expected, largest) for changed, named in shaken]
         for k in far:
             if not gaps[k] <= SLACK * max((move[k] for move in moves), default=0.0):
                 (path, v), _, e = pairs[k]
