@@ -1,8 +1,9 @@
 """Convolution and pooling over the last two axes of images; leading task axes are allowed everywhere.
 
 A convolution is one trilinear form Σ y x w. Three prims give each factor from the other two, and each is the derivative of the
-others, which makes them right at every order: `_correlate` y, `_spread` x, `_match` w. Under each row of the kernel lie the same
-columns, only some lines further down, so that a row is one matrix product with a slice of memory, and not all patches are copied.
+others, which makes them right at every order: `_correlate` y, `_spread` x, `_match` w. Each is one matrix product for a block of
+images, with the patches that the kernel sees: images are the innermost axis there, so that whatever the stride, what is copied or
+added lies together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ..engine.tensor import Prim, bind, describe, value
 from .shape import pad
 
 Pair = int | tuple[int, int]
-BLOCK_BYTES = 300_000  # of columns at a time, so that they stay in a core's cache
+BLOCK_BYTES = 1 << 21  # of patches at a time, which mostly stay in a core's cache
+FEW = 4  # images of a block; fewer are taken one by one, for moving so few together costs more than it saves
 
 
 def conv2d(x: Any, w: Any, stride: Pair = 1, padding: Pair = 0) -> Any:
@@ -59,17 +61,13 @@ class Windows(NamedTuple):
         height, width = ((n - k) // s + 1 for n, k, s in zip(self.image, self.size, self.stride, strict=True))
         return height, width
 
-    def rows(self, i: int) -> slice:
-        """The i-th row of every window."""
-        return slice(i, i + (self.output[0] - 1) * self.stride[0] + 1, self.stride[0])
-
-    def columns(self, j: int) -> slice:
-        """The j-th column of every window."""
-        return slice(j, j + (self.output[1] - 1) * self.stride[1] + 1, self.stride[1])
-
     def places(self) -> list[tuple]:
         """For each place in a window, the index of the elements that have it."""
-        return [(..., self.rows(i), self.columns(j)) for i in range(self.size[0]) for j in range(self.size[1])]
+        rows, columns = (
+            [slice(i, i + (n - 1) * s + 1, s) for i in range(k)]
+            for n, k, s in zip(self.output, self.size, self.stride, strict=True)
+        )
+        return [(..., row, column) for row in rows for column in columns]
 
 
 # ---- the trilinear form of a convolution ----
@@ -77,47 +75,39 @@ class Windows(NamedTuple):
 
 def _correlate_images(x: Any, w: Any, windows: Windows) -> Any:
     """y[n, o, h, v] = Σ_cij w[o, c, i, j] x[n, c, sh h + i, sw v + j]."""
-    tasks = np.broadcast_shapes(x.shape[:-4], w.shape[:-4])
-    y = np.empty_like(
-        x, shape=(*tasks, x.shape[-4], w.shape[-4], *windows.output), dtype=np.result_type(x.dtype, w.dtype)
-    )
-    kernel = _kernel_rows(w)
-    for block in _blocks(x, x.shape[-3], windows):
-        lines = _lines(x[block], windows)
-        flat = kernel[0] @ lines[0]
-        for row, line in zip(kernel[1:], lines[1:], strict=True):
-            flat += row @ line
-        images = flat.reshape(*flat.shape[:-1], windows.output[0], y[block].shape[-4], windows.output[1])
-        y[block] = np.moveaxis(images, -2, -4)
-    return y
+    tasks, x, w = _flattened(x, w)
+    y = np.empty_like(x, shape=(*x.shape[:2], w.shape[1], *windows.output), dtype=np.result_type(x.dtype, w.dtype))
+    kernel = _matrix(w)
+    for block in _blocks(x, w, windows):
+        flat = kernel[block[0]] @ _patches(x[block], windows)
+        y[block] = np.moveaxis(flat.reshape(*flat.shape[:2], *windows.output, y[block].shape[1]), -1, 1)
+    return y.reshape(*tasks, *y.shape[1:])
 
 
 def _spread_images(y: Any, w: Any, windows: Windows) -> Any:
     """x[n, c, sh h + i, sw v + j] = Σ_o w[o, c, i, j] y[n, o, h, v]."""
-    tasks, (c, _, kw), width = np.broadcast_shapes(y.shape[:-4], w.shape[:-4]), w.shape[-3:], windows.output[1]
-    x = np.zeros_like(y, shape=(*tasks, y.shape[-4], c, *windows.image), dtype=np.result_type(y.dtype, w.dtype))
-    kernel = [np.swapaxes(row, -1, -2) for row in _kernel_rows(w)]
-    for block in _blocks(y, c, windows):
-        flat, n = _from_images(y[block]), y[block].shape[-4]
-        columns = np.zeros_like(x, shape=(*tasks, c * kw, windows.image[0], n * width))
-        for i, row in enumerate(kernel):
-            columns[..., windows.rows(i), :] += (row @ flat).reshape(*tasks, c * kw, windows.output[0], n * width)
-        columns = columns.reshape(*tasks, c, kw, windows.image[0], n, width)
-        images = np.moveaxis(x[block], -4, -2)
-        for j in range(kw):
-            images[..., windows.columns(j)] += columns[..., j, :, :, :]
-    return x
+    tasks, y, w = _flattened(y, w)
+    x = np.empty_like(y, shape=(*y.shape[:2], w.shape[2], *windows.image), dtype=np.result_type(y.dtype, w.dtype))
+    kernel = np.swapaxes(_matrix(w), 1, 2)
+    for block in _blocks(y, w, windows):
+        t, n, c = x[block].shape[:3]
+        patches = (kernel[block[0]] @ _outputs(y[block])).reshape(t, math.prod(windows.size), c, *windows.output, n)
+        images = np.zeros_like(x, shape=(t, c, *windows.image, n))
+        for k, place in enumerate(windows.places()):
+            images[(*place, slice(None))] += patches[:, k]
+        x[block] = np.moveaxis(images, -1, 1)
+    return x.reshape(*tasks, *x.shape[1:])
 
 
 def _match_images(x: Any, y: Any, windows: Windows) -> Any:
     """w[o, c, i, j] = Σ_nhv y[n, o, h, v] x[n, c, sh h + i, sw v + j]."""
-    c, o, (kh, kw) = x.shape[-3], y.shape[-3], windows.size
-    w: Any = 0
-    for block in _blocks(x, c, windows):
-        flat = np.swapaxes(_from_images(y[block]), -1, -2).copy()  # BLAS is faster on two matrices that lie alike
-        w = w + np.stack([line @ flat for line in _lines(x[block], windows)], axis=-3)
-    w = w.reshape(*w.shape[:-3], kh, c, kw, o)
-    return np.moveaxis(w, (-1, -3), (-4, -3)).copy()
+    tasks, x, y = _flattened(x, y)
+    t, o, c = len(x), y.shape[2], x.shape[2]
+    w = np.zeros_like(x, shape=(t, o, *windows.size, c), dtype=np.result_type(x.dtype, y.dtype))
+    kernel = w.reshape(t, o, math.prod(windows.size) * c)
+    for block in _blocks(x, np.moveaxis(w, -1, 2), windows):
+        kernel[block[0]] += _outputs(y[block]) @ np.swapaxes(_patches(x[block], windows), 1, 2)
+    return np.moveaxis(w, -1, 2).reshape(*tasks, o, c, *windows.size).copy()
 
 
 _correlate: Prim = Prim(
@@ -146,34 +136,49 @@ _match: Prim = Prim(
 # ---- layouts: the images of a block as the columns of one matrix ----
 
 
-def _blocks(images: Any, channels: int, windows: Windows) -> list[tuple]:
-    """Indices of blocks of images (..., N, _, _, _) whose columns are few; all at once where the array is not NumPy's."""
-    tasks, n = math.prod(images.shape[:-4]), images.shape[-4]
-    column_bytes = tasks * channels * windows.size[1] * windows.image[0] * windows.output[1] * images.dtype.itemsize
-    step = max(1, BLOCK_BYTES // max(1, column_bytes) if type(images) is np.ndarray else n)
-    return [(..., slice(i, i + step), *[slice(None)] * 3) for i in range(0, max(1, n), step)]
+def _flattened(*arrays: Any) -> tuple:
+    """The tasks' axes, and the arrays with all of them as one."""
+    tasks = np.broadcast_shapes(*(a.shape[:-4] for a in arrays))
+    return tasks, *(
+        np.broadcast_to(a, (*tasks, *a.shape[-4:])).reshape(math.prod(tasks), *a.shape[-4:]) for a in arrays
+    )
 
 
-def _lines(x: Any, windows: Windows) -> list[Any]:
-    """What lies under each kernel row: (..., C kw, H' N W') of x (..., N, C, H, W)."""
-    x = np.moveaxis(x, -4, -2)
-    columns = np.stack([x[..., windows.columns(j)] for j in range(windows.size[1])], axis=-4)
-    *tasks, c, kw, height, n, width = columns.shape
-    columns = columns.reshape(*tasks, c * kw, height, n * width)
-    flat = (*tasks, c * kw, windows.output[0] * n * width)
-    return [columns[..., windows.rows(i), :].reshape(flat) for i in range(windows.size[0])]
+def _blocks(images: Any, w: Any, windows: Windows) -> list[tuple[slice, slice]]:
+    """Tasks and images (T, N, _, _, _) in blocks whose patches are few; all at once where the array is not NumPy's."""
+    tasks, n = images.shape[:2]
+    if type(images) is not np.ndarray:
+        return [(slice(tasks), slice(n))]
+    fitting = BLOCK_BYTES // max(1, math.prod(w.shape[2:]) * math.prod(windows.output) * images.dtype.itemsize)
+    step = max(1, min(n, fitting if fitting >= FEW else 1))
+    together = max(1, fitting // step)
+    return [
+        (slice(t, t + together), slice(i, i + step))
+        for t in range(0, tasks, together)
+        for i in range(0, max(1, n), step)
+    ]
 
 
-def _kernel_rows(w: Any) -> list[Any]:
-    """Each row of the kernel as a matrix (..., O, C kw)."""
-    *tasks, o, c, kh, kw = w.shape
-    return [w[..., i, :].reshape(*tasks, o, c * kw) for i in range(kh)]
+def _patches(x: Any, windows: Windows) -> Any:
+    """What each place of the kernel sees, (T, kh kw C, H' W' N), of x (T, N, C, H, W)."""
+    t, n, c, _, _ = x.shape
+    x = np.moveaxis(x, 1, -1).copy()
+    seen = np.empty_like(x, shape=(t, math.prod(windows.size), c, *windows.output, n))
+    for k, place in enumerate(windows.places()):
+        seen[:, k] = x[(*place, slice(None))]
+    return seen.reshape(t, seen.shape[1] * c, math.prod(windows.output) * n)
 
 
-def _from_images(y: Any) -> Any:
-    """(..., N, O, H', W') -> (..., O, H' N W')."""
-    *tasks, n, o, height, width = y.shape
-    return np.moveaxis(y, -4, -2).reshape(*tasks, o, height * n * width)
+def _outputs(y: Any) -> Any:
+    """(T, N, O, H', W') -> (T, O, H' W' N)."""
+    t, n, o, height, width = y.shape
+    return np.moveaxis(y, 1, -1).reshape(t, o, height * width * n)
+
+
+def _matrix(w: Any) -> Any:
+    """(T, O, C, kh, kw) -> (T, O, kh kw C)."""
+    t, o, c, kh, kw = w.shape
+    return np.moveaxis(w, 2, -1).reshape(t, o, kh * kw * c)
 
 
 # ---- pooling ----
