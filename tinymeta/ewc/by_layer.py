@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.batch import vmap
-from ..engine.batched import Batched, innermost
+from ..engine.batched import Batched, innermost, raw
 from ..engine.scope import Traced
 from ..engine.sweeps import pullback
 from ..engine.tensor import Tensor, value
 from .backends import fisher as kernels
-from .entries import GRADIENTS, PATCHES, ROWS, Entry, entries, unviewed
+from .entries import GRADIENTS, PATCHES, POSITIONS, ROWS, Entry, entries, unviewed
 
 Array = np.ndarray
+COLUMNS = 16  # that go backward together; more would only take more memory
 
 
 class Reduction(NamedTuple):
@@ -102,38 +103,39 @@ class Example:
         """To each leaf's total add the sum of φ over samples and columns (V, n, C)."""
         n = columns.shape[1]
         inputs: list[Any] = [_inputs(e, n) if e.nodes else None for e in self.entries]
-        rows = {i: _empty(e, columns) for i, e in enumerate(self.entries) if e.rule == ROWS}
-        for v, column in enumerate(columns):
-            formed, cotangents = self._pull(column)
+        for v in range(0, len(columns), COLUMNS):
+            formed, cotangents = self._pull(np.swapaxes(columns[v : v + COLUMNS], 0, 1))
             for i, entry in enumerate(self.entries):
                 if entry.rule == GRADIENTS:
-                    totals[i] += reduction.gradients(_samples(next(formed), n))
-                elif entry.rule == ROWS:  # one product serves all columns
-                    rows[i][v] = _cotangents(entry, cotangents, n)[:, 0]
+                    g = _samples(next(formed), n)
+                    totals[i] += reduction.gradients(g.reshape(-1, *g.shape[2:]))
                 elif entry.nodes:
-                    form = reduction.patches if entry.rule == PATCHES else reduction.positions
-                    _add(totals, i, entry, form(inputs[i], _cotangents(entry, cotangents, n)))
-        for i, S in rows.items():
-            _add(totals, i, self.entries[i], reduction.rows(inputs[i][:, 0], S))
+                    for weight, bias in _reduced(entry, inputs[i], _cotangents(entry, cotangents, n), reduction):
+                        totals[i] += unviewed(weight, entry)
+                        if entry.bias is not None:
+                            totals[entry.bias] += bias.reshape(totals[entry.bias].shape)
 
-    def _pull(self, column: Array) -> tuple[Iterator, dict[Tensor, Any]]:
-        """Cotangents of the leaves without a rule, and of the ops at which the others enter."""
-        cotangents = dict.fromkeys(node for entry in self.entries for node in entry.nodes)
-        seed = Batched(column, innermost(), True)
-        return iter(pullback(self.graph, [seed], False, cotangents)), cotangents
+    def _pull(self, columns: Array) -> tuple[Iterator, dict[Tensor, Any]]:
+        """Cotangents (V, ...) of the leaves without a rule, and of the ops at which the others enter, for columns (n, V, C): they
+        are examples of a second vmap, so that each op goes backward once for all of them."""
+        nodes = dict.fromkeys(node for entry in self.entries for node in entry.nodes)
+
+        def pull(column: Any) -> tuple[list, list]:
+            found = dict(nodes)
+            formed = pullback(self.graph, [column], False, found)
+            return formed, [np.zeros_like(node.data) if g is None else g for node, g in found.items()]
+
+        formed, found = vmap(pull)(Batched(columns, innermost(), True))
+        return iter(formed), dict(zip(nodes, found, strict=True))
 
 
-def _empty(entry: Entry, columns: Array) -> Array:
-    """Room for the cotangents S (V, n, O) of all columns."""
-    z = entry.nodes[0]
-    return np.empty_like(columns, shape=(*columns.shape[:2], z.size), dtype=z.dtype)
-
-
-def _add(totals: list[Array], i: int, entry: Entry, found: tuple[Array, Array]) -> None:
-    """The sums of a weight and of its bias."""
-    totals[i] += unviewed(found[0], entry)
-    if entry.bias is not None:
-        totals[entry.bias] += found[1].reshape(totals[entry.bias].shape)
+def _reduced(entry: Entry, inputs: Array, D: Array, reduction: Reduction) -> Iterator[tuple[Array, Array]]:
+    """Sums of a weight and of its bias from `_inputs` and `_cotangents`: one for all columns of rows, else one for each."""
+    if entry.rule == ROWS:
+        yield reduction.rows(inputs[:, 0], np.swapaxes(D[:, :, 0], 0, 1))
+    else:
+        form = reduction.patches if entry.rule == PATCHES else reduction.positions
+        yield from (form(inputs, D[:, v]) for v in range(D.shape[1]))
 
 
 # ---- what the rules need, all samples along the first axis ----
@@ -148,18 +150,16 @@ def _inputs(entry: Entry, n: int) -> Array:
 
 
 def _cotangents(entry: Entry, cotangents: dict[Tensor, Any], n: int) -> Array:
-    """D (n, T, O), or (n, O, L) for patches."""
-    parts = [
-        _samples(np.zeros_like(node.data) if cotangents[node] is None else cotangents[node], n) for node in entry.nodes
-    ]
+    """D (n, V, T, O), or (n, V, O, L) for patches."""
+    parts = [_samples(cotangents[node], n) for node in entry.nodes]
     if entry.rule == PATCHES:
-        return np.concatenate([np.moveaxis(d, 1, 2).reshape(n, d.shape[2], -1) for d in parts], axis=2)
+        return np.concatenate([np.moveaxis(d, 2, 3).reshape(*d.shape[:2], d.shape[3], -1) for d in parts], axis=-1)
     return _joined(parts, entry.left)
 
 
 def _joined(parts: list[Array], left: bool) -> Array:
-    parts = [np.swapaxes(part, 1, 2) for part in parts] if left else parts
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    parts = [np.swapaxes(part, -1, -2) for part in parts] if left else parts
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
 
 
 def _patches(x: Array, node: Tensor) -> Array:
@@ -183,9 +183,13 @@ def _mapped(node: Tensor) -> bool:
 
 def _numbers(entry: Entry, w: Tensor, columns: int) -> int:
     """How many numbers the rule holds for one sample, beside the values of the net."""
-    if entry.rule == ROWS:
-        return columns * entry.nodes[0].size
+    columns = min(columns, COLUMNS)
+    if entry.rule == GRADIENTS:
+        return columns * w.size
     seen = sum(node.size for node in entry.nodes)
+    numbers = columns * seen
     if entry.rule == PATCHES:
-        seen += seen // w.shape[0] * (w.size // w.shape[0])
-    return w.size + seen if entry.nodes or entry.rule == GRADIENTS else 0
+        numbers += seen // w.shape[0] * (w.size // w.shape[0])
+    if entry.rule in (PATCHES, POSITIONS) and type(raw(w)) is not np.ndarray:
+        numbers += w.size  # NumPy's kernels form the gradients of a few samples at a time, others may form all
+    return numbers

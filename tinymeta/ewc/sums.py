@@ -23,7 +23,7 @@ Columns = Callable[[Any, Array, int], Array]
 """Cotangents S (V, n, C) from the outputs of a block of samples, the samples (n, ...), and the number of the first."""
 
 ONE_BY_ONE = "one gradient per sample and label"
-BLOCK_BYTES = 16_000_000  # of the values and cotangents of a block; NumPy's temporaries come on top
+BLOCK_BYTES = 32_000_000  # of the values and cotangents of a block; NumPy's temporaries come on top
 MOST_SAMPLES = 1024  # at a time: more would not be faster
 CHECKED = 8  # samples of each block whose outputs are compared with those that the net gives for all of them together
 
@@ -119,7 +119,8 @@ def _blocks(who: str, net: Callable, params: Any, x: Array) -> tuple[int, bool]:
             "w in x @ w or conv2d(x, w), once or several times in the same way",
         )
     itemsize = max((w.dtype.itemsize for w in trees.leaves(params)), default=8)
-    return max(1, min(MOST_SAMPLES, BLOCK_BYTES // (itemsize * max(1, found.values + sum(found.numbers))))), True
+    most = max(1, min(MOST_SAMPLES, BLOCK_BYTES // (itemsize * max(1, found.values + sum(found.numbers)))))
+    return -(-len(x) // -(-len(x) // most)), True  # as few blocks, of equal size
 
 
 def _plan(net: Callable, params: Any, one: Array) -> Plan | str:

@@ -15,8 +15,8 @@ Array = np.ndarray
 WHO = "mas_importance"
 ABSOLUTES = Reduction(
     lambda A, S: (np.abs(A).T @ np.abs(S).sum(axis=0), np.abs(S).sum(axis=(0, 1))),
-    lambda A, D: (np.abs(np.swapaxes(A, 1, 2) @ D).sum(axis=0), np.abs(D.sum(axis=1)).sum(axis=0)),
-    lambda U, D: (np.abs(D @ np.swapaxes(U, 1, 2)).sum(axis=0), np.abs(D.sum(axis=2)).sum(axis=0)),
+    lambda A, D: (sum(np.abs(a.T @ d) for a, d in zip(A, D, strict=True)), np.abs(D.sum(axis=1)).sum(axis=0)),
+    lambda U, D: (sum(np.abs(d @ u.T) for u, d in zip(U, D, strict=True)), np.abs(D.sum(axis=2)).sum(axis=0)),
     lambda g: np.add.reduce(np.abs(g), axis=0, dtype=np.float64),
 )
 
