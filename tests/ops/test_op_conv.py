@@ -24,12 +24,12 @@ def value_and_gradients(x, w, stride, padding):
     stride=st.integers(1, 2),
     limit=st.sampled_from([1, 2000, 12_000]),
 )
-def test_one_image_at_a_time_is_all_at_once(seed, n, tasks, stride, limit):
+def test_one_image_at_a_time_is_all_at_once_whatever_the_layout(seed, n, tasks, stride, limit):
     rng = np.random.default_rng(seed)
     x, w = rng.normal(size=(*tasks[0], n, 2, 5, 4)), rng.normal(size=(*tasks[1], 3, 2, 3, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "BLOCK_BYTES", limit)
-        blocks = value_and_gradients(x, w, stride, 1)
+        blocks = value_and_gradients(np.asfortranarray(x), np.asfortranarray(w), stride, 1)
     for a, b in zip(blocks, value_and_gradients(x, w, stride, 1), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 

@@ -78,7 +78,7 @@ def _correlate_images(x: Any, w: Any, windows: Windows) -> Any:
     tasks, x, w = _flattened(x, w)
     y = np.empty_like(x, shape=(*x.shape[:2], w.shape[1], *windows.output), dtype=np.result_type(x.dtype, w.dtype))
     kernel = _matrix(w)
-    for block in _blocks(x, w, windows):
+    for block in _blocks(x, w.shape[2], windows):
         flat = kernel[block[0]] @ _patches(x[block], windows)
         y[block] = np.moveaxis(flat.reshape(*flat.shape[:2], *windows.output, y[block].shape[1]), -1, 1)
     return y.reshape(*tasks, *y.shape[1:])
@@ -89,7 +89,7 @@ def _spread_images(y: Any, w: Any, windows: Windows) -> Any:
     tasks, y, w = _flattened(y, w)
     x = np.empty_like(y, shape=(*y.shape[:2], w.shape[2], *windows.image), dtype=np.result_type(y.dtype, w.dtype))
     kernel = np.swapaxes(_matrix(w), 1, 2)
-    for block in _blocks(y, w, windows):
+    for block in _blocks(y, w.shape[2], windows):
         t, n, c = x[block].shape[:3]
         patches = (kernel[block[0]] @ _outputs(y[block])).reshape(t, math.prod(windows.size), c, *windows.output, n)
         images = np.zeros_like(x, shape=(t, c, *windows.image, n))
@@ -102,12 +102,11 @@ def _spread_images(y: Any, w: Any, windows: Windows) -> Any:
 def _match_images(x: Any, y: Any, windows: Windows) -> Any:
     """w[o, c, i, j] = Σ_nhv y[n, o, h, v] x[n, c, sh h + i, sw v + j]."""
     tasks, x, y = _flattened(x, y)
-    t, o, c = len(x), y.shape[2], x.shape[2]
-    w = np.zeros_like(x, shape=(t, o, *windows.size, c), dtype=np.result_type(x.dtype, y.dtype))
-    kernel = w.reshape(t, o, math.prod(windows.size) * c)
-    for block in _blocks(x, np.moveaxis(w, -1, 2), windows):
-        kernel[block[0]] += _outputs(y[block]) @ np.swapaxes(_patches(x[block], windows), 1, 2)
-    return np.moveaxis(w, -1, 2).reshape(*tasks, o, c, *windows.size).copy()
+    o, c = y.shape[2], x.shape[2]
+    w = np.zeros_like(x, shape=(len(x), o, math.prod(windows.size) * c), dtype=np.result_type(x.dtype, y.dtype))
+    for block in _blocks(x, c, windows):
+        w[block[0]] += _outputs(y[block]) @ np.swapaxes(_patches(x[block], windows), 1, 2)
+    return np.moveaxis(w.reshape(*tasks, o, *windows.size, c), -1, -3).copy()
 
 
 _correlate: Prim = Prim(
@@ -144,12 +143,13 @@ def _flattened(*arrays: Any) -> tuple:
     )
 
 
-def _blocks(images: Any, w: Any, windows: Windows) -> list[tuple[slice, slice]]:
+def _blocks(images: Any, channels: int, windows: Windows) -> list[tuple[slice, slice]]:
     """Tasks and images (T, N, _, _, _) in blocks whose patches are few; all at once where the array is not NumPy's."""
     tasks, n = images.shape[:2]
     if type(images) is not np.ndarray:
         return [(slice(tasks), slice(n))]
-    fitting = BLOCK_BYTES // max(1, math.prod(w.shape[2:]) * math.prod(windows.output) * images.dtype.itemsize)
+    patch_bytes = channels * math.prod(windows.size) * math.prod(windows.output) * images.dtype.itemsize
+    fitting = BLOCK_BYTES // max(1, patch_bytes)
     step = max(1, min(n, fitting if fitting >= FEW else 1))
     together = max(1, fitting // step)
     return [
