@@ -56,7 +56,7 @@ def data(kind: str, setting: Setting) -> tuple[list, tuple, tuple]:
 def _sine(rng: np.random.Generator, setting: Setting) -> tuple[list, tuple, tuple]:
     params = []
     for a, b in ((1, 40), (40, 40), (40, 1)):
-        params += [(np.sqrt(2 / a) * rng.normal(size=(a, b))).astype(np.float32), np.zeros(b, np.float32)]
+        params += [(np.sqrt(1 / a) * rng.normal(size=(a, b))).astype(np.float32), np.zeros(b, np.float32)]
     amplitude, phase = rng.uniform(0.1, 5, (setting.tasks, 1, 1)), rng.uniform(0, np.pi, (setting.tasks, 1, 1))
     x = [rng.uniform(-5, 5, (setting.tasks, setting.points, 1)).astype(np.float32) for _ in range(2)]
     support, query = ((u, (amplitude * np.sin(u - phase)).astype(np.float32)) for u in x)

@@ -20,6 +20,7 @@ UNSET = (
     "OPENBLAS_L2_SIZE",
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
+    "PYTHONDONTWRITEBYTECODE",
 )  # the libraries' own defaults
 
 

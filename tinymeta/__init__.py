@@ -4,7 +4,6 @@ import importlib
 from typing import Any
 
 from . import ops
-from .compiler import compile
 from .engine import trees
 from .engine.backend import use as backend
 from .engine.batch import vmap
@@ -12,16 +11,18 @@ from .engine.checkpoint import checkpoint
 from .engine.show import show
 from .engine.transforms import grad, hessian, hvp, jacobian, jvp, linearize, stop_gradient, value_and_grad, vjp
 
-_ROOMS = ("check", "data", "ewc", "kernels", "l2l", "lab", "maml", "nets", "optim")  # loaded when first asked for
+_ROOMS = ("check", "data", "ewc", "kernels", "l2l", "lab", "maml", "nets", "optim", "rl")  # loaded when first asked for
 
 __all__ = [
     "backend", "check", "checkpoint", "compile", "data", "ewc", "grad", "hessian", "hvp", "jacobian", "jvp", "kernels", "l2l",
-    "lab", "linearize", "maml", "nets", "ops", "optim", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
+    "lab", "linearize", "maml", "nets", "ops", "optim", "rl", "show", "stop_gradient", "trees", "value_and_grad", "vjp",
     "vmap",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compile":
+        return importlib.import_module(".compiler", __name__).compile
     if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'tinymeta' has no attribute {name!r}")
