@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinymeta.kernels.lstm import Weights, portable, reference, tiled
+from tinymeta.kernels.lstm import Weights, blocks, portable, reference, tiled
 from tinymeta.kernels.lstm.blocks import LANES, flat_weights, from_blocks, to_blocks
 
 seeds = st.integers(0, 2**32 - 1)
@@ -99,3 +99,13 @@ def test_cotangents_that_do_not_fit_are_refused(backend):
     blocks, d_blocks = (to_blocks(x, 5, gradients.dtype) for x in (state, d_state))
     with pytest.raises(ValueError, match="d_updates has shape"):
         backend.unroll_backward(weights, blocks, gradients, d_updates[:1], d_blocks, SCALE, 10.0)
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32 - 1))
+def test_the_blocks_of_some_coordinates_hold_their_state(n, seed):
+    rng = np.random.default_rng(seed)
+    state = tuple((rng.normal(size=(n, h)), rng.normal(size=(n, h))) for h in (3, 2))
+    chosen = np.flatnonzero(rng.random(n) < 0.4)
+    taken = blocks.take(to_blocks(state, n, np.dtype(float)), chosen)
+    expected = tuple((h[chosen], c[chosen]) for h, c in state)
+    np.testing.assert_array_equal(taken, to_blocks(expected, len(chosen), np.dtype(float)))

@@ -59,7 +59,7 @@ def compiles(folder):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("family", [cuda, gemm], ids=["lstm", "gemm"])
+@pytest.mark.parametrize("family", [cuda, gemm, fisher, penalty], ids=["lstm", "gemm", "fisher", "penalty"])
 def test_a_block_as_compiled_without_options_fits_any_gpu(family):
     for threads, dynamic in family.tuned().values():
         assert threads in range(32, 1025, 32)

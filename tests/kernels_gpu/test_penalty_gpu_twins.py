@@ -152,6 +152,7 @@ def test_extreme_values_behave_as_documented(twin):
         ),
         (lambda k, a, b: k.adam_step(a, a, a, a, 1.0, 1.0, a, a, 0), ValueError, "t is 0, expected the step's number"),
         (lambda k, a, b: k.penalty_grad(*[a.astype(np.float16)] * 3, 1.0), TypeError, "float16, expected float32"),
+        (lambda k, a, b: k.penalty(*[a.astype(np.float16)] * 3, 1.0), TypeError, "float16, expected float32"),
     ],
 )
 def test_what_does_not_fit_is_refused(twin, call, error, message):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from l2l import settings
 
 from tinymeta import l2l, optim, trees
-from tinymeta.kernels.lstm import blocks
 
 
 class Chosen:
@@ -60,16 +59,6 @@ def test_each_parameter_is_sampled_by_itself(sizes, most, seed):
         assert len(set(chosen[ours])) == ours.sum() == min(size, most)
         np.testing.assert_allclose(factors[ours].sum(), size)
     assert np.all(np.diff(chosen) > 0)
-
-
-@given(st.integers(1, 200), st.integers(0, 2**32 - 1))
-def test_the_blocks_of_some_coordinates_hold_their_state(n, seed):
-    rng = np.random.default_rng(seed)
-    state = tuple((rng.normal(size=(n, h)), rng.normal(size=(n, h))) for h in (3, 2))
-    chosen = np.flatnonzero(rng.random(n) < 0.4)
-    taken = blocks.take(blocks.to_blocks(state, n, np.dtype(float)), chosen)
-    expected = tuple((h[chosen], c[chosen]) for h, c in state)
-    np.testing.assert_array_equal(taken, blocks.to_blocks(expected, len(chosen), np.dtype(float)))
 
 
 def test_a_sample_of_groups_is_one_of_each_parameter():
