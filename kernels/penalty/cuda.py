@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import gpu
-from .reference import _alike, fold
+from .reference import fold
 
 __all__ = ["adam_step", "fold", "penalty", "penalty_grad", "proximal_step", "sgd_step"]
 Array = Any  # cupy.ndarray
@@ -22,7 +22,7 @@ THREADS, BLOCKS_PER_MULTIPROCESSOR = 256, 8
 
 def penalty(theta: Array, anchor: Array, fisher: Array, lam: float) -> Array:
     """lam/2 sum F (theta - anchor)^2 (1), an array of no axes, of the arrays' dtype."""
-    _alike("penalty", theta=theta, anchor=anchor, fisher=fisher)
+    gpu.check("penalty", theta=theta, anchor=anchor, fisher=fisher)
     _check_kind("penalty", [theta, anchor, fisher])
     function, most = _prepare("squares", theta.dtype, _device())
     blocks = max(1, min(-(-theta.size // THREADS), most))
@@ -51,8 +51,6 @@ def _check_kind(operation: str, arrays: list[Any]) -> None:
         if not isinstance(array, cupy.ndarray):
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise TypeError(f"{operation}: an array is a {kind}, expected a cupy.ndarray; use cupy.asarray")
-        if array.dtype not in REAL:
-            raise TypeError(f"{operation}: an array is {array.dtype}, expected float32 or float64; use .astype")
 
 
 def _contiguous(array: Array) -> Array:

@@ -72,13 +72,18 @@ def functions(run: Run) -> Functions:
     return Functions(penalty_grad, sgd_step, proximal_step, adam_step)
 
 
+def check(operation: str, theta: Array, **others: Array) -> None:
+    """Arrays of one shape and dtype, float32 or float64."""
+    _alike(operation, theta=theta, **others)
+    if theta.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{operation}: theta is {theta.dtype}, expected float32 or float64; use .astype")
+
+
 def _step(
     operation: str, run: Run, kernel: str, given: dict[str, Array], numbers: list[float], outs: list[Array | None]
 ) -> list[Array]:
-    _alike(operation, **given, **{f"out_{k}": out for k, out in enumerate(outs) if out is not None})
-    first = next(iter(given.values()))
-    if first.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{operation}: theta is {first.dtype}, expected float32 or float64; use .astype")
+    check(operation, **given, **{f"out_{k}": out for k, out in enumerate(outs) if out is not None})
+    first = given["theta"]
     if any(out is not None and not out.flags.c_contiguous for out in outs):
         raise ValueError(f"{operation}: out has strides, expected a C-contiguous array to write to")
     new = [np.empty_like(first, order="C") if out is None else out for out in outs]
