@@ -20,15 +20,16 @@ from tinymeta.ewc.backends import table
 
 def sgd_(params: Any, grads: Any, penalty: Penalty, lr: float) -> None:
     """params -= lr (grads + the gradient of the penalty)."""
-    options = {"lam": penalty.lam, "lr": lr}
-    for theta, grad, anchor, fisher in _leaves(penalty, params, grads):
-        _into([theta], "sgd_step", [theta, grad, anchor, fisher], options)
+    lam, leaves = _terms(penalty, params, grads)
+    for theta, grad, anchor, fisher in leaves:
+        _into([theta], "sgd_step", [theta, grad, anchor, fisher], {"lam": lam, "lr": lr})
 
 
 def adam_(params: Any, grads: Any, penalty: Penalty, lr: float, m: Any, v: Any, t: int) -> None:
     """Adam's step number t = 1, 2, ... on loss + penalty; params, m and v change."""
-    for theta, grad, m_, v_, anchor, fisher in _leaves(penalty, params, grads, m, v):
-        options = {"lam": penalty.lam, "lr": lr, "m": m_, "v": v_, "t": t}
+    lam, leaves = _terms(penalty, params, grads, m, v)
+    for theta, grad, m_, v_, anchor, fisher in leaves:
+        options = {"lam": lam, "lr": lr, "m": m_, "v": v_, "t": t}
         _into([theta, m_, v_], "adam_step", [theta, grad, anchor, fisher], options)
 
 
@@ -39,11 +40,17 @@ def squares_(grads: Any, v: Any, decay: float = 0.999) -> None:
         leaf += np.float32(1 - decay) * np.square(grad)
 
 
-def _leaves(penalty: Penalty, params: Any, *others: Any) -> list[tuple[NDArray, ...]]:
-    """Matching leaves of all trees, and those of the penalty's anchor and Fisher: the parameters themselves where it is 0."""
-    active = penalty.lam > 0 and penalty.fisher is not None
-    quadratic = (penalty.anchor, penalty.fisher) if active else (params, params)
-    return list(zip(*map(trees.leaves, (params, *others, *quadratic)), strict=True))
+def _terms(penalty: Penalty, params: Any, grads: Any, *moments: Any) -> tuple[float, list[tuple[NDArray, ...]]]:
+    """λ, and matching leaves of all trees and of the penalty's anchor and Fisher.
+
+    Where there is no penalty yet, λ is 0 and the gradients stand for both: finite, and not written to as the parameters are,
+    for a loop that reads what it changes under another name is not vectorised.
+    """
+    if penalty.lam > 0 and penalty.fisher is not None:
+        lam, quadratic = penalty.lam, (penalty.anchor, penalty.fisher)
+    else:
+        lam, quadratic = 0.0, (grads, grads)
+    return lam, list(zip(*map(trees.leaves, (params, grads, *moments, *quadratic)), strict=True))
 
 
 def _into(outs: Sequence[NDArray], name: str, arrays: Sequence[NDArray], options: dict[str, Any]) -> None:

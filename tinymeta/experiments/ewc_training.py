@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymeta import nets, ops
+from tinymeta import compile, nets, ops
 from tinymeta.engine import trees
 from tinymeta.engine.transforms import value_and_grad
 from tinymeta.ewc import PathIntegral
@@ -197,7 +197,7 @@ def cross_entropy(params: Params, x: Any, y: Any, mask: Any = None, kept: Any = 
     return ops.mean(ops.softmax_cross_entropy(z, y))
 
 
-_loss_and_grad = value_and_grad(cross_entropy)
+_loss_and_grad = compile(value_and_grad(cross_entropy))
 
 
 def dropout(params: Params, x: Any, kept: Sequence[Any]) -> Any:
