@@ -10,7 +10,7 @@ from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
 from tinymeta.experiments.ewc_memory import Learner, remember, task_fisher
-from tinymeta.experiments.ewc_report import Found, forgotten, mean_se, so_far, with_se
+from tinymeta.experiments.ewc_report import Found, choose, forgotten, mean_se, search, so_far, with_se
 from tinymeta.experiments.ewc_tasks import (
     Digits,
     Task,
@@ -302,6 +302,21 @@ def test_mas_looks_at_the_outputs_that_a_task_can_answer_with(digits):
 
 
 # ---- reports ----
+
+
+def test_settings_are_chosen_in_the_first_repeat_and_only_the_best_are_run_in_the_others():
+    ran = []
+
+    def learn(learner, repeat):
+        ran.append((learner.lam, repeat))
+        right = np.full(3, 50 + learner.lam if repeat == 0 else 100 - learner.lam)
+        return Found(np.zeros((2, 3)), right, 0.0)
+
+    learners = [Learner("EWC", LR, lam) for lam in (1.0, 3.0, 2.0)]
+    trials = search(learners, 3, learn)
+    assert ran == [(1.0, 0), (3.0, 0), (2.0, 0), (3.0, 1), (3.0, 2)]
+    assert choose(trials) == {"EWC": learners[1]}
+    assert [len(found) for found in trials.values()] == [1, 3, 1]
 
 
 def test_means_have_standard_errors_and_one_seed_has_none():

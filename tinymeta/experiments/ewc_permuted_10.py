@@ -19,7 +19,7 @@ from tinymeta.lab import Claim, Experiment, Outcome, Run, UserError, stream
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
-from .ewc_report import Trials, band, choose, final, forgotten, grid_series, mean_se, row, so_far, with_se
+from .ewc_report import Trials, band, choose, final, forgotten, grid_series, mean_se, row, search, so_far, with_se
 from .ewc_settings import check_settings
 from .ewc_tasks import IMAGES, accuracies, load_digits, permuted_tasks
 from .ewc_training import Course, Found, Protocol, State, begin, course, descend, look_back, summed_up
@@ -82,9 +82,10 @@ class Config:
 
 
 def train(config: Config, run: Run) -> Outcome:
-    """All settings of both methods, in every repeat on other permutations."""
-    trials: dict[Learner, list[Found]] = {learner: [] for learner, _ in config.settings}
-    for repeat in range(config.repeats):
+    """All settings of both methods; repeat with the best of each, on other permutations."""
+    widths = dict(config.settings)
+
+    def learn(learner: Learner, repeat: int) -> Found:
         digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
         tasks = permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), config.tasks)
         batches = len(digits["train"].y) // config.batch_size
@@ -92,12 +93,12 @@ def train(config: Config, run: Run) -> Outcome:
             raise UserError(
                 f"batch_size = {config.batch_size} is more than the {len(digits['train'].y)} training images"
             )
-        for learner, width in config.settings:
-            protocol = Protocol((width, width), "sgd", batches, config.batch_size, fisher_samples=config.fisher_samples)
-            name = f"repeat {repeat + 1}, {learner.name}, width {width}"
-            at = course(name, protocol, tasks, config.seed, "repeat", repeat)
-            trials[learner].append(_learn_stopping(config, run, at, learner))
-    return _report(config, trials)
+        hidden = (widths[learner],) * 2
+        protocol = Protocol(hidden, "sgd", batches, config.batch_size, fisher_samples=config.fisher_samples)
+        name = f"repeat {repeat + 1}, {learner.name}, width {widths[learner]}"
+        return _learn_stopping(config, run, course(name, protocol, tasks, config.seed, "repeat", repeat), learner)
+
+    return _report(config, search(list(widths), config.repeats, learn))
 
 
 # ---- one sequence with early stopping ----
@@ -224,7 +225,7 @@ def _draw_curves(series: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_search(search: list[dict[str, Any]]) -> Figure:
+def _draw_search(tried: list[dict[str, Any]]) -> Figure:
     caption = (
         "The random search: mean validation accuracy after the last task, by learning rate and width, and for EWC by λ."
     )
@@ -233,7 +234,7 @@ def _draw_search(search: list[dict[str, Any]]) -> Figure:
         panels, (("rate", "learning rate", "log"), ("width", "width", "linear"), ("lambda", "λ", "log")), strict=True
     ):
         for method in METHODS:
-            points = [(p[key], p["validation"]) for p in search if p["method"] == method and p[key] > 0]
+            points = [(p[key], p["validation"]) for p in tried if p["method"] == method and p[key] > 0]
             if points:
                 panel.plot(
                     *zip(*points, strict=True), "o", color=look.line(method)["color"], label=method, markersize=4

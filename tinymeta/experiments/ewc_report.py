@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 Trials = Mapping[Learner, Sequence[Found]]  # one per repeat
 
 
+def search(learners: Sequence[Learner], repeats: int, learn: Callable[[Learner, int], Found]) -> Trials:
+    """learn(learner, repeat) of all learners in the first repeat, and in the others of those that are chosen by it."""
+    trials = {learner: [learn(learner, 0)] for learner in learners}
+    for repeat in range(1, repeats):
+        for learner in choose(trials).values():
+            trials[learner].append(learn(learner, repeat))
+    return trials
+
+
 def choose(trials: Trials) -> dict[str, Learner]:
-    """By method, the learner with the best mean accuracy over tasks and repeats on validation images at the end."""
+    """By method, the learner with the best mean accuracy over tasks on validation images at the end of the first repeat."""
     best: dict[str, Learner] = {}
     for learner in trials:
         known = best.get(learner.method)
-        if known is None or validation(trials[learner]) > validation(trials[known]):
+        if known is None or validation(trials[learner][:1]) > validation(trials[known][:1]):
             best[learner.method] = learner
     return best
 
@@ -80,17 +89,16 @@ def row(quantity: str, values: ArrayLike, published: float | None = None, source
 
 
 def grid_series(trials: Trials) -> list[dict[str, Any]]:
-    """Everything that was tried, with what it was chosen by."""
+    """Everything that was tried, with what it was chosen by, in the first repeat."""
     return [
         {
             "method": learner.method,
             "rate": learner.learning_rate,
             "lambda": learner.lam,
             "fisher": learner.kind,
-            "validation": validation(found),
-            "test": float(final(found).mean()),
-            "test_se": mean_se(final(found).mean(axis=1))[1],
-            "lr_lambda_max_fisher": max(one.stability for one in found),
+            "validation": validation(found[:1]),
+            "test": float(final(found)[0].mean()),
+            "lr_lambda_max_fisher": found[0].stability,
         }
         for learner, found in trials.items()
     ]

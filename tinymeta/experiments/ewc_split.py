@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError, stream
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
-from .ewc_report import Trials, choose, chosen_series, draw_grid, final, grid_series, mean_se, row, with_se
+from .ewc_report import Trials, choose, chosen_series, draw_grid, final, grid_series, mean_se, row, search, with_se
 from .ewc_settings import check_settings
 from .ewc_tasks import IMAGES, SCENARIOS, load_digits, split_tasks
-from .ewc_training import Found, Protocol, course, learn
+from .ewc_training import Course, Protocol, course, learn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ ALSO = {"task": 85.48, "domain": 57.80, "class": 19.90}  # EWC in VAN_DE_VEN, it
 @dataclass(frozen=True)
 class Config:
     """Two layers of 400 ReLUs, Adam at 1e-3, 2000 iterations of 128 images per task: van de Ven's protocol. In each scenario
-    each method has the strength (λ; c for SI) of its grid that is best on validation images."""
+    each method has the strength (λ; c for SI) of its grid that is best on validation images in the first repeat."""
 
     seed: int = 0
     scenarios: tuple[str, ...] = SCENARIOS
@@ -87,23 +88,24 @@ class Config:
 
 def train(config: Config, run: Run) -> Outcome:
     """All methods at all strengths, scenario by scenario."""
+    return _report({scenario: _trials(config, run, scenario) for scenario in config.scenarios})
+
+
+def _trials(config: Config, run: Run, scenario: str) -> Trials:
     protocol = Protocol(
         config.hidden, "adam", config.iterations, config.batch_size, "uniform", config.fisher_samples, config.gamma,
         paths="SI" in config.methods,
     )  # fmt: skip
-    found = {}
-    for scenario in config.scenarios:
-        trials: dict[Learner, list[Found]] = {learner: [] for learner in config.learners}
-        for repeat in range(config.repeats):
-            digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-            tasks = split_tasks(digits, scenario)
-            if min(len(task.train.y) for task in tasks) < config.batch_size:
-                raise UserError(f"batch_size = {config.batch_size} is more than the training images of a task")
-            at = course(f"{scenario}, repeat {repeat + 1}", protocol, tasks, config.seed, "repeat", repeat)
-            for learner, results in trials.items():
-                results.append(learn(run, at, learner))
-        found[scenario] = trials
-    return _report(found)
+
+    @lru_cache(maxsize=1)
+    def of(repeat: int) -> Course:
+        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
+        tasks = split_tasks(digits, scenario)
+        if min(len(task.train.y) for task in tasks) < config.batch_size:
+            raise UserError(f"batch_size = {config.batch_size} is more than the training images of a task")
+        return course(f"{scenario}, repeat {repeat + 1}", protocol, tasks, config.seed, "repeat", repeat)
+
+    return search(config.learners, config.repeats, lambda learner, repeat: learn(run, of(repeat), learner))
 
 
 # ---- what was found ----
