@@ -34,8 +34,18 @@ CONVENTIONS = {
         "B is its batch size for the Fisher",
     ),
     "avalanche": Convention(False, True, "ContinualAI/avalanche: training/plugins/ewc.py"),
-    "pycil": Convention(True, True, "G-U-N/PyCIL: models/ewc.py", "clips its Fisher at 1e-4"),
-    "facil": Convention(True, True, "mmasana/FACIL: src/approach/ewc.py", "leaves the heads out"),
+    "pycil": Convention(
+        True,
+        True,
+        "G-U-N/PyCIL: models/ewc.py",
+        "clips its Fisher at 1e-4, mixes old and new by their numbers of classes",
+    ),
+    "facil": Convention(
+        True,
+        True,
+        "mmasana/FACIL: src/approach/ewc.py",
+        "labels by argmax, leaves the heads out, mixes old and new half and half: the first counts half",
+    ),
     "hat": Convention(True, True, "joansj/hat: src/utils.py, fisher_matrix_diag", "averages over tasks"),
     "gt-ripl": Convention(
         False, False, "GT-RIPL/Continual-Learning-Benchmark: agents/regularization.py", "labels by argmax"
