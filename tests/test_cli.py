@@ -10,7 +10,7 @@ import tinymeta.check
 from tinymeta import cli, experiments
 from tinymeta.data.errors import DataError
 
-COMMANDS = ("list", "run", "demo", "report", "check", "doctor")
+COMMANDS = ("list", "run", "demo", "report", "bench", "check", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,16 @@ def test_demo_does_not_show_what_other_versions_have_found(tmp_path, monkeypatch
         monkeypatch.setattr("tinymeta.lab.records.versions", lambda version=version: {"tinymeta": version})
         assert cli.main(["demo"]) == 0
     assert len(list((tmp_path / "runs" / "demo" / "toy").iterdir())) == 2
+
+
+def test_a_benchmark_that_is_not_there_is_named(capfd):
+    assert cli.main(["bench", "sorting"]) == 2
+    assert "there is no benchmark sorting; there are overhead" in capfd.readouterr().err
+
+
+def test_without_the_source_tree_there_are_no_benchmarks(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "tinymeta" / "cli.py"))
+    assert "part of the source tree" in refused(capsys, "bench")
 
 
 def test_doctor_finds_numpy(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -81,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_runs_folder(add("demo", demo, "run the four demo experiments (minutes) and write one HTML page", DEMO_HELP))
     reported = add("report", report, "write DIR/report.html from the newest result of each experiment below DIR")
     reported.add_argument("folder", metavar="DIR", type=Path, help="a folder with runs below it, such as runs")
+    timed = add(
+        "bench", bench, "time kernels and programs beside PyTorch, JAX and others, and write bench/results/", BENCH_HELP
+    )
+    timed.add_argument("names", metavar="NAME", nargs="*", help="some of the benchmarks (default: all)")
     _add_check(add("check", check, "check the derivatives of ops against finite differences and algebraic laws"))
     _add_runs_folder(add("doctor", doctor, "tell what is installed, what is missing and what for"))
     return parser
@@ -91,6 +96,8 @@ RUN_HELP = (
     "also when a run is finished."
 )
 DEMO_HELP = "If it was interrupted, the same command goes on; finished runs are kept."
+
+BENCH_HELP = "It takes half an hour in all, on a machine that does nothing else. `make bench` installs the peers first."
 
 
 def _add_list(parser: _Parser) -> None:
@@ -202,6 +209,14 @@ def report(chosen: argparse.Namespace) -> int:
 
     print(write_report(chosen.folder))
     return DONE
+
+
+def bench(chosen: argparse.Namespace) -> int:
+    """Run benchmarks, which come with the source tree but not with the package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "bench" / "__main__.py").exists():
+        raise UserError("the benchmarks are part of the source tree: clone it, and there run make bench")
+    return subprocess.run([sys.executable, "-m", "bench", *chosen.names], cwd=root).returncode
 
 
 def check(chosen: argparse.Namespace) -> int:
