@@ -13,6 +13,7 @@ from tinymeta import nets, ops
 from tinymeta.data.omniglot import CHARACTERS, DRAWINGS, SIDE, few_shot_tasks, omniglot
 from tinymeta.experiments.few_shot import Batch, FewShot, Net
 from tinymeta.experiments.few_shot_report import Published, draw_figures, run_methods
+from tinymeta.experiments.maml_methods import METHODS
 from tinymeta.lab import Experiment, Outcome, Run, stream
 
 DENSE = (256, 128, 64, 64)  # hidden units of the net without convolutions
@@ -125,12 +126,24 @@ EXPERIMENT = Experiment(
             "methods": ("maml", "first-order"), "iterations": 800, "meta_batch": 8, "meta_lr": 2e-3, "validate_every": 200,
             "validation_tasks": 100, "test_tasks": 200, "inductive_tasks": 60,
         },
+        "variants": AUTHORS | {
+            "methods": tuple(METHODS), "norm": "adapted", "iterations": 400, "meta_batch": 8, "meta_lr": 2e-3,
+            "validate_every": 100, "validation_tasks": 100, "test_tasks": 200, "inductive_tasks": 60, "implicit_lr": 0.03,
+            "strength": 30.0,
+        },
         "paper": {},
         "paper-20-way": TWENTY,
+        "short-20-way": AUTHORS | TWENTY | {
+            "methods": ("maml", "first-order"), "iterations": 3000, "meta_batch": 8, "validate_every": 500,
+            "validation_tasks": 100, "inductive_tasks": 20,
+        },
         "code": AUTHORS | {"head_sigma": 1.0, "test_steps": 10},
         "code-20-way": AUTHORS | TWENTY | {"head_sigma": 1.0, "test_steps": 10},
     },
     train=train,
     draw=draw_figures,
-    minutes={"quick": 2.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0},
+    minutes={
+        "quick": 2.0, "variants": 10.0, "short-20-way": 40.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0,
+        "code-20-way": 400.0,
+    },
 )  # fmt: skip
