@@ -33,7 +33,7 @@ inline void read(void* to, size_t bytes) {
 
 // What standard input asks for. Called with each kernel and its name, it launches the one that is meant.
 class Request {
-    static constexpr size_t MOST = 32;
+    static constexpr size_t MOST = 256;
     char name[64];
     unsigned grid, block;
     size_t shared_bytes, count;

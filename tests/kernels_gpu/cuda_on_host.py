@@ -1,9 +1,12 @@
 """A stand-in for CuPy that runs CUDA C on this machine: NumPy arrays, and a RawModule compiled by g++ (kernels/shim).
 
+Its ElementwiseKernel takes and makes arrays of any class that holds a NumPy array as `inner`; they must be that class's alone.
+
 What a kernel reads and writes goes to a program of its own and back, so that the program may run under sanitizers.
 """
 
 import hashlib
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -24,8 +27,19 @@ GPU = {  # a small one: several tiles for each block of threads
 }
 
 
+C = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "bool": "bool"}
+
+
 class KernelError(Exception):
     """A launch that the shim or a sanitizer ended, and what it said."""
+
+
+def folder_of_programs(tmp_path_factory):
+    """A folder for compiled kernels, one for all workers of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "on_host"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def fake_cupy(folder, driver, flags=SANITIZED, threads=None, **limits):
@@ -37,6 +51,40 @@ def fake_cupy(folder, driver, flags=SANITIZED, threads=None, **limits):
     device = SimpleNamespace(attributes=GPU | limits)
     cuda = SimpleNamespace(Device=lambda number: device, runtime=SimpleNamespace(getDevice=lambda: 0))
     return SimpleNamespace(RawModule=module, asarray=np.asarray, ndarray=np.ndarray, cuda=cuda)
+
+
+class ElementwiseKernel:
+    """CuPy's, over `array`s: the operation in a loop over arrays that are broadcast, and that lie in C order."""
+
+    def __init__(self, folder, array, in_params, out_params, operation, name="kernel", options=()):
+        assert name.isidentifier()
+        assert options == ("--fmad=false",)
+        self.array = array
+        self.inputs, self.outputs = ([p.split() for p in params.split(", ")] for params in (in_params, out_params))
+        typed = [(f"const {C[t]}", n) for t, n in self.inputs] + [(C[t], n) for t, n in self.outputs]
+        parameters = [f"{t} *_raw_{n}" for t, n in typed]
+        entries = [f"{t} &{n} = _raw_{n}[i];" for t, n in typed]
+        self.text = f"""#include <math.h>
+extern "C" __global__ void kernel({", ".join(parameters)}, long long _size) {{
+    for (long long i = 0; i < _size; i++) {{ {" ".join(entries)} {operation}; }}
+}}
+"""
+        self.run = _Module(folder, HERE / "elementwise_on_host.cpp", self.text, SANITIZED, None).get_function("kernel")
+
+    def __call__(self, *arguments):
+        assert all(type(x) is self.array for x in arguments), "an array of another library"
+        given = [x.inner for x in arguments]
+        assert [x.dtype.name for x in given] == [t for t, _ in self.inputs]
+        shape = np.broadcast_shapes(*(x.shape for x in given))
+        assert 16 * (1 + len(shape)) * (len(given) + len(self.outputs) + 1) <= 4096, "too many arguments for a kernel"
+        given = [np.ascontiguousarray(np.broadcast_to(x, shape)).reshape(-1) for x in given]
+        made = [np.zeros(shape, t) for t, _ in self.outputs]
+        for x in given:
+            x.flags.writeable = False
+        if made[0].size:
+            self.run((1,), (1,), (*given, *(y.reshape(-1) for y in made), np.int64(made[0].size)))
+        results = tuple(map(self.array, made))
+        return results if len(results) > 1 else results[0]
 
 
 class _Module:

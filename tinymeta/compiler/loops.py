@@ -111,8 +111,6 @@ class Lowering:
         self.wanted: set[Value] = set()  # roots that must be in memory
         self.patches: dict[Any, Value] = {}  # copies in another layout, by what they are copies of
         for op in ops:
-            if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
-                raise Unsupported(f"{op.prim.name} of {op.out}")
             self._lower(op)
         for x, to in results.items():
             self._export(x, to)
@@ -158,6 +156,8 @@ class Lowering:
         return self.made.get(self.view(x).root, -1)
 
     def _lower(self, op: Op) -> None:
+        if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
+            raise Unsupported(f"{op.prim.name} of {op.out}")
         if is_view(op) and type(op.inputs[0]) is Value:
             self._view(op)
         elif op.prim in STATEMENTS:
@@ -222,12 +222,15 @@ class Lowering:
     # ---- elementwise ops and sums ----
 
     def _elementwise(self, op: Op) -> None:
-        loop, at = self._loop(op.out.shape, values(op.inputs), lambda loop: len(loop.code) < LARGEST)
+        loop, at = self._loop(op.out.shape, values(op.inputs), self._has_room)
         arguments = tuple(self._load(loop, x) if type(x) is Value else (x,) for x in op.inputs)
         register = loop.register()
         loop.code.append((register, op, arguments))
         loop.registers[op.out] = register
         self.made[op.out] = at
+
+    def _has_room(self, loop: Loop) -> bool:
+        return len(loop.code) < LARGEST
 
     def reduced(self, op: Op, kind: str, axes: tuple[int, ...], out: Value) -> None:
         x = op.inputs[0]

@@ -15,7 +15,7 @@ from ..engine import trees
 from ..engine.backend import chosen
 from ..engine.batched import Batched
 from ..engine.tensor import Tensor
-from . import numpy_code
+from . import cupy_code, numpy_code
 from .capture import Symbol, capture, is_array
 from .cleanup import clean
 from .closure import unchanged
@@ -174,7 +174,8 @@ def _places(program: Program) -> tuple[list, list]:
 
 def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) -> tuple[str, Any, Callable, str]:
     """(backend, code, replay, why it is not compiled): machine code where it can be had, else NumPy."""
-    on_host = all(isinstance(x, (np.ndarray, np.generic)) for x in trees.leaves((args, kwargs)) if is_array(x))
+    arrays = [x for x in trees.leaves((args, kwargs)) if is_array(x)]
+    on_host = all(isinstance(x, (np.ndarray, np.generic)) for x in arrays)
     why = "" if on_host else "the arrays are not NumPy's"
     if not why and wanted not in (None, "numba"):
         why = f"the backend is {wanted!r}"
@@ -188,7 +189,9 @@ def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) 
             return "llvm", *machine.build(program), ""
         except Unsupported as op:
             why = f"there are no loops for {op}"
-    code = numpy_code.Code(program, on_host)
+    given = zip((*program.inputs, *program.constants), (*arrays, *(v.constant for v in program.constants)), strict=True)
+    on_device = [v for v, x in given if cupy_code.is_cupy(x) and wanted in (None, "cuda")]
+    code = cupy_code.Code(program, on_device) if on_device else numpy_code.Code(program, on_host)
     return "numpy" if on_host else "cuda", code, code.build(), why
 
 

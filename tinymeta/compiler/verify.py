@@ -51,10 +51,11 @@ def _shaken(args: tuple, kwargs: dict, seed: int) -> tuple:
     rng = np.random.default_rng(seed)
 
     def shake(x: Any) -> Any:
-        if not isinstance(x, (np.ndarray, np.generic)) or x.dtype.kind != "f":
+        if not is_array(x) or x.dtype.kind != "f":
             return x
-        bits = rng.integers(-LAST_BITS, LAST_BITS + 1, np.shape(x)) * np.finfo(x.dtype).eps
-        return np.asarray(x * (1 + bits), x.dtype)
+        factor = 1 + rng.integers(-LAST_BITS, LAST_BITS + 1, x.shape) * np.finfo(x.dtype).eps
+        on_host = isinstance(x, (np.ndarray, np.generic))
+        return (x * (factor if on_host else np.asarray(factor, like=x))).astype(x.dtype)
 
     return trees.map(shake, (args, kwargs))
 
