@@ -152,7 +152,7 @@ def _with_weights(tree: Any, fast: Any) -> Any:
 def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Trained:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; the parameters of the best validation are kept."""
     method, loss, adam = method_of(config, key), loss_of(config, net), optim.adam(config.meta_lr)
-    gradient = gradient_of(config, key, method, loss)
+    gradient = gradient_of(config, method, loss)
 
     def first() -> State:
         state = begin(method, net.params, adam)

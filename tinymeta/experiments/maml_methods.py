@@ -32,12 +32,10 @@ class InnerLoop:
 
 
 class Entry(NamedTuple):
-    """A method's name in tables, how it is made of a setting and the part of the parameters that the inner loop changes, and
-    whether its meta-gradient is compiled where the setting says so."""
+    """A method's name in tables, and how it is made of a setting and the part of the parameters that the inner loop changes."""
 
     name: str
     build: Callable[[Any, maml.Part | None], maml.Method]
-    compiled: bool = True
 
 
 METHODS: dict[str, Entry] = {
@@ -45,7 +43,7 @@ METHODS: dict[str, Entry] = {
     "first-order": Entry("first-order MAML", lambda c, part: maml.maml(c.inner_lr, c.inner_steps, 1, part)),
     "anil": Entry("ANIL", lambda c, part: maml.anil(c.inner_lr, c.inner_steps)),
     "meta-sgd": Entry("Meta-SGD", lambda c, part: maml.meta_sgd(c.inner_lr, c.inner_steps)),
-    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps), False),
+    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps)),
     "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps)),
     "implicit": Entry(
         "implicit MAML", lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps)
@@ -71,14 +69,13 @@ def begin(method: maml.Method, params: Any, optimizer: optim.Optimizer) -> dict[
     return {"meta": meta, "adam": optimizer.init(meta)}
 
 
-def gradient_of(config: InnerLoop, key: str, method: maml.Method, loss: Any) -> Any:
+def gradient_of(config: InnerLoop, method: maml.Method, loss: Any) -> Any:
     """The method's meta-gradient of a loss: (meta, support, query) -> (value, gradient)."""
 
     def meta_gradient(meta: Any, support: Any, query: Any, **more: Any) -> Any:
         return method.meta_gradient(loss, meta, support, query, **more)
 
-    known = METHODS.get(key)  # the baselines are none of them
-    return compile(meta_gradient) if config.compiled and (known is None or known.compiled) else meta_gradient
+    return compile(meta_gradient) if config.compiled else meta_gradient
 
 
 def meta_step(

@@ -140,7 +140,7 @@ def _learn(
     config: Config, run: Run, key: str, method: maml.Method, lr: float, inputs: Callable = _only_x, width: int = 1
 ) -> Any:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; with no inner step that is pretraining on all tasks."""
-    adam, gradient = optim.adam(lr), gradient_of(config, key, method, mse)
+    adam, gradient = optim.adam(lr), gradient_of(config, method, mse)
 
     def first() -> dict[str, Any]:
         params = nets.init_mlp(stream(config.seed, "init"), (width, *config.hidden, 1), config.sigma)

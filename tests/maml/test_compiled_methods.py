@@ -1,0 +1,57 @@
+"""The meta-steps of the experiments, compiled and op by op."""
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from maml.problems import mse, points
+
+import tinymeta as tm
+from tinymeta import nets, ops, optim
+from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, gradient_of, meta_step, multi_step
+
+
+def cross_entropy(params, data):
+    x, y = data
+    return ops.mean(ops.softmax_cross_entropy(nets.conv4(params, x), y), axis=-1)
+
+
+def classes(rng):
+    return rng.normal(size=(3, 6, 1, 12, 12)), np.tile(np.arange(3), (3, 2))
+
+
+def check_steps(key, loss, params, draw, config):
+    """Three steps of each, on the same tasks; a compiled meta-gradient is one program, whatever the step."""
+    method, adam = METHODS[key].build(config, None), optim.adam(1e-3)
+    gradients = [gradient_of(replace(config, compiled=compiled), method, loss) for compiled in (False, True)]
+    states = [begin(method, params, adam)] * 2
+    for i in range(3):
+        support, query, more = draw(), draw(), multi_step(key, config, i / 50)
+        steps = [meta_step(g, adam, s, support, query, **more) for g, s in zip(gradients, states, strict=True)]
+        states = [state for state, _ in steps]
+        np.testing.assert_allclose(steps[1][1], steps[0][1], rtol=1e-10)
+        tm.trees.map(
+            lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8),
+            states[1]["meta"], states[0]["meta"],
+        )  # fmt: skip
+    compiled = gradients[1]
+    assert len(compiled._programs) == 1
+    if importlib.util.find_spec("numba"):
+        assert compiled.backend == "llvm", compiled.why_not_compiled
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_every_methods_meta_step_compiles_to_one_program(monkeypatch, key):
+    monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
+    rng = np.random.default_rng(0)
+    params = nets.init_mlp(rng, (1, 8, 8, 1), 0.5, dtype=np.float64)
+    config = InnerLoop(inner_steps=2, variant_steps=3, implicit_steps=5)
+    check_steps(key, mse, params, lambda: points(rng, 4, 5), config)
+
+
+def test_maml_plus_plus_on_a_conv_net_with_batch_norm(monkeypatch):
+    monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
+    rng = np.random.default_rng(1)
+    params = nets.init_conv4(rng, 3, filters=4, dtype=np.float64)
+    check_steps("maml++", cross_entropy, params, lambda: classes(rng), InnerLoop(variant_steps=2))
