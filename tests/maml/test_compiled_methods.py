@@ -17,8 +17,8 @@ def cross_entropy(params, data):
     return ops.mean(ops.softmax_cross_entropy(nets.conv4(params, x), y), axis=-1)
 
 
-def classes(rng):
-    return rng.normal(size=(3, 6, 1, 12, 12)), np.tile(np.arange(3), (3, 2))
+def classes(rng, tasks):
+    return rng.normal(size=(tasks, 6, 1, 12, 12)), np.tile(np.arange(3), (tasks, 2))
 
 
 def check_steps(key, loss, params, draw, config):
@@ -50,8 +50,9 @@ def test_every_methods_meta_step_compiles_to_one_program(monkeypatch, key):
     check_steps(key, mse, params, lambda: points(rng, 4, 5), config)
 
 
-def test_maml_plus_plus_on_a_conv_net_with_batch_norm(monkeypatch):
+@pytest.mark.parametrize("tasks", [2, 3], ids=["as many tasks as steps", "more tasks"])
+def test_maml_plus_plus_on_a_conv_net_with_batch_norm(monkeypatch, tasks):
     monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
     rng = np.random.default_rng(1)
     params = nets.init_conv4(rng, 3, filters=4, dtype=np.float64)
-    check_steps("maml++", cross_entropy, params, lambda: classes(rng), InnerLoop(variant_steps=2))
+    check_steps("maml++", cross_entropy, params, lambda: classes(rng, tasks), InnerLoop(variant_steps=2))

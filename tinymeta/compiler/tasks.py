@@ -47,21 +47,26 @@ class Tasks:
 
 
 def split(program: Program) -> Tasks | None:
-    """The loop over the axis that holds the most work; None if there is none."""
+    """The loop over the axis that holds the most work; None if there is none.
+
+    An array of T numbers need not be one of each task, as the weights of T inner steps are not: it is tried both ways.
+    """
     lengths = Counter(v.shape[0] for v in program.inputs if v.ndim and v.shape[0] > 1)
-    found = [_Split(program, n).tasks for n in lengths]
+    flat = {v.shape[0] for v in program.inputs if v.ndim == 1}
+    found = [_Split(program, n, least).tasks for n in lengths for least in ((1, 2) if n in flat else (1,))]
     best = max(found, key=lambda t: sum(op.out.size for op in t.ops), default=None)
     return best if best is not None and best.ops else None
 
 
 class _Split:
-    def __init__(self, program: Program, count: int) -> None:
+    def __init__(self, program: Program, count: int, least: int) -> None:
+        """`least`: the axes that an array must have to be taken task by task."""
         self.tasks = Tasks(count)
         self.one: dict[Value, Value] = {}  # of a whole array, the Value of one task
         self.late: set[Value] = set()  # known after the loop only
         self.slices: dict[Value, Value] = {}
         outside = set(program.inputs) | set(program.constants)
-        self.sliceable = {v for v in outside if v.ndim and v.shape[0] == count}
+        self.sliceable = {v for v in outside if v.ndim >= least and v.shape[0] == count}
         self.early: dict[Value, Op] = {}
         for op in program.ops:
             self._place(op)
