@@ -4,7 +4,6 @@ library's arrays; it gives what eager execution gives.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import pytest
 from duck import Duck
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import ElementwiseKernel, folder_of_programs
+from kernels_gpu.cuda_on_host import COMPILED, ElementwiseKernel, folder_of_programs
 
 import tinymeta as tm
 from tinymeta import maml, nets, ops, optim
@@ -24,7 +23,7 @@ from tinymeta.compiler.loops import Loop
 from tinymeta.compiler.verify import verify
 from tools import nvcc_report
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+pytestmark = COMPILED
 FLOATS = (np.float32, np.float64)
 EXTREME = [0, -0.0, 1e-30, -1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan, 0.5, -0.5, 1, -1, 2, -3, 2.5, 30, -30]
 ONE_GPU = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,14 +6,20 @@ What a kernel reads and writes goes to a program of its own and back, so that th
 """
 
 import hashlib
+import importlib
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 HERE = Path(__file__).resolve().parent
 SHIM = HERE.parents[1] / "kernels" / "shim"
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -32,6 +38,69 @@ C = {"float32": "float", "float64": "double", "int32": "int", "int64": "long lon
 
 class KernelError(Exception):
     """A launch that the shim or a sanitizer ended, and what it said."""
+
+
+def twins_of(cuda, **smaller):
+    """The fixtures and the test that each family's file needs: on_host, twin, test_the_other_twin_in_the_simulator.
+
+    `on_host(**options)` puts the family's module `cuda` on a GPU that is this machine, with the options of `fake_cupy`. `twin` is
+    that module, then numba_cuda with these `smaller` constants, since the simulator takes a millisecond for each thread.
+    """
+    package, _, _ = cuda.__name__.rpartition(".")
+    family = package.rpartition(".")[2]
+
+    @pytest.fixture
+    def on_host(monkeypatch, tmp_path_factory):
+        def install(**options):
+            _forget(cuda)
+            stand_in = fake_cupy(folder_of_programs(tmp_path_factory), HERE / f"{family}_on_host.cpp", **options)
+            monkeypatch.setitem(sys.modules, "cupy", stand_in)
+            return cuda
+
+        yield install
+        _forget(cuda)
+
+    @pytest.fixture(params=[pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])])
+    def twin(request, on_host, monkeypatch):
+        if request.param == "cuda":
+            return on_host()
+        pytest.importorskip("numba", reason="numba is not installed")
+        numba_cuda = importlib.import_module(f"{package}.numba_cuda")
+        _forget(numba_cuda)
+        for name, value in smaller.items():
+            monkeypatch.setattr(numba_cuda, name, value)
+        return numba_cuda
+
+    @pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
+    def test_the_other_twin_in_the_simulator():
+        pytest.importorskip("numba", reason="numba is not installed")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        file = HERE / f"test_{family}_gpu_twins.py"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "numba_cuda", file],
+            cwd=HERE.parents[1], env=environment | {"NUMBA_ENABLE_CUDASIM": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return on_host, twin, test_the_other_twin_in_the_simulator
+
+
+def _forget(module):
+    """Empty the caches of its functions, which hold kernels."""
+    for function in vars(module).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
+def thread_sanitizer(folder):
+    """The options of `fake_cupy` for kernels under g++'s thread sanitizer; the test is skipped where that does not run."""
+    flags, program = ("-O1", "-fsanitize=thread"), folder / "empty"
+    command = ["g++", *flags, "-x", "c++", "-", "-o", program]
+    built = subprocess.run(command, input="int main() {}", text=True, capture_output=True, check=False)
+    if built.returncode or subprocess.run([program], capture_output=True, check=False).returncode:
+        pytest.skip("g++'s thread sanitizer does not run here")
+    return {"flags": flags}
 
 
 def folder_of_programs(tmp_path_factory):

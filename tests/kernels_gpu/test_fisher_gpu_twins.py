@@ -5,25 +5,16 @@ cuda.py itself. "numba_cuda" runs in Numba's simulator, which must be chosen bef
 file again in a process that has chosen it.
 """
 
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import fake_cupy
+from kernels_gpu.cuda_on_host import COMPILED, thread_sanitizer, twins_of
 
 from tinymeta.kernels.fisher import chunked, cuda, reference
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-TWINS = [pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])]
 DTYPES = [np.float32, np.float64]
 LINEAR = {  # V, N, I, O
     "several tiles of the simulator's": (2, 9, 6, 5),
@@ -40,41 +31,7 @@ POSITIONS = {  # N, L, P, Q
     "no positions": (2, 0, 3, 2),
     "no outputs": (2, 3, 4, 0),
 }
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder for compiled kernels, one for all workers of a test run."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "fisher_on_host"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def on_host(monkeypatch, programs):
-    """Put tinymeta.kernels.fisher.cuda on a GPU that is this machine; arguments are those of `fake_cupy`."""
-
-    def install(**options):
-        cuda._prepare.cache_clear()
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(programs, HERE / "fisher_on_host.cpp", **options))
-        return cuda
-
-    yield install
-    cuda._prepare.cache_clear()
-
-
-@pytest.fixture(params=TWINS)
-def twin(request, on_host, monkeypatch):
-    if request.param == "cuda":
-        return on_host()
-    pytest.importorskip("numba", reason="numba is not installed")
-    from tinymeta.kernels.fisher import numba_cuda
-
-    monkeypatch.setattr(numba_cuda, "TILE", 4)  # the simulator takes a millisecond for each thread
-    numba_cuda._linear.cache_clear()
-    numba_cuda._positions.cache_clear()
-    return numba_cuda
+on_host, twin, test_the_other_twin_in_the_simulator = twins_of(cuda, TILE=4)
 
 
 def normals(seed, dtype, *shapes):
@@ -203,31 +160,11 @@ def test_arrays_of_another_library_are_refused(on_host):
 
 @COMPILED
 def test_no_thread_races_with_another(on_host, tmp_path):
-    flags = ("-O1", "-fsanitize=thread")
-    built = subprocess.run(
-        ["g++", *flags, "-x", "c++", "-", "-o", tmp_path / "empty"],
-        input="int main() {}", text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    if built.returncode or subprocess.run([tmp_path / "empty"], capture_output=True, check=False).returncode:
-        pytest.skip("g++'s thread sanitizer does not run here")
-    assert_linear(on_host(flags=flags), np.float32, 2, 20, 5, 6)
-    assert_positions(on_host(flags=flags), np.float32, 2, 18, 6, 5)
+    sanitized = thread_sanitizer(tmp_path)
+    assert_linear(on_host(**sanitized), np.float32, 2, 20, 5, 6)
+    assert_positions(on_host(**sanitized), np.float32, 2, 18, 6, 5)
 
 
 def test_all_backends_have_the_same_functions():
     for module in (chunked, cuda):
         assert all(callable(getattr(module, name)) for name in cuda.__all__)
-
-
-# ---- Numba ----
-
-
-@pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
-def test_the_other_twin_in_the_simulator():
-    pytest.importorskip("numba", reason="numba is not installed")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "numba_cuda", __file__],
-        cwd=ROOT, env=environment | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr

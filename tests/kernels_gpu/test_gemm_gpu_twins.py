@@ -5,9 +5,6 @@ cuda.py itself. "numba_cuda" runs in Numba's simulator, which must be chosen bef
 file again in a process that has chosen it.
 """
 
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,15 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import KernelError, fake_cupy
+from kernels_gpu.cuda_on_host import COMPILED, KernelError, thread_sanitizer, twins_of
 
 from tinymeta.kernels.gemm import cuda, reference
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-TWINS = [pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])]
+ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [np.float32, np.float64]
 CASES = {  # leading axes of a and b, m, k, n
     "several tiles of the simulator's": ((), (2,), 6, 9, 5),
@@ -41,40 +34,7 @@ LARGE = {
     "a layer of MAML": ((3,), (3,), 10, 40, 40),
     "several tiles and none full": ((), (2,), 67, 33, 70),
 }
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder for compiled kernels, one for all workers of a test run."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "gemm_on_host"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def on_host(monkeypatch, programs):
-    """Put tinymeta.kernels.gemm.cuda on a GPU that is this machine; arguments are those of `fake_cupy`."""
-
-    def install(**options):
-        cuda._prepare.cache_clear()
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(programs, HERE / "gemm_on_host.cpp", **options))
-        return cuda
-
-    yield install
-    cuda._prepare.cache_clear()
-
-
-@pytest.fixture(params=TWINS)
-def twin(request, on_host, monkeypatch):
-    if request.param == "cuda":
-        return on_host()
-    pytest.importorskip("numba", reason="numba is not installed")
-    from tinymeta.kernels.gemm import numba_cuda
-
-    monkeypatch.setattr(numba_cuda, "TILE", 4)  # the simulator takes a millisecond for each thread
-    numba_cuda._multiply.cache_clear()
-    return numba_cuda
+on_host, twin, test_the_other_twin_in_the_simulator = twins_of(cuda, TILE=4)
 
 
 def operands(seed, lead_a, lead_b, m, k, n, transposed, dtype):
@@ -196,22 +156,16 @@ def test_arrays_of_another_library_are_refused(on_host):
 
 @COMPILED
 def test_no_thread_races_with_another_and_a_missing_barrier_is_seen(on_host, monkeypatch, tmp_path):
-    flags = ("-O1", "-fsanitize=thread")
-    program = tmp_path / "empty"
-    built = subprocess.run(
-        ["g++", *flags, "-x", "c++", "-", "-o", program], input="int main() {}", text=True, capture_output=True, check=False
-    )  # fmt: skip
-    if built.returncode or subprocess.run([program], capture_output=True, check=False).returncode:
-        pytest.skip("g++'s thread sanitizer does not run here")
+    sanitized = thread_sanitizer(tmp_path)
     a, b = operands(5, (2,), (2,), 10, 70, 40, (False, False), np.float32)
-    assert_near(on_host(flags=flags).matmul(a, b), a @ b, 70)
+    assert_near(on_host(**sanitized).matmul(a, b), a @ b, 70)
 
     whole = cuda.source
     last = "        __syncthreads();\n    }\n"
     assert whole(cuda.Tile(16, 64), a.dtype).count(last) == 1
     monkeypatch.setattr(cuda, "source", lambda tile, dtype: whole(tile, dtype).replace(last, "    }\n"))
     with pytest.raises(KernelError, match="data race"):
-        on_host(flags=flags).matmul(a, b)
+        on_host(**sanitized).matmul(a, b)
 
 
 def test_the_host_counts_tiles_as_the_kernel_does():
@@ -220,17 +174,3 @@ def test_the_host_counts_tiles_as_the_kernel_does():
     tuned = cuda.tile_for(10, 40)
     assert f"#define TILE_M {tuned.rows}\n#define TILE_N {tuned.columns}\n" in text
     assert cuda.Tile(64, 64).shared_bytes(8) <= 48 << 10
-
-
-# ---- Numba ----
-
-
-@pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
-def test_the_other_twin_in_the_simulator():
-    pytest.importorskip("numba", reason="numba is not installed")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "numba_cuda", __file__],
-        cwd=ROOT, env=environment | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,64 +5,24 @@ cuda.py itself. "numba_cuda" runs in Numba's simulator, which must be chosen bef
 file again in a process that has chosen it.
 """
 
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import KernelError, fake_cupy
+from kernels_gpu.cuda_on_host import COMPILED, SIMULATED, KernelError, thread_sanitizer, twins_of
 
 from tinymeta.kernels.lstm import Weights, cuda, gpu, reference
 from tinymeta.kernels.lstm.blocks import LANES, flat_weights, from_blocks, to_blocks
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-TWINS = [pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])]
 CASES = {  # hidden sizes, p, n, T
     "two unequal layers": ((3, 2), 10, 130, 2),
     "one layer and raw gradients": ((4,), None, 70, 2),
     "three layers, one coordinate": ((2, 1, 3), 5, 1, 2),
     "no layer": ((), 10, 65, 2),
 }
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder for compiled kernels, one for all workers of a test run."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "on_host"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def on_host(monkeypatch, programs):
-    """Put tinymeta.kernels.lstm.cuda on a GPU that is this machine; arguments are those of `fake_cupy`."""
-
-    def install(**options):
-        for cached in (cuda._prepare, cuda._module, cuda._order_on):
-            cached.cache_clear()
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(programs, HERE / "lstm_on_host.cpp", **options))
-        return cuda
-
-    return install
-
-
-@pytest.fixture(params=TWINS)
-def twin(request, on_host):
-    if request.param == "cuda":
-        return on_host()
-    pytest.importorskip("numba", reason="numba is not installed")
-    from tinymeta.kernels.lstm import numba_cuda
-
-    return numba_cuda
+on_host, twin, test_the_other_twin_in_the_simulator = twins_of(cuda)
 
 
 class Problem:
@@ -309,28 +269,18 @@ def test_arrays_of_another_library_are_refused(on_host):
         problem.unroll(twin)
 
 
-def works(flags, folder):
-    """Whether a program so compiled runs here."""
-    program = folder / "empty"
-    command = ["g++", *flags, "-x", "c++", "-", "-o", program]
-    built = subprocess.run(command, input="int main() {}", text=True, capture_output=True, check=False)
-    return built.returncode == 0 and subprocess.run([program], capture_output=True, check=False).returncode == 0
-
-
 @COMPILED
 def test_no_thread_races_with_another_and_a_missing_barrier_is_seen(on_host, monkeypatch, tmp_path):
-    flags = ("-O1", "-fsanitize=thread")
-    if not works(flags, tmp_path):
-        pytest.skip("g++'s thread sanitizer does not run here")
+    sanitized = thread_sanitizer(tmp_path)
     problem = Problem((3, 2), 10, 150, 3)
-    twin = on_host(flags=flags)
+    twin = on_host(**sanitized)
     assert_near(problem.unroll(twin), problem.exact_unroll(), 1e-6)
     assert_near(problem.backward(twin, wrt_gradients=True), problem.exact_backward(), 3e-6)
 
     before, after = cuda.source(gpu.Sizes((3, 2), 2, 0, 0), 2).split("        __syncthreads();\n        cells<L + 1>")
     monkeypatch.setattr(cuda, "source", lambda sizes, in_shared: f"{before}        cells<L + 1>{after}")
     with pytest.raises(KernelError, match="data race"):
-        problem.unroll(on_host(flags=flags))
+        problem.unroll(on_host(**sanitized))
 
 
 @COMPILED
@@ -392,14 +342,3 @@ def test_numba_cuda_refuses_weights_that_shared_memory_cannot_hold():
 
     with pytest.raises(ValueError, match=r"layers of \(200,\) units have 162601 weights, expected 12288 or less"):
         Problem((200,), 10, 1, 1).unroll(numba_cuda)
-
-
-@pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
-def test_the_other_twin_in_the_simulator():
-    pytest.importorskip("numba", reason="numba is not installed")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "numba_cuda", __file__],
-        cwd=ROOT, env=environment | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr

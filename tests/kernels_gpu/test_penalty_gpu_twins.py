@@ -5,25 +5,16 @@ cuda.py itself. "numba_cuda" runs in Numba's simulator, which must be chosen bef
 file again in a process that has chosen it.
 """
 
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import fake_cupy
+from kernels_gpu.cuda_on_host import COMPILED, twins_of
 
 from tinymeta.kernels.penalty import cuda, reference
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-TWINS = [pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])]
 DTYPES = [np.float32, np.float64]
 SHAPES = [(), (0,), (1,), (3, 50)]
 STEPS = {
@@ -32,38 +23,7 @@ STEPS = {
     "proximal_step": lambda f, p, **out: f(*p[:4], 3.0, 0.1, **out),
     "adam_step": lambda f, p, **out: f(*p[:4], 3.0, 0.1, p[4], p[5], 3, 0.8, 0.95, 1e-6, **out),
 }
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder for compiled kernels, one for all workers of a test run."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "penalty_on_host"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def on_host(monkeypatch, programs):
-    """Put tinymeta.kernels.penalty.cuda on a GPU that is this machine; arguments are those of `fake_cupy`."""
-
-    def install(**options):
-        cuda._prepare.cache_clear()
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(programs, HERE / "penalty_on_host.cpp", **options))
-        return cuda
-
-    yield install
-    cuda._prepare.cache_clear()
-
-
-@pytest.fixture(params=TWINS)
-def twin(request, on_host):
-    if request.param == "cuda":
-        return on_host()
-    pytest.importorskip("numba", reason="numba is not installed")
-    from tinymeta.kernels.penalty import numba_cuda
-
-    return numba_cuda
+on_host, twin, test_the_other_twin_in_the_simulator = twins_of(cuda)
 
 
 def point(seed, shape, dtype):
@@ -166,17 +126,3 @@ def test_arrays_of_another_library_are_refused(on_host):
     sys.modules["cupy"].ndarray = type("ndarray", (), {})
     with pytest.raises(TypeError, match=r"an array is a numpy.ndarray, expected a cupy.ndarray; use cupy.asarray"):
         twin.penalty(*point(5, (3,), np.float32)[:3], 1.0)
-
-
-# ---- Numba ----
-
-
-@pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
-def test_the_other_twin_in_the_simulator():
-    pytest.importorskip("numba", reason="numba is not installed")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "numba_cuda", __file__],
-        cwd=ROOT, env=environment | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
