@@ -211,6 +211,15 @@ def test_a_networks_gradient_and_hessian_vector_product(gpu, dtype):
     check(lambda p, x, y: tm.hvp(lambda p: loss(p, x, y), p, p), params, x, y, factor=1e4)
 
 
+def test_a_conv_nets_convolutions_and_indices_are_left_to_the_library(gpu):
+    rng = np.random.default_rng(3)
+    loss = lambda p, x, labels: ops.mean(ops.softmax_cross_entropy(nets.conv4(p, x), labels))
+    params, x = nets.init_conv4(rng, 3, filters=3, dtype=np.float64), rng.normal(size=(6, 1, 8, 8))
+    launched, alone = statements(check(tm.grad(loss), params, x, np.tile(np.arange(3), 2), factor=1e4))
+    assert launched > 10
+    assert {"correlate", "spread", "match", "getitem", "put"} <= set(alone)
+
+
 @pytest.mark.parametrize("on_host", [False, True], ids=["on the device", "on the host"])
 def test_a_meta_step_with_adam_whose_count_lies(gpu, on_host):
     params, support, query = problem(np.float32)

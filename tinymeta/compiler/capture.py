@@ -182,7 +182,7 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
         return func(*[x.array if type(x) is Symbol else x for x in args], **kwargs)  # of the shape and dtype alone
     if func is np.arange:
-        return np.arange(*args, **{k: v for k, v in kwargs.items() if k != "like"})
+        return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:
         return bind(_plain(func), args[0], **({"axis": args[1]} if args[1:] else {}), **kwargs)
     raise TypeError(
