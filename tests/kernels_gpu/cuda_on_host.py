@@ -31,8 +31,6 @@ GPU = {  # a small one: several tiles for each block of threads
     "MaxRegistersPerMultiprocessor": 65536,
     "MultiProcessorCount": 2,
 }
-
-
 C = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "bool": "bool"}
 
 

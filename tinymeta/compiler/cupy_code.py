@@ -1,7 +1,7 @@
 """The program for CuPy's arrays: a cupy.ElementwiseKernel for each cluster of elementwise ops, everything else op by op.
 
-The clusters are the loops that machine code has (loops.py), without their sums. A kernel makes fresh arrays, and what nobody reads
-any more is deleted, so that CuPy's pool hands its memory to the next one.
+The clusters are the loops that machine code has (loops.py), without their sums, and join what is further apart. A kernel makes
+fresh arrays, and what nobody reads any more is deleted, so that CuPy's pool hands its memory to the next one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,9 @@ class Clusters(Lowering):
     def _has_room(self, loop: Loop) -> bool:
         arrays = len(loop.loads) + len(loop.code) + 5  # with the next op's three inputs and its output, and the index
         return super()._has_room(loop) and arrays * 16 * (1 + len(loop.shape)) <= PARAMETERS
+
+    def _candidates(self, first: int) -> Sequence[int]:
+        return range(first, len(self.statements))  # a launch costs more than what a cluster reads twice
 
     def _export(self, x: Value, to: Value) -> None:
         self.wanted.add(x)

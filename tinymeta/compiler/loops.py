@@ -6,7 +6,7 @@ reads lives in a register.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -240,20 +240,25 @@ class Lowering:
         self.wanted.add(out)
 
     def _loop(self, over: tuple[int, ...], inputs: list[Value], allows: Callable[[Loop], bool]) -> tuple[Loop, int]:
-        """A loop over this shape that knows all inputs: the one that computes the latest of them, the last one, or a new one."""
+        """A loop over this shape that knows all inputs: one of the `_candidates`, or a new one."""
         first = 0
         for x in inputs:
             at = self.ready(x)
             maker = self.statements[at] if at >= 0 else None
             in_register = isinstance(maker, Loop) and maker.shape == over and x in maker.registers
             first = max(first, at if in_register else at + 1)
-        for at in (first, len(self.statements) - 1):
-            loop = self.statements[at] if first <= at < len(self.statements) else None
+        for at in self._candidates(first):
+            loop = self.statements[at]
             if isinstance(loop, Loop) and loop.shape == over and not loop.closed and allows(loop):
                 return loop, at
         loop = Loop(over)
         self._append(loop)
         return loop, len(self.statements) - 1
+
+    def _candidates(self, first: int) -> Sequence[int]:
+        """Statements from the first one that knows the inputs: the one that computes the latest of them, and the last one."""
+        end = len(self.statements)
+        return (first, end - 1) if first < end else ()
 
     def _load(self, loop: Loop, x: Value) -> int:
         if x in loop.registers:
