@@ -50,11 +50,14 @@ def test_methods_that_begin_alike_share_the_first_task_and_then_differ(folder):
     assert curves["SGD"][0, 0] != curves["SGD"][0, 1]  # the tasks are different permutations
 
 
-def test_the_lambda_with_the_best_validation_is_chosen_and_its_test_accuracy_reported(folder):
+def test_the_lambda_with_the_best_validation_is_chosen_and_its_test_accuracy_over_the_repeats_reported(folder):
     outcome = read_result(folder)[1]
     best = max((p for p in outcome.series["grid"] if p["method"] == "EWC"), key=lambda point: point["validation"])
     assert outcome.series["chosen"]["EWC"]["lambda"] == best["lambda"]
-    assert {row.quantity: row.ours for row in outcome.rows}["EWC, mean of tasks after C"] == pytest.approx(best["test"])
+    at_the_end = outcome.series["curves"]["EWC"]["mean"][-1]
+    assert {row.quantity: row.ours for row in outcome.rows}["EWC, mean of tasks after C"] == pytest.approx(
+        np.mean(at_the_end)
+    )
 
 
 def test_the_figures_come_from_the_record_alone(folder):

@@ -134,7 +134,7 @@ EXPERIMENT = Experiment(
         "paper": {},
         "paper-20-way": TWENTY,
         "short-20-way": AUTHORS | TWENTY | {
-            "methods": ("maml", "first-order"), "iterations": 3000, "meta_batch": 8, "validate_every": 500,
+            "methods": ("maml", "first-order"), "iterations": 2000, "meta_batch": 8, "validate_every": 500,
             "validation_tasks": 100, "inductive_tasks": 20,
         },
         "code": AUTHORS | {"head_sigma": 1.0, "test_steps": 10},
@@ -143,7 +143,7 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw_figures,
     minutes={
-        "quick": 2.0, "variants": 10.0, "short-20-way": 40.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0,
+        "quick": 2.0, "variants": 10.0, "short-20-way": 30.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0,
         "code-20-way": 400.0,
     },
 )  # fmt: skip
