@@ -151,12 +151,12 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={
         "quick": {
-            "images": "subset", "pool": 4, "meta_epochs": 48, "meta_batch": 4, "coordinates": 0, "validate_every": 3,
-            "validation_steps": 0, "layers": (1, 2), "units": (10, 20, 40),
+            "images": "subset", "pool": 4, "meta_epochs": 48, "meta_batch": 4, "meta_lr": 0.005, "coordinates": 0,
+            "validate_every": 3, "validation_steps": 0, "layers": (1, 2), "units": (10, 20, 40),
         },
         "paper": {},
     },
     train=train,
     draw=draw,
-    minutes={"quick": 2, "paper": 130},
+    minutes={"quick": 2, "paper": 170},
 )  # fmt: skip
