@@ -140,7 +140,7 @@ def test_strengths_are_tuned_on_validation_images_of_other_permutations(done):
     assert np.shape(series["matrices"]["EWC"]) == (3, 3)
 
 
-@pytest.mark.parametrize("preset", ["published-ewc", "published-si", "paper"])
+@pytest.mark.parametrize("preset", ["published-ewc", "published-si", "published-bounds", "paper"])
 def test_the_protocol_is_van_de_vens(preset):
     config = configure(experiments.load("ewc-domain-10"), preset, {})
     assert (config.tasks, config.hidden, config.learning_rate, config.iterations) == (10, (1000, 1000), 1e-4, 5000)
