@@ -132,6 +132,7 @@ EXPERIMENT = Experiment(
             "strength": 30.0,
         },
         "paper": {},
+        "paper-dense": {"net": "dense"},
         "paper-20-way": TWENTY,
         "short-20-way": AUTHORS | TWENTY | {
             "methods": ("maml", "first-order"), "iterations": 2000, "meta_batch": 8, "validate_every": 500,
@@ -143,7 +144,7 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw_figures,
     minutes={
-        "quick": 2.0, "variants": 10.0, "short-20-way": 30.0, "paper": 80.0, "paper-20-way": 400.0, "code": 80.0,
-        "code-20-way": 400.0,
+        "quick": 2.0, "variants": 10.0, "short-20-way": 30.0, "paper": 80.0, "paper-dense": 20.0, "paper-20-way": 400.0,
+        "code": 80.0, "code-20-way": 400.0,
     },
 )  # fmt: skip
