@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-# Nothing that Numba has compiled before: what emits vectors must run anew.
-export COVERAGE_FILE="$folder/coverage" NUMBA_CACHE_DIR="$folder/numba" OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+# Nothing that Numba has compiled before: what emits vectors must run anew. CI: Hypothesis' examples are the same each time.
+export CI=true COVERAGE_FILE="$folder/coverage" NUMBA_CACHE_DIR="$folder/numba" OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 covered() {
     .venv/bin/python -m coverage run --parallel-mode --source kernels -m pytest -q -p no:cacheprovider "$@"
