@@ -88,7 +88,7 @@ def _validation(curves: dict[str, Any]) -> Figure:
     for name, curve in curves.items():
         axes.plot(curve["iterations"], curve["accuracies"], **figures.line(name))
     axes.set(xlabel="iterations", ylabel="validation accuracy, %")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
