@@ -64,6 +64,35 @@ def demo() -> str:
     return "\n".join([*_HEAD, *rows, "", count, *failed, "", _machine(results), ""])
 
 
+HEADLINES = (  # of what collection, experiment and preset, and how the rows begin that say whether a paper is reproduced
+    ("l2l", "l2l-quadratic", "paper", "LSTM / best baseline"),
+    ("l2l", "l2l-mnist", "paper", "LSTM / best baseline"),
+    ("maml", "maml-sine", "paper", "MAML, 5 points, after"),
+    ("maml", "maml-omniglot", "paper", "MAML, transductive"),
+    ("maml", "maml-omniglot", "paper-dense", "MAML, transductive"),
+    ("rl", "maml-nav2d", "published", "MAML, return"),
+    ("ewc", "ewc-domain-10", "published-ewc", ""),
+    ("ewc", "ewc-domain-10", "published-si", ""),
+    ("ewc", "ewc-domain-10", "published-bounds", ""),
+)
+
+
+def reproduction() -> str:
+    """What the papers print as numbers, beside the runs of their own protocols."""
+
+    def shown(begin: str, row: dict[str, Any]) -> bool:
+        return row["published"] is not None and row["quantity"].startswith(begin)
+
+    lines = [
+        line
+        for collection, name, preset, begin in HEADLINES
+        for e in committed(collection)["experiments"]
+        if (e["experiment"], e["preset"]) == (name, preset)
+        for line in _rows({**e, "experiment": f"{name}, `{preset}`"}, partial(shown, begin))
+    ]
+    return "\n".join([*_HEAD, *lines, ""])
+
+
 def every_row(results: dict[str, Any]) -> str:
     """Every row of a collection of results and what became of the papers' claims, one table per experiment."""
     parts = [
@@ -105,7 +134,9 @@ def committed(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-SUMMARIES: dict[str, Callable[[], str]] = {"demo": demo, "demo_full": lambda: every_row(committed("demo"))}
+SUMMARIES: dict[str, Callable[[], str]] = {
+    "demo": demo, "demo_full": lambda: every_row(committed("demo")), "reproduction": reproduction,
+}  # fmt: skip
 
 
 def table(name: str) -> str:
