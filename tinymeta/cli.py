@@ -96,7 +96,6 @@ RUN_HELP = (
     "also when a run is finished."
 )
 DEMO_HELP = "If it was interrupted, the same command goes on; finished runs are kept."
-
 BENCH_HELP = "It takes half an hour in all, on a machine that does nothing else. `make bench` installs the peers first."
 
 

@@ -42,9 +42,8 @@ def _number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
 
 
-SHOWN = {
-    "ewc-permuted-3": "mean of tasks"
-}  # in the demo's short table, of an experiment whose paper prints curves only
+# in the demo's short table, of an experiment whose paper prints curves only
+SHOWN = {"ewc-permuted-3": "mean of tasks"}
 
 
 def demo() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from tinymeta.lab import figures as look
 from .ewc_memory import Learner
 from .ewc_report import Trials, band, choose, final, forgotten, grid_series, mean_se, row, search, so_far, with_se
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, accuracies, load_digits, permuted_tasks
+from .ewc_tasks import IMAGES, Task, accuracies, load_digits, permuted_tasks
 from .ewc_training import Course, Found, Protocol, State, begin, course, descend, look_back, summed_up
 
 if TYPE_CHECKING:
@@ -85,14 +85,18 @@ def train(config: Config, run: Run) -> Outcome:
     """All settings of both methods; repeat with the best of each, on other permutations."""
     widths = dict(config.settings)
 
-    def learn(learner: Learner, repeat: int) -> Found:
+    @lru_cache(maxsize=1)
+    def of(repeat: int) -> list[Task]:
         digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-        tasks = permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), config.tasks)
-        batches = len(digits["train"].y) // config.batch_size
-        if batches == 0:
+        if len(digits["train"].y) < config.batch_size:
             raise UserError(
                 f"batch_size = {config.batch_size} is more than the {len(digits['train'].y)} training images"
             )
+        return permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), config.tasks)
+
+    def learn(learner: Learner, repeat: int) -> Found:
+        tasks = of(repeat)
+        batches = len(tasks[0].train.y) // config.batch_size
         hidden = (widths[learner],) * 2
         protocol = Protocol(hidden, "sgd", batches, config.batch_size, fisher_samples=config.fisher_samples)
         name = f"repeat {repeat + 1}, {learner.name}, width {widths[learner]}"
