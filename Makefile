@@ -28,13 +28,15 @@ lint: .venv/.dev  ## style and types
 bench: .venv/.bench  ## the benchmarks, against PyTorch, JAX and autograd in the same run; writes bench/results/
 	$(BIN)/python -m bench
 
-# The package is put together in build/gpu, so that the active Python needs only NumPy, CuPy and pytest, and no network.
-gpu:  ## on a machine with a GPU: the tests on CuPy arrays, then the GPU benchmark; writes bench/results/gpu.json
+# The package is put together in build/gpu, so that the active Python needs no installation of it, and no network. It needs NumPy,
+# CuPy, pytest and hypothesis; with Numba its twins are tested too; the benchmark needs PyTorch and JAX.
+gpu:  ## on a machine with a GPU: the tests on CuPy arrays and of the kernels, then the GPU benchmark; writes bench/results/gpu*.json
 	rm -rf build/gpu && mkdir -p build/gpu
 	cp -r tinymeta bench build/gpu/ && cp -r kernels build/gpu/tinymeta/kernels
-	PYTHONPATH=build/gpu:tests $(PYTHON) -P -m pytest --noconftest -p no:cacheprovider -o filterwarnings=default tests/gpu
-	PYTHONPATH=build/gpu $(PYTHON) -P -m bench.gpu
-	cp build/gpu/bench/results/gpu.json bench/results/
+	PYTHONSAFEPATH=1 TINYMETA_TEST_GPU=1 PYTHONPATH=build/gpu:tests $(PYTHON) -m pytest --noconftest -p no:cacheprovider -o filterwarnings=default \
+		tests/gpu tests/kernels_gpu/test_*_gpu_twins.py $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 PYTHONPATH=build/gpu $(PYTHON) -m bench.gpu
+	cp build/gpu/bench/results/gpu*.json bench/results/
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

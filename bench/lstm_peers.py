@@ -64,10 +64,10 @@ class TorchNetwork:
             self.last_update, self.now = self.network(self.gradients[0], self.now)
 
     def update(self) -> np.ndarray:
-        return self.last_update.numpy()
+        return self.last_update.cpu().numpy()
 
     def state(self) -> list[np.ndarray]:
-        return [x.numpy() for x in self.now]
+        return [x.cpu().numpy() for x in self.now]
 
     def compile_unroll(self) -> Callable[[], list[np.ndarray]]:
         def gradient() -> list[np.ndarray]:
@@ -82,7 +82,7 @@ class TorchNetwork:
                 for cell in self.cells
             ]
             return [
-                x.numpy()
+                x.cpu().numpy()
                 for x in (*(x for layer in layers for x in layer), self.out.weight.grad[0], self.out.bias.grad[0])
             ]
 

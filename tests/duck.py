@@ -35,14 +35,14 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
     T = property(lambda self: Duck(self.inner.T))
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if any(type(x) not in KNOWN for x in inputs):
-            return NotImplemented
+        if method == "at" or "where" in kwargs or any(type(x) not in KNOWN for x in inputs):
+            return NotImplemented  # so does CuPy, which has ufunc.at of its own: `add` below
         return wrap(
             getattr(ufunc, method)(*map(unwrap, inputs), **{k: unwrap(v) for k, v in kwargs.items()}), kwargs.get("out")
         )
 
     def __array_function__(self, func: Any, types: Any, args: tuple, kwargs: dict) -> Any:
-        if not all(issubclass(t, Duck) for t in types):
+        if not all(issubclass(t, Duck) for t in types) or "initial" in kwargs:
             return NotImplemented
         if func is np.asarray:  # np.asarray(x, like=duck): an explicit transfer, as to a GPU
             return Duck(args[0])
@@ -89,6 +89,14 @@ class Duck(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         return f"Duck({self.inner!r})"
+
+
+class add:
+    """As cupy.add."""
+
+    @staticmethod
+    def at(target: Duck, index: Any, values: Duck) -> None:
+        np.add.at(target.inner, unwrap_index(index), unwrap(values))
 
 
 KNOWN = (Duck, np.ndarray, tuple, list, slice, bool, int, float, *(np.dtype(c).type for c in "?bBhHiIlLefd"))

@@ -35,8 +35,8 @@ def sources() -> list[Path]:
 
 
 def compile_for(nvcc: str, source: Path, architecture: str) -> str:
-    """The assembler's report on a source compiled without options of its own, any warning an error."""
-    flags = ["-std=c++17", f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v"]
+    """The assembler's report on a source compiled with the options of its cuda.py, any warning an error."""
+    flags = [*launcher(source).OPTIONS, f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v"]
     done = subprocess.run(
         [nvcc, *flags, "-cubin", "-o", os.devnull, source], capture_output=True, text=True, check=False
     )
@@ -65,9 +65,9 @@ def _number(pattern: str, text: str, otherwise: int | None = None) -> int:
     return int(match[1]) if match else int(otherwise or 0)
 
 
-def launches(source: Path) -> dict[str, tuple[int, int]]:
-    """(threads of a block, bytes of dynamic shared memory) of each kernel: `tuned` of the cuda.py beside the source."""
-    return import_module(f"tinymeta.kernels.{source.parent.name}.cuda").tuned()
+def launcher(source: Path) -> Any:
+    """The cuda.py beside a source. `tuned` gives (threads of a block, bytes of dynamic shared memory) of each kernel."""
+    return import_module(f"tinymeta.kernels.{source.parent.name}.cuda")
 
 
 def blocks_resident(architecture: str, registers: int, threads: int, shared: int) -> int:
@@ -80,7 +80,7 @@ def rows(nvcc: str) -> list[dict[str, Any]]:
     """One row for each source, architecture and kernel."""
     table = []
     for source in sources():
-        launched = launches(source)
+        launched = launcher(source).tuned()
         for architecture in ARCHITECTURES:
             for kernel, used in sorted(kernels(compile_for(nvcc, source, architecture)).items()):
                 threads, dynamic = launched[kernel]

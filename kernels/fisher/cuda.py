@@ -24,6 +24,7 @@ __all__ = [
     "scores", "scores_reduced",
 ]  # fmt: skip
 Array = Any  # cupy.ndarray
+OPTIONS = ("-std=c++17",)
 REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 TILE, DEPTH, THREADS = 64, 16, 256
 BLOCKS_PER_MULTIPROCESSOR = 8
@@ -32,13 +33,15 @@ BLOCKS_PER_MULTIPROCESSOR = 8
 def linear(A: Array, D: Array) -> tuple[Array, Array]:
     """(F_W (I, O), F_b (O,)) of (5)."""
     agree("linear", A=(A, "N I"), D=(D, "N O"))
-    return _linear("linear", A, D[None])
+    F = _linear("linear", A, D[None])
+    return F[:-1], F[-1]
 
 
 def linear_exact(A: Array, S: Array) -> tuple[Array, Array]:
     """(F_W (I, O), F_b (O,)) of (6)."""
     agree("linear_exact", A=(A, "N I"), S=(S, "V N O"))
-    return _linear("linear_exact", A, S)
+    F = _linear("linear_exact", A, S)
+    return F[:-1], F[-1]
 
 
 def linear_time(A: Array, D: Array) -> tuple[Array, Array]:
@@ -69,16 +72,18 @@ def mlp_fisher(
     if kind == "batched":
         return chunked.mlp_fisher(params, x, labels, activation, kind, uniforms, batch_size)
     given, columns = uniforms if kind == "sampled" else labels, sizes[-1] if kind == "exact" else 1
-    totals = [np.zeros_like(W, shape=(len(W) + 1, len(b)), dtype=np.float64) for W, b in params]
-    for rows in chunked.chunks_of(len(x), chunked.fitting(MEMORY, x.dtype, 2 * columns * max(sizes))):
+    chunks = list(chunked.chunks_of(len(x), chunked.fitting(MEMORY, x.dtype, 2 * columns * max(sizes)))) or [slice(0)]
+    totals: list[Array] = []
+    for rows in chunks:
         inputs, logits = forward(params, x[rows], activation)
         S = chunked.COLUMNS[kind](logits, None if given is None else given[rows])
         backward = chunked.cotangents(params, inputs, S, activation)
-        for total, A, D in zip(reversed(totals), reversed(inputs), backward, strict=True):
-            F_W, F_b = _linear("mlp_fisher", A, D)
-            total[:-1] += F_W
-            total[-1] += F_b
-    means = [(total / max(1, len(x))).astype(x.dtype) for total in totals]
+        sums = [_linear("mlp_fisher", A, D) for A, D in zip(reversed(inputs), backward, strict=True)]
+        if len(chunks) > 1:
+            wide = [F.astype(np.float64) for F in sums]
+            sums = [total + F for total, F in zip(totals, wide, strict=True)] if totals else wide
+        totals = sums
+    means = [(total / max(1, len(x))).astype(x.dtype, copy=False) for total in reversed(totals)]
     return [(F[:-1], F[-1]) for F in means]
 
 
@@ -86,13 +91,14 @@ MEMORY = 1 << 28
 """Bytes that the cotangents of a chunk of a network's samples may have."""
 
 
-def _linear(operation: str, A: Array, S: Array) -> tuple[Array, Array]:
+def _linear(operation: str, A: Array, S: Array) -> Array:
+    """F (I + 1, O), its last row the bias."""
     _check_kind(operation, A=A, S=S)
     V, N, O = S.shape
     I = A.shape[1]
     F = np.empty_like(A, shape=(I + 1, O), order="C")
     _launch("linear", F, _contiguous(A), _contiguous(S), F, V, N, I, O)
-    return F[:-1], F[-1]
+    return F
 
 
 def _positions(operation: str, X: Array, Y: Array) -> Array:
@@ -147,7 +153,7 @@ def _prepare(kernel: str, dtype: np.dtype, device: int) -> tuple[Any, int]:
     """(the kernel, the most blocks of a launch)"""
     import cupy
 
-    module = cupy.RawModule(code=source(dtype), options=("-std=c++17",))
+    module = cupy.RawModule(code=source(dtype), options=OPTIONS)
     return module.get_function(kernel), BLOCKS_PER_MULTIPROCESSOR * cupy.cuda.Device(device).attributes[
         "MultiProcessorCount"
     ]

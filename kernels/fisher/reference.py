@@ -73,22 +73,21 @@ def scores(logits: Array) -> Array:
 
 def scores_reduced(logits: Array) -> Array:
     """S (C - 1, N, C) of (11): one column fewer than scores, with the same sum_v S_v S_v^T."""
-    p, _ = _softmax_and_residuals("scores_reduced", logits)
-    N, C = p.shape
+    _, C = check_logits("scores_reduced", logits)
+    _, _, p = _softmax(logits)
     tails = np.cumsum(p[:, ::-1], axis=1)[:, ::-1]  # r_v = sum_{k >= v} p_k
-    S = np.zeros_like(p, shape=(C - 1, N, C))
-    for v in range(C - 1):
-        rest = tails[:, v + 1 : v + 2]
-        pivot = np.sqrt(_share(p[:, v : v + 1], tails[:, v : v + 1]) * rest)
-        S[v, :, v : v + 1] = pivot
-        S[v, :, v + 1 :] = -_share(p[:, v + 1 :], rest) * pivot
-    return S
+    rest = tails[:, 1:]
+    pivot = np.sqrt(_share(p[:, :-1], tails[:, :-1]) * rest).T[:, :, None]
+    others = -_share(p, rest.T[:, :, None]) * pivot
+    v, k = np.arange(C - 1, like=logits)[:, None, None], np.arange(C, like=logits)
+    return np.where(k == v, pivot, np.where(k > v, others, 0))
 
 
 def sample_labels(logits: Array, uniforms: Array) -> Array:
     """Labels (N,) drawn from the softmax by inversion (12), one uniform in [0, 1) per sample."""
-    p, _ = _softmax_and_residuals("sample_labels", logits)
-    check_uniforms(uniforms, len(p))
+    N, _ = check_logits("sample_labels", logits)
+    check_uniforms(uniforms, N)
+    _, _, p = _softmax(logits)
     cumulated = np.cumsum(p, axis=1, dtype=np.float64)
     return (cumulated <= uniforms.astype(np.float64)[:, None] * cumulated[:, -1:]).sum(axis=1)
 
@@ -96,18 +95,23 @@ def sample_labels(logits: Array, uniforms: Array) -> Array:
 def _softmax_and_residuals(operation: str, logits: Array) -> tuple[Array, Array]:
     """p (N, C) and residuals (N, C, C), residuals[n, v] = e_v - p_n with 1 - p_v as the sum of the others."""
     _, C = check_logits(operation, logits)
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    total = e.sum(axis=1, keepdims=True)
+    e, total, p = _softmax(logits)
     classes = np.arange(C, like=logits)
     own = classes[:, None] == classes
     others = np.where(own, 0, e[:, None, :]).sum(axis=2) / total
-    p = e / total
     return p, np.where(own, others[:, :, None], -p[:, None, :])
+
+
+def _softmax(logits: Array) -> tuple[Array, Array, Array]:
+    """Exponentials (N, C) of the logits less their largest, their sums (N, 1), and p (N, C)."""
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    total = e.sum(axis=1, keepdims=True)
+    return e, total, e / total
 
 
 def _share(part: Array, whole: Array) -> Array:
     """part / whole, and 0 where both vanish."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+    return np.where(whole != 0, part / np.where(whole != 0, whole, 1), 0)
 
 
 # ---- a whole network: means over samples ----

@@ -14,6 +14,7 @@ import numpy as np
 from .batch import backward, loops, matrix_steps, operands, result_shape
 
 Array = Any  # cupy.ndarray
+OPTIONS = ("-std=c++17",)
 REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 TILE_K = 32
 BLOCKS_PER_MULTIPROCESSOR = 32
@@ -101,7 +102,7 @@ def _prepared(tile: Tile, dtype: np.dtype) -> tuple[Any, int]:
 def _prepare(tile: Tile, dtype: np.dtype, device: int) -> tuple[Any, int]:
     import cupy
 
-    module = cupy.RawModule(code=source(tile, dtype), options=("-std=c++17",))
+    module = cupy.RawModule(code=source(tile, dtype), options=OPTIONS)
     multiprocessors = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
     return module.get_function("multiply"), BLOCKS_PER_MULTIPROCESSOR * multiprocessors
 

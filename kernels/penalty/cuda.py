@@ -16,6 +16,7 @@ from .reference import fold
 
 __all__ = ["adam_step", "fold", "penalty", "penalty_grad", "proximal_step", "sgd_step"]
 Array = Any  # cupy.ndarray
+OPTIONS = ("-std=c++17",)
 REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 THREADS, BLOCKS_PER_MULTIPROCESSOR = 256, 8
 
@@ -68,7 +69,7 @@ def _prepare(kernel: str, dtype: np.dtype, device: int) -> tuple[Any, int]:
     """(the kernel, the most blocks of a launch)"""
     import cupy
 
-    module = cupy.RawModule(code=source(dtype), options=("-std=c++17",))
+    module = cupy.RawModule(code=source(dtype), options=OPTIONS)
     return module.get_function(kernel), BLOCKS_PER_MULTIPROCESSOR * cupy.cuda.Device(device).attributes[
         "MultiProcessorCount"
     ]

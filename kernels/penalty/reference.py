@@ -67,7 +67,7 @@ def fold(tasks: list[tuple[Array, Array]]) -> tuple[Array, Array, np.floating]:
         _alike("fold", **{"anchor_0": tasks[0][0], f"anchor_{number}": anchor, f"fisher_{number}": fisher})
     anchors, fishers = (np.stack(arrays) for arrays in zip(*tasks, strict=True))
     A = fishers.sum(axis=0)
-    shares = np.divide(fishers, A, out=np.full_like(fishers, 1 / len(tasks)), where=A != 0)
+    shares = np.where(A != 0, fishers / np.where(A != 0, A, 1), 1 / len(tasks))
     mu = (shares * anchors).sum(axis=0)
     return A, mu, (fishers * (anchors - mu) * (anchors - mu)).sum() / 2
 

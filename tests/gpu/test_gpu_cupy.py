@@ -16,12 +16,12 @@ def on_gpu(tree: Any) -> Any:
     return tm.trees.map(lambda x: cupy.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x, tree)
 
 
-def assert_close(on_device: Any, on_numpy: Any) -> None:
+def assert_close(on_device: Any, on_numpy: Any, atol: float = 0.0) -> None:
     for a, b in zip(tm.trees.leaves(on_device), tm.trees.leaves(on_numpy), strict=True):
         assert isinstance(a, cupy.ndarray), f"{type(a).__name__} came out of a computation on the GPU"
         tolerance = 1e-4 if np.asarray(b).dtype == np.float32 else 1e-9
         np.testing.assert_allclose(
-            cupy.asnumpy(a), b, rtol=tolerance, atol=tolerance * max(1, np.max(np.abs(b), initial=0))
+            cupy.asnumpy(a), b, rtol=tolerance, atol=max(atol, tolerance * max(1, np.max(np.abs(b), initial=0)))
         )
 
 

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-COMPILED = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+ON_GPU = os.environ.get("TINYMETA_TEST_GPU") == "1"  # `make gpu`: both twins run on a GPU, and nothing stands in for it
+COMPILED = pytest.mark.skipif(not ON_GPU and shutil.which("g++") is None, reason="g++ is not installed")
+ON_HOST = pytest.mark.skipif(ON_GPU or shutil.which("g++") is None, reason="for this machine's compiler and sanitizers")
 HERE = Path(__file__).resolve().parent
 SHIM = HERE.parents[1] / "kernels" / "shim"
 SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -41,8 +43,9 @@ class KernelError(Exception):
 def twins_of(cuda, **smaller):
     """The fixtures and the test that each family's file needs: on_host, twin, test_the_other_twin_in_the_simulator.
 
-    `on_host(**options)` puts the family's module `cuda` on a GPU that is this machine, with the options of `fake_cupy`. `twin` is
-    that module, then numba_cuda with these `smaller` constants, since the simulator takes a millisecond for each thread.
+    `on_host(**options)` puts the family's module `cuda` on a GPU that is this machine, with the options of `fake_cupy`; or, under
+    `make gpu`, gives it arrays on a GPU (`on_gpu.Twin`). `twin` is that module, then numba_cuda with these `smaller` constants,
+    since the simulator takes a millisecond for each thread.
     """
     package, _, _ = cuda.__name__.rpartition(".")
     family = package.rpartition(".")[2]
@@ -50,26 +53,33 @@ def twins_of(cuda, **smaller):
     @pytest.fixture
     def on_host(monkeypatch, tmp_path_factory):
         def install(**options):
+            if ON_GPU:
+                from kernels_gpu.on_gpu import Twin
+
+                assert not options, "a test of what stands in for a GPU, expected to be marked ON_HOST"
+                return Twin(cuda)
             _forget(cuda)
             stand_in = fake_cupy(folder_of_programs(tmp_path_factory), HERE / f"{family}_on_host.cpp", **options)
             monkeypatch.setitem(sys.modules, "cupy", stand_in)
             return cuda
 
         yield install
-        _forget(cuda)
+        if not ON_GPU:
+            _forget(cuda)
 
-    @pytest.fixture(params=[pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED else [])])
+    @pytest.fixture(params=[pytest.param("cuda", marks=COMPILED), *(["numba_cuda"] if SIMULATED or ON_GPU else [])])
     def twin(request, on_host, monkeypatch):
         if request.param == "cuda":
             return on_host()
         pytest.importorskip("numba", reason="numba is not installed")
         numba_cuda = importlib.import_module(f"{package}.numba_cuda")
-        _forget(numba_cuda)
-        for name, value in smaller.items():
-            monkeypatch.setattr(numba_cuda, name, value)
+        if SIMULATED:
+            _forget(numba_cuda)
+            for name, value in smaller.items():
+                monkeypatch.setattr(numba_cuda, name, value)
         return numba_cuda
 
-    @pytest.mark.skipif(SIMULATED, reason="the simulator is chosen: its tests run in this process")
+    @pytest.mark.skipif(SIMULATED or ON_GPU, reason="its tests run in this process")
     def test_the_other_twin_in_the_simulator():
         pytest.importorskip("numba", reason="numba is not installed")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
@@ -113,7 +123,8 @@ def fake_cupy(folder, driver, flags=SANITIZED, threads=None, **limits):
     """`driver` is the C++ file that includes the kernels; `threads`, if given, replaces every launch's block size."""
 
     def module(code, options):
-        return _Module(folder, driver, code, (*options, *flags), threads)
+        own = (option for option in options if option != "--fmad=false")  # -ffp-contract=off, for every kernel
+        return _Module(folder, driver, code, (*own, *flags), threads)
 
     device = SimpleNamespace(attributes=GPU | limits)
     cuda = SimpleNamespace(Device=lambda number: device, runtime=SimpleNamespace(getDevice=lambda: 0))
@@ -190,7 +201,7 @@ class _Function:
         start = 0
         for k, array in enumerate(arguments):
             if isinstance(array, np.ndarray) and _first(k, arguments) == k:
-                memory = _memory(array)
+                memory = memory_of(array)
                 found = np.frombuffer(done.stdout, array.dtype, memory.size, start)
                 start += memory.nbytes
                 if array.flags.writeable:
@@ -205,11 +216,11 @@ def _sent(k, arguments):
     argument, first = arguments[k], _first(k, arguments)
     if first < k:
         return b"=" + np.int64(first).tobytes()
-    kind, sent = (b"a", _memory(argument)) if isinstance(argument, np.ndarray) else (b"s", argument)
+    kind, sent = (b"a", memory_of(argument)) if isinstance(argument, np.ndarray) else (b"s", argument)
     return kind + np.int64(sent.nbytes).tobytes() + sent.tobytes()
 
 
-def _memory(array):
+def memory_of(array):
     """All that lies between an array's first entry and its last; the kernel is told of the strides, none negative."""
     assert all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
     last = sum((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)) // array.itemsize

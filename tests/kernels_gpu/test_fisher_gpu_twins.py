@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import COMPILED, thread_sanitizer, twins_of
+from kernels_gpu.cuda_on_host import COMPILED, ON_HOST, thread_sanitizer, twins_of
 
 from tinymeta.kernels.fisher import chunked, cuda, reference
 
@@ -150,7 +150,7 @@ def test_a_network_is_the_references_in_one_chunk_and_in_several(on_host, monkey
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * b.max(initial=0))
 
 
-@COMPILED
+@ON_HOST
 def test_arrays_of_another_library_are_refused(on_host):
     twin = on_host()
     sys.modules["cupy"].ndarray = type("ndarray", (), {})
@@ -158,7 +158,7 @@ def test_arrays_of_another_library_are_refused(on_host):
         twin.linear(*normals(6, np.float32, (2, 3), (2, 3)))
 
 
-@COMPILED
+@ON_HOST
 def test_no_thread_races_with_another(on_host, tmp_path):
     sanitized = thread_sanitizer(tmp_path)
     assert_linear(on_host(**sanitized), np.float32, 2, 20, 5, 6)

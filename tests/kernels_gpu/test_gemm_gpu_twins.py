@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import COMPILED, KernelError, thread_sanitizer, twins_of
+from kernels_gpu.cuda_on_host import COMPILED, ON_HOST, KernelError, thread_sanitizer, twins_of
 
 from tinymeta.kernels.gemm import cuda, reference
 
@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_refused(twin, b, error, message):
 # ---- CUDA C only ----
 
 
-@COMPILED
+@ON_HOST
 @pytest.mark.parametrize("sizes", [(16, 32), (16, 64), (32, 64), (64, 32), (64, 64)])
 def test_every_tile_takes_several_of_a_grid_that_is_smaller_than_the_work(on_host, monkeypatch, sizes):
     m, n = sizes
@@ -146,7 +146,7 @@ def test_every_tile_takes_several_of_a_grid_that_is_smaller_than_the_work(on_hos
     assert_near(twin.matmul(a, b), a @ b, 3)
 
 
-@COMPILED
+@ON_HOST
 def test_arrays_of_another_library_are_refused(on_host):
     twin = on_host()
     sys.modules["cupy"].ndarray = type("ndarray", (), {})
@@ -154,7 +154,7 @@ def test_arrays_of_another_library_are_refused(on_host):
         twin.matmul(np.ones((2, 2)), np.ones((2, 2)))
 
 
-@COMPILED
+@ON_HOST
 def test_no_thread_races_with_another_and_a_missing_barrier_is_seen(on_host, monkeypatch, tmp_path):
     sanitized = thread_sanitizer(tmp_path)
     a, b = operands(5, (2,), (2,), 10, 70, 40, (False, False), np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels_gpu.cuda_on_host import COMPILED, twins_of
+from kernels_gpu.cuda_on_host import COMPILED, ON_HOST, twins_of
 
 from tinymeta.kernels.penalty import cuda, reference
 
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused(twin, call, error, message):
         call(twin, np.ones(2), np.ones(3))
 
 
-@COMPILED
+@ON_HOST
 def test_arrays_of_another_library_are_refused(on_host):
     twin = on_host()
     sys.modules["cupy"].ndarray = type("ndarray", (), {})

@@ -104,7 +104,7 @@ def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Ar
 
 def check_unmixed(again: Any, logits: Array, who: str = FISHER) -> None:
     """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
-    change = np.max(np.abs(again - logits[: len(again)]), initial=0.0)
+    change = float(np.max(np.abs(again - logits[: len(again)])))
     if change > np.cbrt(np.finfo(logits.dtype).eps) * np.max(np.abs(logits)):
         raise ValueError(
             f"{who}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
@@ -134,5 +134,5 @@ def check_like(expected: Any, tree: Any, name: str) -> None:
 def check_fisher(fisher: Any, name: str) -> None:
     """Entries are finite and not negative."""
     for path, F in trees.items(fisher):
-        if not (np.isfinite(F).all() and np.min(F, initial=0.0) >= 0):
+        if not (np.isfinite(F) & (F >= 0)).all():
             raise ValueError(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")

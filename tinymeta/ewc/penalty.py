@@ -105,7 +105,7 @@ class Penalty:
 
     def stability(self, lr: float) -> float:
         """max η λ F: a gradient step of rate `lr` overshoots an anchor where this passes 1, and diverges beyond 2."""
-        return float(lr * self.lam * max((np.max(F, initial=0.0) for F in trees.leaves(self.fisher)), default=0.0))
+        return lr * self.lam * max((float(np.max(F)) for F in trees.leaves(self.fisher) if F.size), default=0.0)
 
 
 def masked(fisher: Any, mask: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,8 +86,13 @@ def _add_at(zeros: Any, index: Any, g: Any) -> Any:
     if _is_basic(index):
         zeros[index] += g
     else:
-        np.add.at(zeros, index, g)
+        _add_of(zeros).at(zeros, index, g)
     return zeros
+
+
+def _add_of(array: Any) -> Any:
+    """The ufunc of the array's own library: CuPy has ufunc.at, but not behind NumPy's ufuncs."""
+    return getattr(sys.modules[type(array).__module__.partition(".")[0]], "add", np.add)
 
 
 def _is_basic(index: Any) -> bool:
