@@ -133,6 +133,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, owner
         "curriculum": "2,4",
         "spread": "1.0",
         "late_start": "3",
+        "late_share": "0.7",
         "coordinates": "5",
         "patience": "3",
         "validate_every": "1",
@@ -157,6 +158,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, owner
 
 
 # ---- meta-training ----
+
+
+def test_meta_training_goes_on_from_a_shipped_optimizer():
+    begun, shipped = l2l_quadratic.Config(start="quadratic").untrained(), l2l.LSTMOptimizer.pretrained("quadratic")
+    for found, expected in zip(trees.leaves(begun.weights), trees.leaves(shipped.weights), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +369,14 @@ def test_coordinates_are_chosen_by_the_size_of_their_gradients():
         ("l2l-quadratic", "patience", "-1", "patience is -1, expected 0 or more"),
         ("l2l-quadratic", "spread", "-0.5", "spread is -0.5, expected 0 or more"),
         ("l2l-quadratic", "late_start", "-1", "late_start is -1, expected 0 or more"),
+        ("l2l-quadratic", "late_share", "1.5", "late_share is 1.5, expected 0 to 1"),
+        ("l2l-quadratic", "start", "mnist-mpl", "did you mean 'mnist-mlp'"),
+        (
+            "l2l-mnist",
+            "start",
+            "quadratic",
+            r"start is 'quadratic', whose .* are .*, expected \(\(20, 20\), 0.1, 10.0\)",
+        ),
         ("l2l-quadratic", "clip_norm", "0", "clip_norm is 0.0, expected more than 0"),
         ("l2l-quadratic", "final_steps", "0", "final_steps is 0, expected 1 or more"),
         ("l2l-quadratic", "rates", "0.1,0", "expected at least one learning rate, all above 0"),

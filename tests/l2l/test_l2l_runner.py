@@ -188,14 +188,21 @@ def test_the_gradient_of_an_mlp_problem_is_the_finite_difference(rng):
     tm.check.gradients(lambda theta: problem.loss(theta, 0), problem.theta, order=2)
 
 
-def test_an_advanced_problem_is_what_is_left_of_it():
-    """The same curve, from its fourth loss on."""
+def test_a_late_carry_is_where_the_guide_is_and_what_was_read_on_the_way():
     rng = np.random.default_rng(0)
-    drift = rng.normal(size=(8, 2, 3))
-    theta = rng.normal(size=(2, 3))
+    drift, theta = (rng.normal(size=shape).astype(np.float32) for shape in ((8, 2, 3), (2, 3)))
     problem = l2l.Problem(theta, lambda theta, t: ops.sum(ops.square(theta - drift[t]), axis=-1))
-    sgd = optim.sgd(0.1)
-    np.testing.assert_array_equal(
-        l2l.optimize(sgd, l2l.advanced(problem, sgd, 3), 4), l2l.optimize(sgd, problem, 7)[3:]
-    )
-    assert l2l.advanced(problem, sgd, 0).theta is theta
+    learned = l2l.LSTMOptimizer.create(rng, hidden=(2,))
+    carry = l2l.late_carry(learned, problem, optim.sgd(0.1), 3, read=2)
+    state = learned.init(theta)
+    for t in range(3):
+        gradient = 2 * (theta - drift[t])
+        state = learned.update(gradient, state, theta)[1] if t >= 1 else state
+        theta = theta - 0.1 * gradient
+    np.testing.assert_allclose(carry.theta, theta, rtol=1e-6)
+    for found, expected in zip(trees.leaves(carry.state), trees.leaves(state), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert carry.t == 3
+    unmoved = l2l.late_carry(learned, problem, optim.sgd(0.1), 0, read=2)
+    assert unmoved.theta is problem.theta
+    assert unmoved.t == 0

@@ -14,7 +14,10 @@ from tinymeta.lab import Run, stream
 
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 State = dict[str, Any]
-LATE_START_LR = 0.01
+GUIDE, READ = (
+    optim.adam(0.01),
+    100,
+)  # of a late start: what takes the steps, and how many of its gradients the LSTM has read
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Training:
     coordinates: int = 0  # of each parameter on which dL/dφ is estimated, see l2l.Sample; 0: all of them
     curriculum: tuple[int, ...] = ()  # steps in each of as many equal parts of meta-training; (): `steps` throughout
     spread: float = 0.0  # of the random scaling of coordinates in meta-training, see l2l.rescaled
-    late_start: int = 0  # in half of the epochs the optimizees have taken 1 to so many steps of ADAM before
+    start: str = ""  # a shipped optimizer from which meta-training goes on; "": random weights
+    late_start: int = 0  # in some epochs the optimizees have taken 1 to so many steps of ADAM before
+    late_share: float = 0.5  # of the epochs that start late, if late_start is not 0
     clip_norm: float = (
         1.0  # of the meta-gradient; a small one gives each meta-step the same weight, whatever its losses
     )
@@ -65,10 +70,14 @@ class Training:
             )
         for name in ("spread", "late_start", "validation_steps"):
             _at_least(self, name, 0)
+        if not 0 <= self.late_share <= 1:
+            raise ValueError(f"late_share is {self.late_share}, expected 0 to 1")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}, expected more than 0")
         if min(self.rates, default=0) <= 0:
             raise ValueError(f"rates is {self.rates}, expected at least one learning rate, all above 0")
+        if self.start:
+            self._shipped()
         for steps in (self.steps, *self.curriculum):
             if steps < 1 or steps % self.unroll_length:
                 raise ValueError(f"unroll_length is {self.unroll_length}, expected a divisor of steps, {steps}")
@@ -91,9 +100,24 @@ class Training:
         return max(self.late_start + max((self.steps, *self.curriculum)), self.validation_steps)
 
     def untrained(self, *words: str) -> l2l.LSTMOptimizer:
-        """The optimizer with which meta-training begins; one for each choice of words."""
+        """The optimizer with which meta-training begins; with random weights, one for each choice of words."""
+        if self.start:
+            return self._shipped()
         rng = stream(self.seed, "weights", *words)
-        return l2l.LSTMOptimizer.create(rng, self.hidden_units, self.scale, self.p if self.p else None)
+        return l2l.LSTMOptimizer.create(rng, self.hidden_units, self.scale, self.p or None)
+
+    def _shipped(self) -> l2l.LSTMOptimizer:
+        found = l2l.LSTMOptimizer.pretrained(self.start)
+        kind = tuple(b.size // 4 for _, b in found.weights.layers), found.scale, found.p
+        if kind != (expected := (self.hidden_units, self.scale, self.p or None)):
+            raise ValueError(f"start is {self.start!r}, whose (hidden_units, scale, p) are {kind}, expected {expected}")
+        return found
+
+    def steps_before(self, epoch: int) -> int:
+        """How many steps of ADAM the optimizees of this meta-training epoch have taken."""
+        rng = stream(self.seed, "late start", epoch)
+        late = self.late_start > 0 and rng.random() < self.late_share
+        return int(rng.integers(1, self.late_start + 1)) if late else 0
 
 
 def _at_least(config: Training, name: str, least: int, why: str = "") -> None:
@@ -117,20 +141,22 @@ def meta_train(
     @lru_cache(maxsize=1)
     def problem(epoch: int) -> l2l.Problem:
         drawn = make_problem(stream(config.seed, "problem", epoch), config.meta_batch, "train")
-        if config.late_start:
-            steps = int(stream(config.seed, "late start", epoch).integers(-config.late_start, config.late_start)) + 1
-            drawn = l2l.advanced(drawn, optim.adam(LATE_START_LR), max(0, steps))
         return l2l.rescaled(drawn, stream(config.seed, "scaling", epoch), config.spread) if config.spread else drawn
 
+    def started(optimizer: Any, epoch: int) -> l2l.Carry:
+        return l2l.late_carry(optimizer, problem(epoch), GUIDE, config.steps_before(epoch), READ)
+
     def begin() -> State:
-        theta, weights = problem(0).theta, blank.weights
-        return {"weights": weights, "adam": adam.init(weights), "carry": l2l.Carry(theta, blank.init(theta), 0),
+        weights = blank.weights
+        return {"weights": weights, "adam": adam.init(weights), "carry": started(blank, 0),
                 "best": weights, "best_loss": np.inf, "stale": 0, "epochs": [], "losses": []}  # fmt: skip
 
     def step(state: State, i: int) -> tuple[State, dict[str, float]]:
         epoch, part = unrolls[i]
+        optimizer = blank.with_weights(state["weights"])
+        carry = state["carry"] if part else started(optimizer, epoch)
         optimizer, moments, carry, loss = l2l.meta_step(
-            blank.with_weights(state["weights"]), problem(epoch), state["carry"] if part else None, adam, state["adam"],
+            optimizer, problem(epoch), carry, adam, state["adam"],
             config.unroll_length, config.clip_norm, second_derivatives=config.second_derivatives,
             sample=l2l.Sample(stream(config.seed, "sample", i), config.coordinates) if config.coordinates else None,
         )  # fmt: skip

@@ -23,6 +23,21 @@ class Carry(NamedTuple):
     t: int
 
 
+def late_carry(learned: LSTMOptimizer, problem: Problem, guide: optim.Optimizer, steps: int, read: int) -> Carry:
+    """Where `guide` is after so many steps; the state of `learned` has read the last `read` of its gradients.
+
+    An optimizer that is trained from here on meets θ that it would itself reach only beyond its horizon.
+    """
+    theta, moments, state = problem.theta, guide.init(problem.theta), learned.init(problem.theta)
+    for t in range(steps):
+        gradient = losses_and_grads(problem, theta, t)[1]
+        updates, moments = guide.update(gradient, moments, theta)
+        if t >= steps - read:
+            _, state = learned.update(gradient, state, theta)
+        theta = trees.map(np.add, theta, updates)
+    return Carry(theta, state, steps)
+
+
 def unroll(
     optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int, second_derivatives: bool = False
 ) -> tuple[Any, Carry]:

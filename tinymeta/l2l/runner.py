@@ -40,15 +40,6 @@ def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
     return np.stack(curve)
 
 
-def advanced(problem: Problem, optimizer: Any, steps: int) -> Problem:
-    """What is left of the problem once `optimizer` has taken so many steps: f on the mini-batches after them, from that θ."""
-    theta, state = problem.theta, optimizer.init(problem.theta)
-    for t in range(steps):
-        updates, state = optimizer.update(losses_and_grads(problem, theta, t)[1], state, theta)
-        theta = trees.map(np.add, theta, updates)
-    return Problem(theta, lambda theta, t: problem.loss(theta, t + steps))
-
-
 def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
     """The losses (B,) and the gradient of their sum: each problem's own gradient."""
 
