@@ -181,12 +181,13 @@ EXPERIMENT = Experiment(
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01},
         "long": {
-            "curriculum": (20, 40, 60, 80, 100), "spread": 2.0, "late_start": 900, "clip_norm": 0.01, "meta_epochs": 2000,
-            "validation_steps": 1000, "validation_problems": 4, "horizons": (100, 1000), "variants": (),
+            "start": "mnist-mlp", "late_start": 900, "late_share": 0.8, "unroll_length": 100, "clip_norm": 0.01,
+            "meta_epochs": 2400, "meta_lr": 0.004, "validate_every": 40, "validation_steps": 1000, "validation_problems": 6,
+            "horizons": (100, 1000), "variants": (),
         },
     },
     train=train,
     draw=draw,
-    minutes={"quick": 1, "paper": 45, "code": 45, "long": 25},
+    minutes={"quick": 1, "paper": 45, "code": 45, "long": 55},
     trace=trace_of(settings),
 )  # fmt: skip
