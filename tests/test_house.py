@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,9 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_committed_results() -> None:
     subprocess.run([sys.executable, str(ROOT / "tools/readme_tables.py"), "--check"], check=True)
+
+
+def test_every_committed_figure_is_that_of_a_committed_result() -> None:
+    results = [json.loads(path.read_text()) for path in (ROOT / "bench/results").glob("*.json")]
+    named = [name for r in results for e in r.get("experiments", []) for name in e.get("figures", {})]
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs/figures").iterdir())

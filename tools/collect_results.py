@@ -3,11 +3,14 @@
 python -m tools.collect_results runs/demo demo            # the demo's four experiments
 python -m tools.collect_results runs paper maml-sine      # the newest run of each experiment named, below runs/
 python -m tools.collect_results runs l2l l2l-mnist:paper  # the newest run with that preset
+
+The figures of a run that is named come along, into docs/figures/.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ from bench.measure import RESULTS, machine
 from tinymeta.experiments import DEMO, load
 from tinymeta.lab.experiment import preset_of, restore
 
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 
-def newest(root: Path, name: str) -> dict[str, Any]:
-    """Configuration, versions, rows and claims of the newest finished run of NAME, or of that whose settings are NAME:PRESET."""
+
+def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """Folder, and configuration, versions, rows and claims, of the newest finished run of NAME, or of that whose settings are
+    NAME:PRESET."""
     experiment, _, preset = name.partition(":")
     for path in sorted((root / experiment).glob("*/result.json"), reverse=True):
         config, result = (json.loads((path.parent / f).read_text()) for f in ("config.json", "result.json"))
@@ -26,16 +32,32 @@ def newest(root: Path, name: str) -> dict[str, Any]:
         found = preset_of(made_by, restore(made_by, config["config"], path.parent / "config.json"))
         if preset in ("", found):
             kept = {"preset": found, "config": config["config"], "versions": config["versions"]}
-            return {"experiment": experiment, **kept, "rows": result["rows"], "claims": result["claims"]}
+            return path.parent, {"experiment": experiment, **kept, "rows": result["rows"], "claims": result["claims"]}
     raise SystemExit(f"no finished run of {name} below {root}: run it first")
+
+
+def with_figures(run: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result and the captions of the run's figures, by the names of the files that they now have in docs/figures/."""
+    captions = json.loads((run / "figures" / "captions.json").read_text())
+    FIGURES.mkdir(exist_ok=True)
+    figures = {}
+    for png in sorted((run / "figures").glob("*.png")):
+        if png.stem in captions:  # the steps of a trace have one for all
+            name = f"{result['experiment']}-{result['preset']}-{png.name}"
+            shutil.copyfile(png, FIGURES / name)
+            figures[name] = captions[png.stem]
+    return result | {"figures": figures}
 
 
 def main() -> None:
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    root, table, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:] or DEMO
-    results = {"machine": machine(), "experiments": [newest(root, name) for name in names]}
-    (RESULTS / f"{table}.json").write_text(json.dumps(results, indent=1) + "\n")
+    root, table, named = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    found = [newest(root, name) for name in named or DEMO]
+    experiments = [with_figures(*one) if named else one[1] for one in found]
+    (RESULTS / f"{table}.json").write_text(
+        json.dumps({"machine": machine(), "experiments": experiments}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

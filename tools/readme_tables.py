@@ -93,12 +93,29 @@ def reproduction() -> str:
 
 
 def every_row(results: dict[str, Any]) -> str:
-    """Every row of a collection of results and what became of the papers' claims, one table per experiment."""
+    """Every row of a collection of results, what became of the papers' claims, and the figures, experiment by experiment."""
     parts = [
-        ["", f"### {e['experiment']}, preset `{e['preset']}`", "", *_HEAD, *_rows(e, lambda row: True), "", *_claims(e)]
+        [
+            "",
+            f"### {e['experiment']}, preset `{e['preset']}`",
+            "",
+            *_HEAD,
+            *_rows(e, lambda row: True),
+            "",
+            *_claims(e),
+            *_figures(e),
+        ]
         for e in results["experiments"]
     ]
     return "\n".join([_machine(results), *(line for part in parts for line in part), ""])
+
+
+def _figures(experiment: dict[str, Any]) -> list[str]:
+    """For the pages in docs/."""
+    found = experiment.get("figures", {})
+    return [
+        line for name, caption in found.items() for line in ("", f"![{caption}](figures/{name})", "", f"*{caption}*")
+    ]
 
 
 def _claims(experiment: dict[str, Any]) -> list[str]:
