@@ -124,7 +124,7 @@ def test_wrong_settings_are_named(key, value, message):
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path):
-    with pytest.raises(UserError, match="validation = 9980 and batch_size = 50 leave nothing to train on"):
+    with pytest.raises(UserError, match="batch_size = 50 is more than the 20 training images"):
         execute(EXPERIMENT, configure(EXPERIMENT, "quick", SMALL | {"validation": "9980"}), tmp_path)
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinymeta.lab import Claim, Experiment, Outcome, Run, UserError, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Run
 from tinymeta.lab import figures as look
 
 from .ewc_memory import FISHERS, Learner
 from .ewc_report import Trials, final, mean_se, row, validation, with_se
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, load_digits, permuted_tasks
+from .ewc_tasks import IMAGES, tasks_of_repeat
 from .ewc_training import Found, Protocol, course, learn
 
 if TYPE_CHECKING:
@@ -67,13 +67,8 @@ def train(config: Config, run: Run) -> Outcome:
     """Every kind at every λ, from the same weights and minibatches."""
     trials: dict[Learner, list[Found]] = {learner: [] for learner in config.learners}
     for repeat in range(config.repeats):
-        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-        tasks = permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), config.tasks)
-        steps = config.epochs * (len(digits["train"].y) // config.batch_size)
-        if steps == 0:
-            raise UserError(
-                f"batch_size = {config.batch_size} is more than the {len(digits['train'].y)} training images"
-            )
+        tasks = tasks_of_repeat(config, repeat, config.tasks)
+        steps = config.epochs * (len(tasks[0].train.y) // config.batch_size)
         protocol = Protocol(
             config.hidden, "sgd", steps, config.batch_size, fisher_samples=config.fisher_samples, squares=True
         )

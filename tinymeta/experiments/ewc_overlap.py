@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from tinymeta import ewc
 from tinymeta.data.permutations import centre_permutation
 from tinymeta.ewc import KINDS
-from tinymeta.lab import Claim, Experiment, Outcome, Run, UserError, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Run, stream
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner, task_fisher
 from .ewc_report import mean_se, row, with_se
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, accuracies, load_digits, task_of
+from .ewc_tasks import IMAGES, accuracies, digits_of_repeat, task_of
 from .ewc_training import Course, Protocol, State, course, learn_until
 
 if TYPE_CHECKING:
@@ -72,12 +72,8 @@ def train(config: Config, run: Run) -> Outcome:
     found: dict[int, list[State]] = {square: [] for square in config.squares}
     learner = Learner("EWC", config.learning_rate, config.lam, config.fisher)
     for repeat in range(config.repeats):
-        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
+        digits = digits_of_repeat(config, repeat)
         steps = config.epochs * (len(digits["train"].y) // config.batch_size)
-        if steps == 0:
-            raise UserError(
-                f"batch_size = {config.batch_size} is more than the {len(digits['train'].y)} training images"
-            )
         protocol = Protocol(config.hidden, "sgd", steps, config.batch_size, fisher_samples=config.fisher_samples)
         begun: dict[str, State] = {}  # task A is the same for all squares
         for square, results in found.items():

@@ -15,13 +15,13 @@ import numpy as np
 
 from tinymeta.engine import trees
 from tinymeta.ewc import KINDS
-from tinymeta.lab import Claim, Experiment, Outcome, Run, UserError, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Run, stream
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
 from .ewc_report import Trials, band, choose, final, forgotten, grid_series, mean_se, row, search, so_far, with_se
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, Task, accuracies, load_digits, permuted_tasks
+from .ewc_tasks import IMAGES, Task, accuracies, tasks_of_repeat
 from .ewc_training import Course, Found, Protocol, State, begin, course, descend, look_back, summed_up
 
 if TYPE_CHECKING:
@@ -87,12 +87,7 @@ def train(config: Config, run: Run) -> Outcome:
 
     @lru_cache(maxsize=1)
     def of(repeat: int) -> list[Task]:
-        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-        if len(digits["train"].y) < config.batch_size:
-            raise UserError(
-                f"batch_size = {config.batch_size} is more than the {len(digits['train'].y)} training images"
-            )
-        return permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), config.tasks)
+        return tasks_of_repeat(config, repeat, config.tasks)
 
     def learn(learner: Learner, repeat: int) -> Found:
         tasks = of(repeat)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinymeta.ewc import KINDS
-from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Row, Run
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
@@ -32,7 +32,7 @@ from .ewc_report import (
     with_se,
 )
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, Digits, load_digits, permuted_tasks
+from .ewc_tasks import IMAGES, Task, tasks_of_repeat
 from .ewc_training import Course, Protocol, course, learn
 
 if TYPE_CHECKING:
@@ -94,24 +94,18 @@ def train(config: Config, run: Run) -> Outcome:
 
     @lru_cache(maxsize=1)
     def of(repeat: int) -> Course:
-        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-        tasks = permuted_tasks(digits, stream(config.seed, "repeat", repeat, "permutations"), len(TASKS))
-        return course(f"repeat {repeat + 1}", _protocol(config, digits), tasks, config.seed, "repeat", repeat)
+        tasks = tasks_of_repeat(config, repeat, len(TASKS))
+        return course(f"repeat {repeat + 1}", _protocol(config, tasks[0]), tasks, config.seed, "repeat", repeat)
 
     trials = search(config.learners, config.repeats, lambda learner, repeat: learn(run, of(repeat), learner))
     return _report(config, trials)
 
 
-def _protocol(config: Config, digits: Mapping[str, Digits]) -> Protocol:
-    steps = config.epochs * (len(digits["train"].y) // config.batch_size)
-    if steps == 0:
-        raise UserError(
-            f"validation = {config.validation} and batch_size = {config.batch_size} leave nothing to train on"
-        )
+def _protocol(config: Config, task: Task) -> Protocol:
     return Protocol(
         config.hidden,
         "sgd",
-        steps,
+        config.epochs * (len(task.train.y) // config.batch_size),
         config.batch_size,
         fisher_samples=config.fisher_samples,
         evaluations=config.evaluations,

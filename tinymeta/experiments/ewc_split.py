@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinymeta.ewc import KINDS
-from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
 from .ewc_report import Trials, choose, chosen_series, draw_grid, final, grid_series, mean_se, row, search, with_se
 from .ewc_settings import check_settings
-from .ewc_tasks import IMAGES, SCENARIOS, load_digits, split_tasks
+from .ewc_tasks import IMAGES, SCENARIOS, digits_of_repeat, split_tasks
 from .ewc_training import Course, Protocol, course, learn
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _trials(config: Config, run: Run, scenario: str) -> Trials:
 
     @lru_cache(maxsize=1)
     def of(repeat: int) -> Course:
-        digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
-        tasks = split_tasks(digits, scenario)
+        tasks = split_tasks(digits_of_repeat(config, repeat), scenario)
         if min(len(task.train.y) for task in tasks) < config.batch_size:
             raise UserError(f"batch_size = {config.batch_size} is more than the training images of a task")
         return course(f"{scenario}, repeat {repeat + 1}", protocol, tasks, config.seed, "repeat", repeat)

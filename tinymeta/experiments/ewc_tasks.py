@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinymeta import nets
 from tinymeta.data import mnist, mnist_subset, permutations, permuted
-from tinymeta.lab import UserError
+from tinymeta.lab import UserError, stream
 
 IMAGES = {"mnist": mnist, "subset": mnist_subset}
 CLASSES = 10
@@ -54,6 +54,21 @@ def load_digits(images: str, rng: np.random.Generator, validation: int, padding:
         raise UserError(f"validation = {validation} leaves nothing to train on: there are {len(training.x)} images")
     parts = {"train": kept, "validation": held}
     return {name: Digits(training.x[rows], training.y[rows]) for name, rows in parts.items()} | {"test": test}
+
+
+def digits_of_repeat(config: Any, repeat: int) -> dict[str, Digits]:
+    """The digits of an experiment's repeat, split anew; UserError unless they fill a minibatch."""
+    digits = load_digits(config.images, stream(config.seed, "repeat", repeat, "split"), config.validation)
+    images = len(digits["train"].y)
+    if images < config.batch_size:
+        raise UserError(f"batch_size = {config.batch_size} is more than the {images} training images")
+    return digits
+
+
+def tasks_of_repeat(config: Any, repeat: int, tasks: int) -> list[Task]:
+    """The digits of a repeat under so many permutations of its own."""
+    rng = stream(config.seed, "repeat", repeat, "permutations")
+    return permuted_tasks(digits_of_repeat(config, repeat), rng, tasks)
 
 
 def permuted_tasks(digits: dict[str, Digits], rng: np.random.Generator, tasks: int) -> list[Task]:
