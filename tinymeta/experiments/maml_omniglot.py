@@ -134,6 +134,9 @@ EXPERIMENT = Experiment(
         "paper": {},
         "paper-dense": {"net": "dense"},
         "paper-20-way": TWENTY,
+        "short-5-shot": AUTHORS | {
+            "shots": 5, "iterations": 3000, "meta_batch": 8, "validate_every": 500, "validation_tasks": 100, "inductive_tasks": 60,
+        },
         "short-20-way": AUTHORS | TWENTY | {
             "methods": ("maml", "first-order"), "iterations": 2000, "meta_batch": 8, "validate_every": 500,
             "validation_tasks": 100, "inductive_tasks": 20,
@@ -144,7 +147,7 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw_figures,
     minutes={
-        "quick": 2.0, "variants": 10.0, "short-20-way": 30.0, "paper": 80.0, "paper-dense": 20.0, "paper-20-way": 400.0,
-        "code": 80.0, "code-20-way": 400.0,
+        "quick": 2.0, "variants": 10.0, "short-5-shot": 15.0, "short-20-way": 30.0, "paper": 80.0, "paper-dense": 20.0,
+        "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0,
     },
 )  # fmt: skip
