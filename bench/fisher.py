@@ -183,7 +183,7 @@ def all_of_mnist() -> dict[str, float]:
     x = tm.data.mnist("train").x.reshape(60_000, 784).astype(np.float32) / np.float32(255)
     report: dict[str, float] = {}
     for width in WIDTHS:
-        params = peers._pairs(mlp(width)[0])
+        params = peers.pairs(mlp(width)[0])
         cpu.mlp_fisher([(W[:, :1], b[:1]) for W, b in params[:1]], x[:2])  # compiled, or found on disk
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of this process begins here
         before, start = _memory("VmRSS"), time.perf_counter()

@@ -16,7 +16,7 @@ Arrays = list[np.ndarray]
 Call = Callable[[], Arrays]
 
 
-def _pairs(arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+def pairs(arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
@@ -33,7 +33,7 @@ def chunked(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
 
 
 def _ours(fisher: Callable, params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
-    layers = _pairs(params)
+    layers = pairs(params)
     return lambda: [F for layer in fisher(layers, x, y, "relu", kind) for F in layer]
 
 
@@ -43,7 +43,7 @@ def backpack(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
     from torch import nn
 
     layers: list[nn.Module] = []
-    for W, b in _pairs(params):
+    for W, b in pairs(params):
         linear = nn.Linear(*W.shape)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(W.T.copy()))
@@ -73,7 +73,7 @@ def backpack_call(net: Any, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
     return call
 
 
-def _by_hand(xp: Any, params: Any, x: Any, y: Any, kind: str, eye: Any) -> list[Any]:
+def by_hand(xp: Any, params: Any, x: Any, y: Any, kind: str, eye: Any) -> list[Any]:
     """The squared products in another library: D for all columns at once, then (A A)^T (sum_v D D)."""
     inputs = [x]
     for W, b in zip(params[:-2:2], params[1:-2:2], strict=True):
@@ -98,7 +98,7 @@ def torch_by_hand(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Ca
 
     def call() -> Arrays:
         with torch.no_grad():
-            return [F.numpy() for F in _by_hand(torch, *given, kind, torch.eye(len(params[-1])))]
+            return [F.numpy() for F in by_hand(torch, *given, kind, torch.eye(len(params[-1])))]
 
     return call
 
@@ -107,7 +107,7 @@ def jax_by_hand(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call
     import jax
     import jax.numpy as jnp
 
-    run = jax.jit(lambda params, x, y: _by_hand(jnp, params, x, y, kind, jnp.eye(len(params[-1]))))
+    run = jax.jit(lambda params, x, y: by_hand(jnp, params, x, y, kind, jnp.eye(len(params[-1]))))
     given = [jnp.asarray(a) for a in params], jnp.asarray(x), jnp.asarray(y)
     return lambda: [np.asarray(F) for F in jax.block_until_ready(run(*given))]
 

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def synchronized(f: Callable[[], object], wait: Callable[[], None]) -> Callable[
     return run
 
 
-# ---- cases: (contender) -> work, and (found, expected) -> the largest error relative to each array's largest number ----
+# ---- cases ----
 
 
 def unrolled(copies: int) -> Problem:
@@ -72,16 +71,14 @@ def cases() -> dict[str, tuple[Callable[[Any], Any], str, float]]:
     """By name: what a contender is asked for, the file of the expected results, and the factor by which its own are larger."""
     found: dict[str, tuple[Callable[[Any], Any], str, float]] = {}
     for n in STEPS:
-        found[f"lstm: step, n = {n:,}"] = (lambda c, n=n: c.lstm_step(lstm.problem(n, 1))), "step", 1
+        found[f"lstm: step, n = {n:,}"] = (lambda c, n=n: c.lstm_step(lstm.problem(n, 1))), f"step {n}", 1
     for copies in COPIES:
         name = f"lstm: unroll of {lstm.STEPS} with gradient, n = {copies * lstm.SIZES[0]:,}"
         found[name] = (lambda c, k=copies: c.lstm_unroll(unrolled(k))), "unroll", copies
     for width in fisher.WIDTHS:
         for kind in fisher.KINDS:
             name = f"{kind}, 784-{width}-{width}-10"
-            found[f"fisher: {name}"] = (
-                partial(lambda c, w, k: c.fisher(*fisher.mlp(w), k), w=width, k=kind), name, fisher.N
-            )  # fmt: skip
+            found[f"fisher: {name}"] = (lambda c, w=width, k=kind: c.fisher(*fisher.mlp(w), k)), name, fisher.N
     for kind, setting in MAML.items():
         found[f"maml: {kind}, {setting}"] = (lambda c, k=kind, s=setting: c.meta_step(k, s)), kind, 1
     return found
@@ -126,8 +123,7 @@ def report(name: str) -> dict[str, dict[str, float]]:
         call, results = work
         run = synchronized(call, contender.wait)
         run()
-        size = case.rpartition("n = ")[2].replace(",", "")
-        off = error(results(), f"step {size}" if file == "step" else file, factor)
+        off = error(results(), file, factor)
         if not off < 1e-3:
             raise SystemExit(f"{case}, {name}: the largest relative error is {off}, expected one of float32's rounding")
         calls = int(np.clip(SECONDS / median_seconds(run, 3), 5, 1000))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import maml
-from .fisher_peers import Arrays, _by_hand, _pairs
+from .fisher_peers import Arrays, by_hand, pairs
 from .lstm_peers import SCALE, JaxNetwork, P, Problem, TorchNetwork
 
 Work = tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]
@@ -67,7 +67,7 @@ class Tinymeta:
     def fisher(self, params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Work:
         from tinymeta.kernels.fisher import cuda
 
-        layers, x, y = self.to_gpu((_pairs(params), x, y))
+        layers, x, y = self.to_gpu((pairs(params), x, y))
         found: list[Any] = []
 
         def call() -> None:
@@ -112,7 +112,7 @@ class Torch:
     def fisher(self, params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Work:
         torch = self.torch
         given = [torch.tensor(a) for a in params], torch.tensor(x), torch.tensor(y), kind, torch.eye(len(params[-1]))
-        run = torch.compile(_by_hand, fullgraph=True) if self.compiled else _by_hand
+        run = torch.compile(by_hand, fullgraph=True) if self.compiled else by_hand
         found: list[Any] = []
 
         def call() -> None:
@@ -162,7 +162,7 @@ class Jax:
         if self.coordinates_last:
             return None
         jnp = self.jax.numpy
-        run = self.jax.jit(lambda params, x, y: _by_hand(jnp, params, x, y, kind, jnp.eye(len(params[-1]))))
+        run = self.jax.jit(lambda params, x, y: by_hand(jnp, params, x, y, kind, jnp.eye(len(params[-1]))))
         given = [jnp.asarray(a) for a in params], jnp.asarray(x), jnp.asarray(y)
 
         def call() -> None:
@@ -185,8 +185,8 @@ class JaxCoordinatesLast(Jax):
 def _blocks(problem: Problem) -> np.ndarray:
     from tinymeta.kernels.lstm.blocks import to_blocks
 
-    pairs = tuple(zip(problem.state[::2], problem.state[1::2], strict=True))
-    return to_blocks(pairs, problem.gradients.shape[1], np.dtype(np.float32))
+    state = tuple(zip(problem.state[::2], problem.state[1::2], strict=True))
+    return to_blocks(state, problem.gradients.shape[1], np.dtype(np.float32))
 
 
 def _kept(one: Callable[[], Any], to_numpy: Callable[[Any], np.ndarray] = np.asarray) -> Work:
