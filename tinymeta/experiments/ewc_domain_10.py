@@ -257,7 +257,7 @@ EXPERIMENT = Experiment(
             "gamma": 1.0,
             "online_lams": (50.0, 100.0, 200.0),
             "validation": 1000,
-            "repeats": 4,
+            "repeats": 3,
         },
         "published-si": {"methods": ("SI",), **PUBLISHED_STRENGTHS, **ONCE},
         "published-bounds": {"methods": ("none", "offline"), **PUBLISHED_STRENGTHS, **ONCE},
@@ -270,7 +270,7 @@ EXPERIMENT = Experiment(
         "published-ewc": 25,
         "published-si": 15,
         "published-bounds": 25,
-        "tuned-online": 70,
+        "tuned-online": 55,
         "paper": 600,
     },
 )
