@@ -158,5 +158,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 8, "small": 50, "paper": 4000, "code": 4000},
+    minutes={"quick": 8, "small": 25, "paper": 4000, "code": 4000},
 )  # fmt: skip
