@@ -14,10 +14,8 @@ from tinymeta.lab import Run, stream
 
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 State = dict[str, Any]
-GUIDE, READ = (
-    optim.adam(0.01),
-    100,
-)  # of a late start: what takes the steps, and how many of its gradients the LSTM has read
+GUIDE = optim.adam(0.01)  # takes the steps before a late start
+READ = 100  # so many of its last gradients the LSTM has read then
 
 
 @dataclass(frozen=True)
