@@ -33,10 +33,8 @@ CONTENDERS: dict[str, type] = {
     "JAX jit": gpu_contenders.Jax,
     "JAX jit, (H, n)": gpu_contenders.JaxCoordinatesLast,
 }
-STEPS, COPIES = (
-    (15_910, 100_000, 1_000_000),
-    (1, 10),
-)  # n of a step; unrolls of 15,910 coordinates, once and ten times over
+STEPS = (*lstm.SIZES, lstm.LARGE)  # n of a step
+COPIES = (1, 10)  # how often an unroll has the coordinates of the smallest n
 MAML = {"sine": maml.SETTINGS["sine"][1], "omniglot": maml.SETTINGS["omniglot"][0]}
 TITLES = {
     "lstm": "The LSTM optimizer on a GPU, 2 x 20 units",

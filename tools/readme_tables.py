@@ -95,20 +95,13 @@ def reproduction() -> str:
 
 def every_row(results: dict[str, Any]) -> str:
     """Every row of a collection of results, what became of the papers' claims, and the figures, experiment by experiment."""
-    parts = [
-        [
-            "",
-            f"### {e['experiment']}, preset `{e['preset']}`",
-            "",
-            *_HEAD,
-            *_rows(e, lambda row: True),
-            "",
-            *_claims(e),
-            *_figures(e),
-        ]
-        for e in results["experiments"]
-    ]
-    return "\n".join([_machine(results), *(line for part in parts for line in part), ""])
+    return "\n".join([_machine(results), *(line for e in results["experiments"] for line in _section(e)), ""])
+
+
+def _section(experiment: dict[str, Any]) -> list[str]:
+    title = f"### {experiment['experiment']}, preset `{experiment['preset']}`"
+    rows = _rows(experiment, lambda row: True)
+    return ["", title, "", *_HEAD, *rows, "", *_claims(experiment), *_figures(experiment)]
 
 
 def _figures(experiment: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ extern "C" __global__ void activations(const float* x, float* sigmoids, float* t
 
 def test_gates_keep_their_bounds_in_units_in_the_last_place() -> None:
     text = Path(cuda.__file__).with_name("activations.cuh").read_text().replace("#pragma once", "")
-    kernel = cupy.RawModule(code=text + KERNEL, options=("-std=c++17", "--fmad=false")).get_function("activations")
+    kernel = cupy.RawModule(code=text + KERNEL, options=cuda.OPTIONS).get_function("activations")
 
     def gates(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         given = cupy.asarray(x)

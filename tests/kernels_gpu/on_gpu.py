@@ -7,6 +7,8 @@ import numpy as np
 from cupy.lib.stride_tricks import as_strided
 from kernels_gpu.cuda_on_host import memory_of
 
+from tinymeta import trees
+
 
 class Twin:
     """`module` behind copies. Arrays that it wrote into are changed here too; one that is read-only must not have been."""
@@ -44,13 +46,4 @@ def _copy_with_strides(x: np.ndarray) -> Any:
 
 
 def _each(kind: type, change: Any, tree: Any) -> Any:
-    if isinstance(tree, kind):
-        return change(tree)
-    if isinstance(tree, dict):
-        return {key: _each(kind, change, x) for key, x in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        parts = [_each(kind, change, x) for x in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if hasattr(tree, "get_function"):  # a compiled module: so are the arrays of its launches copied
-        return Twin(tree)
-    return tree
+    return trees.map(lambda x: change(x) if isinstance(x, kind) else x, tree)
