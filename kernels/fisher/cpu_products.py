@@ -82,6 +82,31 @@ def _square_strips(S, first, count, squares, at):
                     row[j] += D[j] * D[j]
 
 
+@njit
+def _pack_strip(part, transposed, strip):
+    """A strip (rows, width) of the columns of `part`, or of part^T, with zeros to its right."""
+    some = part.shape[0] if transposed else part.shape[1]
+    strip[:, some:] = 0
+    for i in range(len(strip)):
+        for j in range(some):
+            strip[i, j] = part[j, i] if transposed else part[i, j]
+
+
+@njit
+def _product(plan, k, s, p, samples, squares, tile, add, scale, results, lost):
+    """Panel p of layer k times its strip that begins at column s, into the results; `tile` is scratch."""
+    I, O = plan[k, SIZE], plan[k + 1, SIZE]
+    width = min(STRIP, plan[k + 1, PADDED] - s)
+    strip = address(squares, plan[k, SQUARE] + samples * s)
+    panel = address(squares, plan[k, PANEL] + p * ROWS * samples)
+    panel_tile(panel, strip, samples, width, address(tile, 0))
+    for i in range(p * ROWS, min(p * ROWS + ROWS, I + 1)):
+        at = plan[k, RESULT] + i * O + s
+        compensation = address(lost, at) if len(lost) else 0
+        row, sums = address(results, at), address(tile, (i - p * ROWS) * width)
+        collect(sums, row, compensation, min(width, O - s), add, scale)
+
+
 def _compile(text: int) -> tuple[Callable, ...]:
     """(pack, square, products). Numba keeps them on disk until this file or ``text``, which it stores with them,
     changes."""
@@ -95,11 +120,7 @@ def _compile(text: int) -> tuple[Callable, ...]:
         while s < wide:
             width, some = min(STRIP, wide - s), min(STRIP, columns - s)
             strip = weights[at + rows * s : at + rows * (s + width)].reshape(rows, width)
-            strip[:, some:] = 0
-            part = W[s : s + some] if transposed else W[:, s : s + some]
-            for i in range(rows):
-                for j in range(some):
-                    strip[i, j] = part[j, i] if transposed else part[i, j]
+            _pack_strip(W[s : s + some] if transposed else W[:, s : s + some], transposed, strip)
             s = take(counter.ctypes.data, 1) * STRIP
         return text
 
@@ -129,23 +150,15 @@ def _compile(text: int) -> tuple[Callable, ...]:
         tile = np.empty(ROWS * STRIP, np.float32)
         piece, k, before = take(counter.ctypes.data, 1), 0, 0
         while k < len(plan) - 1:
-            I, O, wide = plan[k, SIZE], plan[k + 1, SIZE], plan[k + 1, PADDED]
-            panels = I // ROWS + 1
+            panels = plan[k, SIZE] // ROWS + 1
             pieces = (panels + PANELS - 1) // PANELS
             if piece >= before + pieces:
                 k, before = k + 1, before + pieces
                 continue
-            for s in range(0, wide, STRIP):
-                width = min(STRIP, wide - s)
-                strip = address(squares, plan[k, SQUARE] + samples * s)
-                for p in range((piece - before) * PANELS, min((piece - before) * PANELS + PANELS, panels)):
-                    panel = address(squares, plan[k, PANEL] + p * ROWS * samples)
-                    panel_tile(panel, strip, samples, width, address(tile, 0))
-                    for i in range(p * ROWS, min(p * ROWS + ROWS, I + 1)):
-                        at = plan[k, RESULT] + i * O + s
-                        compensation = address(lost, at) if len(lost) else 0
-                        row, sums = address(results, at), address(tile, (i - p * ROWS) * width)
-                        collect(sums, row, compensation, min(width, O - s), add, scale)
+            first = (piece - before) * PANELS
+            for s in range(0, plan[k + 1, PADDED], STRIP):
+                for p in range(first, min(first + PANELS, panels)):
+                    _product(plan, k, s, p, samples, squares, tile, add, scale, results, lost)
             piece = take(counter.ctypes.data, 1)
         return text
 
