@@ -220,6 +220,7 @@ def by_hand(digits, learner, protocol):
             samples = draw("fisher", 0).permutation(len(task.train.y))[: learner.samples or None]
             x, y = task.seen(task.train, samples)
             fisher = ewc.fisher_diagonal(nets.mlp, params, x, y, learner.fisher)
+            fisher = ewc.unit_trace(fisher) if learner.unit_trace else fisher
             importance = {"L2": ewc.uniform_fisher(params), "MAS": ewc.mas_importance(nets.mlp, params, x)}
             lam = learner.lam * (2 if learner.method == "MAS" else 1)
             penalty = ewc.Penalty(lam).add_task(params, importance.get(learner.method, fisher))
@@ -231,7 +232,8 @@ def by_hand(digits, learner, protocol):
     "learner",
     [
         Learner("none", LR), Learner("L2", LR, 0.1), Learner("EWC", LR, 5.0), Learner("EWC", LR, 5.0, "empirical", 20),
-        Learner("online EWC", LR, 5.0), Learner("SI", LR, 0.5), Learner("MAS", LR, 0.1),
+        Learner("online EWC", LR, 5.0), Learner("online EWC", LR, 50.0, unit_trace=True), Learner("SI", LR, 0.5),
+        Learner("MAS", LR, 0.1),
     ],
     ids=lambda learner: learner.name,
 )  # fmt: skip

@@ -5,6 +5,7 @@ fisher_rules(net, params, x)                      how each leaf of your net gets
 Penalty(lam).add_task(params, fisher)             what it costs to move the weights that mattered, Eq. 3
 Penalty(lam).add_task(params, uniform_fisher(params))   the paper's L2 baseline: all weights matter alike
 Penalty(lam, gamma)                               online EWC, and Huszár's form for gamma = 1
+unit_trace(fisher)                                for add_task: the scale at which all tasks count alike
 overlap(fisher_a, fisher_b)                       how far two tasks use the same weights, Fig. 2C
 
 penalised_sgd, penalised_adam, proximal_sgd, proximal_adam   optimizers on loss + penalty in one pass (steps.py)
@@ -22,11 +23,12 @@ from .squisher import squisher
 from .steps import PenalisedOptimizer, penalised_adam, penalised_sgd, proximal_adam, proximal_sgd
 from .sums import SlowFisher, fisher_rules
 from .synapses import mas_importance
+from .trace import unit_trace
 from .units import CONVENTIONS, Convention, standard_lam
 
 __all__ = [
     "CONVENTIONS", "KINDS", "Convention", "PathIntegral", "PenalisedOptimizer", "Penalty", "SlowFisher",
     "accuracy_matrix", "average_accuracy", "backward_transfer", "fisher_diagonal", "fisher_rules", "forgetting",
     "forward_transfer", "mas_importance", "masked", "overlap", "penalised_adam", "penalised_sgd", "proximal_adam",
-    "proximal_sgd", "squisher", "standard_lam", "uniform_fisher", "warn_if_unstable",
+    "proximal_sgd", "squisher", "standard_lam", "uniform_fisher", "unit_trace", "warn_if_unstable",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..engine import trees
 from .arguments import check_fisher, check_like
+from .trace import trace
 
 
 def overlap(fisher_1: Any, fisher_2: Any, unit_trace: str = "layer") -> Any:
@@ -47,12 +48,8 @@ def _layers(fisher_1: Any, fisher_2: Any) -> list[tuple[Any, Any, Any]]:
 def _common(one: Any, two: Any) -> float:
     """Σ_i sqrt(F1_i F2_i), roots first so that products do not underflow."""
     products = trees.map(lambda a, b: np.sqrt(a, dtype=np.float64) * np.sqrt(b, dtype=np.float64), one, two)
-    return _trace(products)
+    return trace(products)
 
 
 def _scale(one: Any, two: Any) -> float:
-    return float(np.sqrt(_trace(one)) * np.sqrt(_trace(two)))
-
-
-def _trace(tree: Any) -> float:
-    return float(sum(np.sum(F, dtype=np.float64) for F in trees.leaves(tree)))
+    return float(np.sqrt(trace(one)) * np.sqrt(trace(two)))

@@ -62,8 +62,9 @@ class Config:
 
     Each method's strength is that of its grid with the best mean accuracy on validation images after `tuning_tasks` tasks of
     `tuning_iterations` iterations, with permutations, weights and minibatches that serve for nothing else. `fisher_samples`
-    training images give each Fisher (0: all; van de Ven's scripts take 1000), `gamma` is online EWC's decay. `validation`
-    images are kept from all training. `repeats` counts sequences with other permutations, weights and minibatches.
+    training images give each Fisher (0: all; van de Ven's scripts take 1000). Online EWC has the decay `gamma` and, with
+    `unit_trace`, scales each task's Fisher to trace 1 as its authors did (1805.06370, section 4). `validation` images are kept
+    from all training. `repeats` counts sequences with other permutations, weights and minibatches.
     """
 
     seed: int = 0
@@ -79,6 +80,7 @@ class Config:
     fisher: str = "exact"
     fisher_samples: int = 5000
     gamma: float = 0.9
+    unit_trace: bool = False
     ewc_lams: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
     online_lams: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
     si_cs: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
@@ -98,7 +100,8 @@ class Config:
     def grid(self, method: str) -> list[Learner]:
         """Every strength of a method; one learner for a method that has none."""
         lams = {"EWC": self.ewc_lams, "online EWC": self.online_lams, "SI": self.si_cs}.get(method, (0.0,))
-        return [Learner(method, self.learning_rate, lam, self.fisher) for lam in lams]
+        scaled = self.unit_trace and method == "online EWC"
+        return [Learner(method, self.learning_rate, lam, self.fisher, unit_trace=scaled) for lam in lams]
 
     def protocol(self, iterations: int) -> Protocol:
         """That of every task."""

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from tinymeta import nets
 from tinymeta.engine import trees
-from tinymeta.ewc import KINDS, Penalty, fisher_diagonal, mas_importance, squisher, uniform_fisher, warn_if_unstable
+from tinymeta.ewc import (
+    KINDS,
+    Penalty,
+    fisher_diagonal,
+    mas_importance,
+    squisher,
+    uniform_fisher,
+    unit_trace,
+    warn_if_unstable,
+)
 from tinymeta.optim import State as Moments
 
 from .ewc_tasks import Task, logits
@@ -27,7 +36,8 @@ class Learner(NamedTuple):
     """A method, its learning rate, and the strength of its penalty: λ; for SI c; for MAS, whose penalty has no ½, its own λ.
 
     Methods are "none" or "SGD", "SGD+dropout", "offline" (all tasks so far at once); "L2", which holds all weights alike;
-    "EWC" and "online EWC" with a kind of Fisher from so many samples (0: as the protocol says); "MAS"; and "SI".
+    "EWC" and "online EWC" with a kind of Fisher from so many samples (0: as the protocol says), scaled to `unit_trace` or as it is;
+    "MAS"; and "SI".
     """
 
     method: str
@@ -36,6 +46,7 @@ class Learner(NamedTuple):
     fisher: str = "exact"
     samples: int = 0
     dropout: bool = False
+    unit_trace: bool = False
 
     @property
     def name(self) -> str:
@@ -46,8 +57,9 @@ class Learner(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The Fisher's, with the number of samples where that is not the protocol's."""
-        return f"{self.fisher} ({self.samples})" if self.samples else self.fisher
+        """The Fisher's, with the number of samples where that is not the protocol's, and its trace where that is 1."""
+        samples = f" ({self.samples})" if self.samples else ""
+        return self.fisher + samples + (" of trace 1" if self.unit_trace else "")
 
     @property
     def beginning(self) -> str:
@@ -90,8 +102,10 @@ def _importance(
     if learner.method == "MAS":
         return _mas(state["params"], task, samples, rng)
     if learner.fisher == "squisher":
-        return squisher(Moments(protocol.steps, v=state["v"]), protocol.batch_size, SQUARES_DECAY)
-    return task_fisher(state["params"], task, learner.fisher, samples, rng, protocol.batch_size)
+        fisher = squisher(Moments(protocol.steps, v=state["v"]), protocol.batch_size, SQUARES_DECAY)
+    else:
+        fisher = task_fisher(state["params"], task, learner.fisher, samples, rng, protocol.batch_size)
+    return unit_trace(fisher) if learner.unit_trace else fisher
 
 
 def task_fisher(

@@ -1,0 +1,29 @@
+"""The trace of a Fisher diagonal: its scale, which says less of a task than of how sure the network is of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine import trees
+from .arguments import check_fisher
+
+
+def unit_trace(fisher: Any) -> Any:
+    """F / tr F, a tree like it: with it each task of a penalty counts alike.
+
+    Online EWC "normalises" so (Schwarz et al. 2018, arXiv 1805.06370, section 4): the surer the network, the smaller is its
+    Fisher, and the less of a penalty would be left to that task. λ has then to be larger by the factor tr F. ValueError if F
+    has entries that are negative or not finite, or is 0 throughout.
+    """
+    check_fisher(fisher, "unit_trace: fisher")
+    whole = trace(fisher)
+    if whole == 0:
+        raise ValueError("unit_trace: fisher is 0 throughout, so its trace cannot be 1; it says nothing of a task")
+    return trees.map(lambda F: F / F.dtype.type(whole), fisher)
+
+
+def trace(fisher: Any) -> float:
+    """Σ_i F_i, summed in float64."""
+    return float(sum(np.sum(F, dtype=np.float64) for F in trees.leaves(fisher)))
