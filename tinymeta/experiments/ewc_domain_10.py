@@ -262,6 +262,14 @@ EXPERIMENT = Experiment(
             "validation": 1000,
             "repeats": 3,
         },
+        "unit-trace": {
+            "methods": ("online EWC",),
+            "gamma": 1.0,
+            "unit_trace": True,
+            "online_lams": (1e4, 2e4, 4e4),
+            "validation": 1000,
+            "tuning_tasks": PROTOCOL_TASKS,
+        },
         "published-si": {"methods": ("SI",), **PUBLISHED_STRENGTHS, **ONCE},
         "published-bounds": {"methods": ("none", "offline"), **PUBLISHED_STRENGTHS, **ONCE},
         "paper": {},
@@ -274,6 +282,7 @@ EXPERIMENT = Experiment(
         "published-si": 15,
         "published-bounds": 25,
         "tuned-online": 55,
+        "unit-trace": 80,
         "paper": 600,
     },
 )
