@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinymeta import experiments, l2l, optim, trees
-from tinymeta.experiments import l2l_comparison, l2l_mnist, l2l_quadratic, l2l_trace, l2l_training
-from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.experiments import l2l_mnist, l2l_quadratic, l2l_trace, l2l_training
 from tinymeta.experiments.l2l_training import Training
 from tinymeta.lab import UserError, configure, execute, stream
 
@@ -221,43 +220,6 @@ def test_patience_ends_meta_training_and_the_best_is_kept(tmp_path, monkeypatch)
 # ---- the comparison ----
 
 
-def comparison(rng, finals, fails=False):
-    """Final losses around these means, in 20 problems."""
-    curves = {name: mean + 0.01 * rng.normal(size=(4, 20)) for name, mean in finals.items()}
-    rates = dict.fromkeys(list(finals)[1:], 0.1)
-    return Comparison(Setting("", 3, None, fails=fails), {}, rates, curves)
-
-
-def held(finals, **options):
-    goal = {"ratio": 0.75}
-    return [c.held for c in l2l_comparison.claims(comparison(np.random.default_rng(0), finals, **options), 1, goal)]
-
-
-def test_the_claims_say_what_the_numbers_say():
-    assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6}) == [True, True]
-    assert held({"LSTM": 0.45, "ADAM": 0.5, "NAG": 0.6}) == [True, False]
-    assert held({"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
-    assert held({"LSTM": 0.6, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
-    assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
-
-
-def test_a_failure_that_the_paper_reports_is_reported_either_way():
-    assert held({"LSTM": 2.6, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
-    assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
-    assert held({"LSTM": np.nan, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
-    assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [False]
-
-
-@pytest.mark.parametrize(("steps", "expected"), [(29, []), (30, [True]), (40, [True])])
-def test_ten_times_the_steps_of_meta_training_are_a_claim_of_their_own(steps, expected):
-    found = comparison(np.random.default_rng(0), {"LSTM": 0.4, "ADAM": 0.5, "NAG": 0.3})
-    long = found._replace(setting=found.setting._replace(steps=steps))
-    assert [claim.held for claim in l2l_comparison.lasts(long, 1, 3)] == expected
-    worse = comparison(np.random.default_rng(0), {"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.3})
-    worse = worse._replace(setting=worse.setting._replace(steps=30))
-    assert [claim.held for claim in l2l_comparison.lasts(worse, 1, 3)] == [False]
-
-
 def test_the_optimizer_is_chosen_by_its_loss_after_the_validation_steps(tmp_path):
     _, plain = finished("l2l-quadratic", tmp_path, validate_every="1")
     _, longer = finished("l2l-quadratic", tmp_path, validate_every="1", validation_steps="9")
@@ -265,14 +227,6 @@ def test_the_optimizer_is_chosen_by_its_loss_after_the_validation_steps(tmp_path
     optimizer = l2l.LSTMOptimizer.load(sorted((tmp_path / "l2l-quadratic").iterdir())[-1] / "optimizer.npz")
     problem = l2l_quadratic.settings(tiny("l2l-quadratic"))[0].make_problem(stream(0, "validation"), 4, "validation")
     assert l2l.final_loss(optimizer, problem, 9) == min(longer["series"]["history"]["losses"])
-
-
-def test_final_losses_are_means_over_the_last_steps():
-    found = comparison(np.random.default_rng(0), {"LSTM": 1.0, "ADAM": 2.0})
-    np.testing.assert_allclose(found.final(3)["LSTM"], found.curves["LSTM"][1:].mean(axis=0))
-    rows = l2l_comparison.rows(found, 3)
-    assert rows[0].ours == pytest.approx(found.curves["LSTM"][1:].mean())
-    assert rows[-1].ours == pytest.approx(found.curves["LSTM"][1:].mean() / found.curves["ADAM"][1:].mean())
 
 
 def test_each_baseline_gets_the_rate_with_the_best_final_loss_in_its_own_setting(done):
@@ -284,15 +238,6 @@ def test_each_baseline_gets_the_rate_with_the_best_final_loss_in_its_own_setting
             losses = {lr: l2l.final_loss(make(lr), problem, setting.steps) for lr in l2l.RATES}
             assert found["grid"][name] == {str(lr): loss for lr, loss in losses.items()}
             assert found["rates"][name] == min(losses, key=losses.get)
-
-
-def test_published_numbers_stand_beside_the_paper_s_problem_alone():
-    full, pooled = (l2l_mnist.settings(l2l_mnist.Config(pool=pool)) for pool in (1, 4))
-    assert [s.published.get("LSTM") for s in full] == [0.26, 0.21, 0.19, 0.33, 2.6]
-    assert all(set(s.published) == {"ratio"} for s in pooled)
-    assert [s.fails for s in full] == [False] * 4 + [True]
-    shorter = l2l_mnist.settings(l2l_mnist.Config(horizons=(60,)))
-    assert not any(s.published for s in shorter)
 
 
 def test_the_variants_are_the_mlps_that_they_name():
