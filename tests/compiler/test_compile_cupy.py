@@ -48,8 +48,8 @@ def on_device(tree):
     return tm.trees.map(lambda x: Duck(x) if isinstance(x, np.ndarray) else x, tree)
 
 
-def assert_close(found, expected, factor=64.0):
-    """Within so many units in the last place of the largest number of each array."""
+def assert_close(found, expected, factor=64.0, eps=0.0):
+    """Within so many units in the last place of the largest number of each array, or `eps` times it if that is more."""
 
     def close(a, b):
         assert type(a) is Duck
@@ -58,16 +58,20 @@ def assert_close(found, expected, factor=64.0):
             np.testing.assert_array_equal(a.inner, b)
             return
         scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
-        np.testing.assert_allclose(a.inner, b, rtol=0, atol=factor * np.finfo(b.dtype).eps * scale)
+        np.testing.assert_allclose(a.inner, b, rtol=0, atol=factor * max(np.finfo(b.dtype).eps, eps) * scale)
 
     tm.trees.map(close, found, expected)
 
 
 def check(f, *args, factor=64.0):
-    """f compiled for the GPU, by the numbers of its first call and of a replay."""
+    """f compiled for the GPU, by the numbers of its first call and of a replay, to the precision of its arguments."""
     compiled, expected = tm.compile(f), f(*args)
+    eps = max(
+        (np.finfo(np.asarray(x).dtype).eps for x in tm.trees.leaves(args) if np.asarray(x).dtype.kind == "f"),
+        default=0.0,
+    )
     for _ in range(2):
-        assert_close(compiled(*on_device(args)), expected, factor)
+        assert_close(compiled(*on_device(args)), expected, factor, eps)
     assert compiled.backend == "cuda"
     return compiled
 

@@ -160,6 +160,24 @@ def test_products_of_every_size_and_layout(sizes, lead, turned, dtype, seed):
     assert compiled.backend == "llvm"
 
 
+def test_the_code_of_a_product_does_not_grow_with_its_columns():
+    def code(n):
+        compiled = tm.compile(ops.matmul)
+        compiled(np.ones((20, 3), np.float32), np.ones((3, n), np.float32))
+        return str(compiled._last().code.module)
+
+    assert len(code(64_000)) < 1.1 * len(code(640))
+
+
+@pytest.mark.parametrize("k", [511, 512, 513, 1024, 100_000])
+def test_a_long_inner_axis_loses_few_bits(k):
+    rng = np.random.default_rng(5)
+    a, b = (rng.random(shape).astype(np.float32) for shape in ((3, k), (k, 20)))
+    compiled = tm.compile(ops.matmul)
+    np.testing.assert_allclose(compiled(a, b), np.float64(a) @ np.float64(b), rtol=32 * np.finfo(np.float32).eps)
+    assert compiled.backend == "llvm"
+
+
 def test_indices_and_labels():
     rng = np.random.default_rng(3)
     x, labels = numbers(rng, 5, 4), np.array([0, 3, 1, 1, -1])
@@ -196,10 +214,11 @@ def test_without_numba_a_program_runs_on_numpy_and_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 0, 3), (2, 1, 3), ((1, 2), (2, 0), (2, 3)), (3, 1, 1)])
-def test_convolutions_and_their_derivatives(stride, padding, kernel):
+@pytest.mark.parametrize("lead", [(), (1,)])
+def test_convolutions_and_their_derivatives(stride, padding, kernel, lead):
     rng = np.random.default_rng(4)
-    x = numbers(rng, 2, 3, 7, 8)
-    w = numbers(rng, 4, 3, *((kernel, kernel) if isinstance(kernel, int) else kernel))
+    x = numbers(rng, *lead, 2, 3, 7, 8)
+    w = numbers(rng, *lead, 4, 3, *((kernel, kernel) if isinstance(kernel, int) else kernel))
 
     def loss(w, x):
         return ops.sum(ops.sin(ops.conv2d(x, w, stride=stride, padding=padding)))

@@ -20,12 +20,24 @@ from .loops import STATEMENTS, Loop, Lowering, Unsupported, View, contiguous, st
 
 
 def _of_one_task(lower: Callable) -> Callable:
+    """The prim without leading axes, which may be of length 1."""
+
     def checked(low: Lowering, op: Op) -> None:
-        if any(x.ndim != 4 for x in (*op.inputs, op.out)):
+        lead = op.out.ndim - 4
+        if any(n != 1 for x in (*op.inputs, op.out) for n in x.shape[:-4]):
             raise Unsupported(f"{op.prim.name} of {op.out}, with leading axes that are not tasks")
-        lower(low, op)
+        out = Value(op.out.shape[lead:], op.out.dtype)
+        lower(low, Op(op.prim, tuple(_last_four_axes(low, x) for x in op.inputs), op.params, op.site, (out,)))
+        view = low.view(out)
+        low.views[op.out] = View(view.root, view.offset, op.out.shape, (0,) * lead + view.strides)
 
     return checked
+
+
+def _last_four_axes(low: Lowering, x: Value) -> Value:
+    made, view = Value(x.shape[-4:], x.dtype), low.stored(x)
+    low.views[made] = View(view.root, view.offset, view.shape[-4:], view.strides[-4:])
+    return made
 
 
 def _correlate(low: Lowering, op: Op) -> None:

@@ -6,6 +6,8 @@ of b is loaded by vectors, an entry of a is read into all lanes; a b whose colum
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +29,8 @@ from .vectors import (
     shuffle,
     store,
 )
+
+STRETCH = 512  # of an inner axis, summed by itself
 
 
 class Sizes(NamedTuple):
@@ -86,41 +90,66 @@ def _define(f: ir.Function, s: Sizes, dtype: np.dtype, vector_bytes: int) -> Non
     b.ret_void()
 
 
+class Panels(NamedTuple):
+    """So many panels of c, side by side from column `first` on: each is of vectors of these widths, which fill the registers."""
+
+    first: int
+    widths: tuple[int, ...]
+    times: int
+
+    @property
+    def columns(self) -> int:
+        return sum(self.widths)
+
+
+def _panels(n: int, lanes: int, most: int) -> list[Panels]:
+    """n columns in as few panels of at most so many vectors as can be, the fuller ones first; equal ones are one loop."""
+    widths = [width for _, count, width in pieces(n, lanes) for _ in range(count)]
+    number = -(-len(widths) // most)
+    fewer, fuller = divmod(len(widths), number)
+    ends = [p * fewer + min(p, fuller) for p in range(number + 1)]
+    found, first = [], 0
+    for part, group in itertools.groupby(tuple(widths[a:z]) for a, z in itertools.pairwise(ends)):
+        found.append(Panels(first, part, len(list(group))))
+        first += found[-1].times * found[-1].columns
+    return found
+
+
 def _blocks(
     b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, vector_bytes: int, x: Code, y: Code, c: Code
 ) -> None:
-    most = 4 if vector_bytes == 64 else 2
-    registers = 28 if vector_bytes == 64 else 12
-    widths = _widths(s.n, lanes)
-    panels = -(-len(widths) // most)
-    first = 0
-    for p in range(panels):
-        part = widths[p * len(widths) // panels : (p + 1) * len(widths) // panels]
-        rows = min(s.m, max(1, (registers - len(part)) // len(part)), 8)
-        blocks = -(-s.m // rows)
-        rows = -(-s.m // blocks)
-        whole = s.m // rows
-        at = first
+    most, registers = (4, 28) if vector_bytes == 64 else (2, 12)
+    for panels in _panels(s.n, lanes, most):
+        vectors = len(panels.widths)
+        rows = min(s.m, max(1, (registers - vectors) // vectors), 8)
+        rows = -(-s.m // -(-s.m // rows))
+        whole, rest = divmod(s.m, rows)
 
-        def block(k: Code, _: list, rows: int = rows, part: list[int] = part, at: int = at) -> list:
-            _block(b, s, dtype, rows, part, at, b.mul(k, index(rows)), x, y, c)
+        def panel(
+            j: Code, _: list, panels: Panels = panels, rows: int = rows, whole: int = whole, rest: int = rest
+        ) -> list:
+            def block(k: Code, _: list) -> list:
+                _block(b, s, dtype, rows, panels, j, b.mul(k, index(rows)), x, y, c)
+                return []
+
+            loop(b, whole, [], block)
+            if rest:
+                _block(b, s, dtype, rest, panels, j, index(whole * rows), x, y, c)
             return []
 
-        if whole:
-            loop(b, whole, [], block)
-        if s.m % rows:
-            _block(b, s, dtype, s.m % rows, part, at, index(whole * rows), x, y, c)
-        first += sum(part)
+        loop(b, panels.times, [], panel)
 
 
 def _block(
-    b: ir.IRBuilder, s: Sizes, dtype: np.dtype, rows: int, widths: list[int], column: int, row: Code, x: Code, y: Code, c: Code
+    b: ir.IRBuilder, s: Sizes, dtype: np.dtype, rows: int, panels: Panels, panel: Code, row: Code, x: Code, y: Code, c: Code
 ) -> None:  # fmt: skip
-    starts = [sum(widths[:v]) + column for v in range(len(widths))]
+    widths = panels.widths
+    starts = [panels.first + sum(widths[:v]) for v in range(len(widths))]
+    right = (panel, panels.columns)
 
     def step(q: Code, sums: list[Code]) -> list[Code]:
         line = [
-            load(b, address(b, y, at, [(q, s.b_row)], dtype.itemsize), dtype, w, 1)
+            load(b, address(b, y, at, [(q, s.b_row), right], dtype.itemsize), dtype, w, 1)
             for at, w in zip(starts, widths, strict=True)
         ]
         result = []
@@ -131,18 +160,25 @@ def _block(
                 result.append(intrinsic(b, "fmuladd", dtype, w, spread, line[v], sums[r * len(widths) + v]))
         return result
 
-    zeros = [number(0, dtype, w) for _ in range(rows) for w in widths]
-    sums = loop(b, s.k, zeros, step)
+    sums = _summed(b, s.k, [number(0, dtype, w) for _ in range(rows) for w in widths], step)
     for r in range(rows):
         for v, w in enumerate(widths):
-            store(
-                b,
-                sums[r * len(widths) + v],
-                address(b, c, r * s.c_row + starts[v], [(row, s.c_row)], dtype.itemsize),
-                dtype,
-                w,
-                1,
-            )
+            to = address(b, c, r * s.c_row + starts[v], [(row, s.c_row), right], dtype.itemsize)
+            store(b, sums[r * len(widths) + v], to, dtype, w, 1)
+
+
+def _summed(b: ir.IRBuilder, k: int, zeros: list[Code], step: Callable[[Code, list[Code]], list[Code]]) -> list[Code]:
+    """The sums over an inner axis of length k: a long one in stretches, whose sums lose fewer bits than one long sum."""
+    whole, rest = divmod(k, STRETCH)
+    if not whole:
+        return loop(b, k, zeros, step)
+
+    def stretch(first: Code, length: int, totals: list[Code]) -> list[Code]:
+        sums = loop(b, length, zeros, lambda q, sums: step(b.add(first, q), sums))
+        return [b.fadd(total, one) for total, one in zip(totals, sums, strict=True)]
+
+    totals = loop(b, whole, zeros, lambda i, totals: stretch(b.mul(i, index(STRETCH)), STRETCH, totals))
+    return stretch(index(whole * STRETCH), rest, totals) if rest else totals
 
 
 def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Code, c: Code) -> None:
@@ -233,7 +269,3 @@ def _transposed(b: ir.IRBuilder, rows: list[Code]) -> list[Code]:
                 rows[i], rows[i + bit] = shuffle(b, *pair, upper), shuffle(b, *pair, lower)
         bit //= 2
     return rows
-
-
-def _widths(n: int, lanes: int) -> list[int]:
-    return [width for _, count, width in pieces(n, lanes) for _ in range(count)]
