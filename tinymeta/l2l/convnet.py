@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
+from ..compiler import compile
+from ..engine.transforms import value_and_grad
 from ..nets import Layer
 from .problems import Problem
 
@@ -98,12 +100,27 @@ def conv_problem(
     """
     theta = init_conv_net(rng, x.shape[1:], int(y.max()) + 1, filters, hidden, sigma, tasks=(len(batches),))
 
-    def loss(theta: Any, t: int) -> Any:
+    def batch(t: int) -> tuple[Any, Any]:
         chosen = batches[:, t % batches.shape[1]]
-        logits = conv_net(theta, _unit(x[chosen]))
-        return ops.mean(ops.softmax_cross_entropy(logits, y[chosen]), axis=-1)
+        return _unit(x[chosen]), y[chosen]
 
-    return Problem(theta, loss)
+    def gradient(theta: Any, t: int) -> tuple[Any, Any]:
+        (_, losses), grads = _gradient(theta, *batch(t))
+        return losses, grads
+
+    return Problem(theta, lambda theta, t: _losses(theta, *batch(t)), gradient)
+
+
+def _losses(theta: ConvNet, x: Any, y: Any) -> Any:
+    return ops.mean(ops.softmax_cross_entropy(conv_net(theta, x), y), axis=-1)
+
+
+def _total(theta: ConvNet, x: Any, y: Any) -> tuple[Any, Any]:
+    losses = _losses(theta, x, y)
+    return ops.sum(losses), losses
+
+
+_gradient = compile(value_and_grad(_total, has_aux=True))  # five to ten times faster than op by op
 
 
 def _unit(pixels: Any) -> Any:

@@ -18,10 +18,14 @@ from ..nets import Layer, mlp
 
 
 class Problem(NamedTuple):
-    """θ_0 with a leading axis B, and loss(θ, t) -> (B,): the losses f of the B problems on their mini-batches of step t."""
+    """θ_0 with a leading axis B, and loss(θ, t) -> (B,): the losses f of the B problems on their mini-batches of step t.
+
+    `gradient`(θ, t) -> (losses, the gradient of their sum) is for problems that have a faster way to it than to differentiate loss.
+    """
 
     theta: Any
     loss: Callable[[Any, int], Any]
+    gradient: Callable[[Any, int], tuple[Any, Any]] | None = None
 
 
 def quadratic_problem(w: Any, y: Any, theta: Any) -> Problem:

@@ -42,6 +42,8 @@ def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
 
 def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
     """The losses (B,) and the gradient of their sum: each problem's own gradient."""
+    if problem.gradient is not None:
+        return problem.gradient(theta, t)
 
     def total(theta: Any) -> tuple[Any, Any]:
         losses = problem.loss(theta, t)
