@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from ..compiler import compile
-from ..engine.transforms import value_and_grad
 from ..nets import Layer
-from .problems import Problem
+from .problems import Problem, compiled_problem
 
 KERNEL, EPS = 5, 1e-3  # of the authors' code; EPS is the default of their library's batch norm
 
@@ -104,23 +102,11 @@ def conv_problem(
         chosen = batches[:, t % batches.shape[1]]
         return _unit(x[chosen]), y[chosen]
 
-    def gradient(theta: Any, t: int) -> tuple[Any, Any]:
-        (_, losses), grads = _gradient(theta, *batch(t))
-        return losses, grads
-
-    return Problem(theta, lambda theta, t: _losses(theta, *batch(t)), gradient)
+    return compiled_problem(theta, _losses, batch)
 
 
 def _losses(theta: ConvNet, x: Any, y: Any) -> Any:
     return ops.mean(ops.softmax_cross_entropy(conv_net(theta, x), y), axis=-1)
-
-
-def _total(theta: ConvNet, x: Any, y: Any) -> tuple[Any, Any]:
-    losses = _losses(theta, x, y)
-    return ops.sum(losses), losses
-
-
-_gradient = compile(value_and_grad(_total, has_aux=True))  # five to ten times faster than op by op
 
 
 def _unit(pixels: Any) -> Any:

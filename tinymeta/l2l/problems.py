@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import ops
+from ..compiler import compile
 from ..engine import trees
+from ..engine.transforms import value_and_grad
 from ..nets import Layer, mlp
 
 
@@ -26,6 +29,25 @@ class Problem(NamedTuple):
     theta: Any
     loss: Callable[[Any, int], Any]
     gradient: Callable[[Any, int], tuple[Any, Any]] | None = None
+
+
+def compiled_problem(theta: Any, losses: Callable[..., Any], data: Callable[[int], tuple]) -> Problem:
+    """losses(θ, *data(t)) -> (B,) from θ_0 = `theta`. All problems with these losses and of one size share a compiled gradient."""
+
+    def gradient(theta: Any, t: int) -> tuple[Any, Any]:
+        (_, found), grads = _compiled_gradient(losses)(theta, *data(t))
+        return found, grads
+
+    return Problem(theta, lambda theta, t: losses(theta, *data(t)), gradient)
+
+
+@cache
+def _compiled_gradient(losses: Callable[..., Any]) -> Callable[..., Any]:
+    def total(theta: Any, *data: Any) -> tuple[Any, Any]:
+        found = losses(theta, *data)
+        return ops.sum(found), found
+
+    return compile(value_and_grad(total, has_aux=True))
 
 
 def quadratic_problem(w: Any, y: Any, theta: Any) -> Problem:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from .problems import Problem
+from .problems import Problem, compiled_problem
 
 CONTENT_LAYER = 1  # the style is compared in all layers
 
@@ -88,13 +88,11 @@ def style_problem(net: Sequence[Filters], content: Any, style: Any, theta: Any, 
     wanted = feature_maps(net, content)[CONTENT_LAYER]
     grams = [gram(maps)[0] for maps in feature_maps(net, style[None])]
     pixels = theta.shape[-2] * theta.shape[-1]
+    factors = Balance(*(float(pixels * weight) for weight in balance))
+    return compiled_problem(theta, _losses, lambda t: (net, wanted, grams, factors))
 
-    def loss(theta: Any, t: int) -> Any:
-        maps = feature_maps(net, theta)
-        terms = content_loss(maps[CONTENT_LAYER], wanted), style_loss(maps, grams), total_variation(theta)
-        content_term, style_term, smooth_term = (
-            float(pixels * weight) * term for weight, term in zip(balance, terms, strict=True)
-        )
-        return content_term + style_term + smooth_term
 
-    return Problem(theta, loss)
+def _losses(theta: Any, net: Sequence[Filters], wanted: Any, grams: Sequence[Any], factors: Balance) -> Any:
+    maps = feature_maps(net, theta)
+    content, style = content_loss(maps[CONTENT_LAYER], wanted), style_loss(maps, grams)
+    return factors.content * content + factors.style * style + factors.smooth * total_variation(theta)
