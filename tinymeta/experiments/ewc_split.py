@@ -60,7 +60,7 @@ class Config:
     online_lams: tuple[float, ...] = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
     si_cs: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
     mas_lams: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-    repeats: int = 10
+    repeats: int = 5
 
     def __post_init__(self) -> None:
         check_settings(
@@ -218,5 +218,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 3, "paper": 300},
+    minutes={"quick": 3, "paper": 75},
 )
