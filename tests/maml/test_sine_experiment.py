@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -75,6 +75,29 @@ def test_tuning_takes_the_best_step_size_on_validation_tasks(tmp_path):
     assert tuned["chosen"] == tuned["step_sizes"][int(np.nanargmin(tuned["validation_mse"]))] != 1e6
 
 
+def test_the_parameters_of_the_lowest_validation_error_are_kept(tmp_path):
+    state = {"meta": None, "best": None, "best_after": 0, "error": np.inf}
+    kept = []
+    for done, error in enumerate([np.inf, np.nan, 3.0, np.inf, 2.0, np.nan, 2.5], 1):
+        state = maml_sine._validated({**state, "meta": done}, done, error)
+        kept.append((state["best"], state["best_after"]))
+    assert kept == [(n, n) for n in (1, 2, 3, 3, 5, 5, 5)]  # the latest ones until there is a number
+
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", SMALL | {"iterations": "30", "validate_every": "10"})
+    held, method = Held.draw(config, "validation", config.validation_tasks), METHODS["maml"].build(config, None)
+    with lab.Run(tmp_path, "maml-sine", "") as run:
+        best = maml_sine._variant(config, run, "maml")
+    (tmp_path / "last").mkdir()
+    with lab.Run(tmp_path / "last", "maml-sine", "") as run:
+        ends = [
+            maml_sine._learn(replace(config, iterations=n), run, f"to {n}", method, config.meta_lr)["meta"]
+            for n in (10, 20, 30)
+        ]
+    errors = [np.mean(held.errors(method, meta, 5, config.test_steps)[:, 1:]) for meta in ends]
+    assert best.best_after == 10 * (1 + int(np.argmin(errors)))
+    tm.trees.map(np.testing.assert_array_equal, best.meta, ends[int(np.argmin(errors))])
+
+
 def test_oracle_sees_amplitude_and_phase():
     x = np.zeros((2, 3, 1), np.float32)
     seen = maml_sine._with_task(x, SineTasks(np.array([1.0, 2.0]), np.array([0.5, 0.25])))
@@ -96,7 +119,9 @@ def test_presets(preset):
     assert preset in maml_sine.EXPERIMENT.minutes
 
 
-@pytest.mark.parametrize(("key", "value"), [("order", "3"), ("test_steps", "0"), ("points", "-1")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1")]
+)
 def test_wrong_configuration(key, value):
     with pytest.raises(lab.UserError, match=f"{key} = {value}, expected"):
         lab.configure(maml_sine.EXPERIMENT, "quick", {key: value})

@@ -44,6 +44,9 @@ class Config(Regressors, InnerLoop):
     those of the baselines are tuned for each K. Tests are on a grid over the whole range, or for test_query="fresh" on K fresh
     points as in the authors' code. `variants` are further methods (see maml_methods.py); the multi-task baselines' settings are
     those of `Regressors`.
+
+    Every `validate_every` iterations each method adapts to the validation tasks, on as many points as the first of test_points;
+    the parameters with the lowest mean error over all steps are kept. For 0 they are those of the last iteration.
     """
 
     iterations: int = 70_000
@@ -59,7 +62,8 @@ class Config(Regressors, InnerLoop):
     test_query: str = "grid"
     test_query_points: int = 100
     step_sizes: tuple[float, ...] = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
-    validation_tasks: int = 200
+    validate_every: int = 1000
+    validation_tasks: int = 600
     variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,6 +77,10 @@ class Config(Regressors, InnerLoop):
             raise ValueError(f"order = {self.order}, expected 2 for MAML or 1 for first-order MAML")
         if self.test_query not in ("grid", "fresh"):
             raise ValueError(f"test_query = {self.test_query}, expected grid or fresh")
+        if self.validate_every < 0:
+            raise ValueError(
+                f"validate_every = {self.validate_every}, expected 1 or more, or 0 to keep the last parameters"
+            )
         if self.regressors < 0:
             raise ValueError(f"regressors = {self.regressors}, expected 1 or more, or 0 to leave them out")
         check_methods("variants", self.variants)
@@ -86,23 +94,25 @@ class Config(Regressors, InnerLoop):
 
 
 class Learned(NamedTuple):
-    """What training gave, and for each K how it adapts."""
+    """What training gave, for each K how it adapts, and after how many iterations it was best, if that was looked at."""
 
     name: str
     meta: Any
     methods: dict[int, maml.Method]
+    best_after: int = 0
 
 
 def train(config: Config, run: Run) -> Outcome:
     """Train all nets on the same tasks, then adapt each to the same test tasks."""
     learned, diverged = _variants(config, run)
-    pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)
-    oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)
+    pretrained = _learn(config, run, "pretrained", maml.maml(0.0, 0), config.baseline_lr)["meta"]
+    oracle = _learn(config, run, "oracle", maml.maml(0.0, 0), config.baseline_lr, inputs=_with_task, width=3)["meta"]
     regressors = {name: averaged(config, run, name) for name in KINDS if config.regressors}
     baselines = {"pretrained": pretrained} | {name: mean for name, (mean, _) in regressors.items()}
     tuned = {name: _tuned(config, params) for name, params in baselines.items()}
     learned += [Learned(name, params, _at_rates(tuned[name])) for name, params in baselines.items()]
     outcome = _compare(config, learned, oracle)
+    outcome.rows.extend(report.validation_rows({one.name: one.best_after for one in learned if one.best_after}))
     outcome.rows.extend(report.regressor_rows({name: errors for name, (_, errors) in regressors.items()}))
     outcome.claims.extend(diverged)
     outcome.series["tuning"] = tuned
@@ -123,7 +133,12 @@ def _variants(config: Config, run: Run) -> tuple[list[Learned], list[Claim]]:
 
 def _variant(config: Config, run: Run, key: str) -> Learned:
     name, method = METHODS[key].name, METHODS[key].build(config, None)
-    return Learned(name, _learn(config, run, key, method, config.meta_lr), dict.fromkeys(config.test_points, method))
+    held = Held.draw(config, "validation", config.validation_tasks) if config.validate_every else None
+    state, methods = (
+        _learn(config, run, key, method, config.meta_lr, held=held),
+        dict.fromkeys(config.test_points, method),
+    )
+    return Learned(name, state["best"], methods, state["best_after"]) if held else Learned(name, state["meta"], methods)
 
 
 def _only_x(x: NDArray, tasks: SineTasks) -> NDArray:
@@ -137,14 +152,17 @@ def _with_task(x: NDArray, tasks: SineTasks) -> NDArray:
 
 
 def _learn(
-    config: Config, run: Run, key: str, method: maml.Method, lr: float, inputs: Callable = _only_x, width: int = 1
-) -> Any:
-    """Adam on the meta-gradient, a fresh meta-batch at every iteration; with no inner step that is pretraining on all tasks."""
+    config: Config, run: Run, key: str, method: maml.Method, lr: float,
+    inputs: Callable = _only_x, width: int = 1, held: Held | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The state after Adam on the meta-gradient, with a fresh meta-batch at every iteration; with no inner step that is pretraining
+    on all tasks. With validation tasks in `held` the state has the "best" parameters."""
     adam, gradient = optim.adam(lr), gradient_of(config, method, mse)
 
     def first() -> dict[str, Any]:
         params = nets.init_mlp(stream(config.seed, "init"), (width, *config.hidden, 1), config.sigma)
-        return begin(method, params, adam)
+        state = begin(method, params, adam)
+        return state | {"best": state["meta"], "best_after": 0, "error": np.inf} if held else state
 
     def step(state: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str, float]]:
         rng = stream(config.seed, "train", i)
@@ -153,9 +171,20 @@ def _learn(
         support, query = (inputs(x, tasks), y), (inputs(x_query, tasks), y_query)
         more = multi_step(key, config, i / config.iterations)
         state, loss = meta_step(gradient, adam, state, support, query, **more)
+        done = i + 1
+        if held and (done % config.validate_every == 0 or done == config.iterations):
+            errors = held.errors(method, state["meta"], config.test_points[0], config.test_steps)[:, 1:]
+            state = _validated(state, done, float(np.mean(errors, dtype=np.float64)))
         return state, {"loss": loss}
 
-    return run.stage(key, config.iterations, first, step)["meta"]
+    return run.stage(key, config.iterations, first, step)
+
+
+def _validated(state: dict[str, Any], done: int, error: float) -> dict[str, Any]:
+    """The best parameters so far: those of the lowest error, or the latest ones as long as some task of all has diverged."""
+    if error < state["error"] or not np.isfinite(state["error"]):
+        return {**state, "best": state["meta"], "best_after": done, "error": error if np.isfinite(error) else np.inf}
+    return state
 
 
 def _tuned(config: Config, params: Params) -> dict[int, dict[str, Any]]:
@@ -180,7 +209,7 @@ def _compare(config: Config, learned: list[Learned], oracle: Params) -> Outcome:
     held = Held.draw(config, "test", config.test_tasks)
     errors = {
         name: {k: held.errors(method, meta, k, config.test_steps) for k, method in methods.items()}
-        for name, meta, methods in learned
+        for name, meta, methods, _ in learned
     }
     x, y = held.query
     known = mean_ci95(mse(oracle, (_with_task(x, held.tasks), y)))
@@ -199,7 +228,7 @@ def _fits(config: Config, held: Held, learned: list[Learned]) -> list[dict]:
     x, y = on_grid(held.tasks, config.test_query_points)
     shown = [int(np.argmin(abs(held.tasks.amplitude - amplitude))) for amplitude in SHOWN_AMPLITUDES]
     outputs: dict[str, dict[int, NDArray]] = {}
-    for name, meta, methods in learned:
+    for name, meta, methods, _ in learned:
         path = held.path(methods[k], meta, k, config.test_steps)
         outputs[name] = {n: nets.mlp(path[n], x)[:, :, 0] for n in sorted({0, 1, config.test_steps})}
     return [
@@ -214,7 +243,7 @@ def _fits(config: Config, held: Held, learned: list[Learned]) -> list[dict]:
 
 
 # from larger weights and with larger steps a tenth of the iterations suffices
-QUICK = {"iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3, "regressors": 0}
+QUICK = {"iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3, "validate_every": 0, "validation_tasks": 200, "regressors": 0}
 
 EXPERIMENT = Experiment(
     name="maml-sine",
@@ -232,7 +261,7 @@ EXPERIMENT = Experiment(
     presets={
         "quick": QUICK,
         "paper": {},
-        "code": {"inner_lr": 1e-3, "test_query": "fresh", "regressors": 0},
+        "code": {"inner_lr": 1e-3, "test_query": "fresh", "validate_every": 0, "regressors": 0},
         "variants": QUICK
         | {  # learned rates of 0.01 do not bear Adam's steps of 0.004
             "variants": ("first-order", "anil", "meta-sgd", "maml++", "reptile"),

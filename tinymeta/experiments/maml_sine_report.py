@@ -58,6 +58,11 @@ def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
     return found
 
 
+def validation_rows(best_after: dict[str, int]) -> list[Row]:
+    """When each method was at its best on validation tasks."""
+    return [Row(f"{name}, iterations up to the lowest validation error", n, unit="") for name, n in best_after.items()]
+
+
 def regressor_rows(errors: dict[str, list[float]]) -> list[Row]:
     """How well the regressors of each multi-task baseline fit their own waves."""
     return [
