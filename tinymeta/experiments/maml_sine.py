@@ -243,7 +243,9 @@ def _fits(config: Config, held: Held, learned: list[Learned]) -> list[dict]:
 
 
 # from larger weights and with larger steps a tenth of the iterations suffices
-QUICK = {"iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3, "validate_every": 0, "validation_tasks": 200, "regressors": 0}
+QUICK = {
+    "iterations": 6_000, "meta_lr": 4e-3, "sigma": 0.3, "validate_every": 0, "validation_tasks": 200, "regressors": 0,
+}  # fmt: skip
 
 EXPERIMENT = Experiment(
     name="maml-sine",
