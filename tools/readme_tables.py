@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinymeta.lab.experiment import Row
+from tinymeta.lab.table import cells
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -123,12 +126,8 @@ _HEAD = ("| experiment | quantity | published | ours ± 95 % CI |", "|---|---|--
 
 
 def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[str]:
-    def cells(row: dict[str, Any]) -> tuple[str, ...]:
-        ci95 = f" ± {row['ci95']:.2g}" if row["ci95"] is not None else ""
-        published = f"{row['published']:.3g}" if row["published"] is not None else "–"
-        return experiment["experiment"], row["quantity"], published, f"{row['ours']:.3g}{ci95} {row['unit']}".strip()
-
-    return [f"| {' | '.join(cells(row))} |" for row in experiment["rows"] if wanted(row)]
+    found = (cells(Row(**row)) for row in experiment["rows"] if wanted(row))
+    return [f"| {experiment['experiment']} | {' | '.join(line[:3])} |" for line in found]
 
 
 def _machine(results: dict[str, Any]) -> str:

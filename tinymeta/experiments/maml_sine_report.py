@@ -99,7 +99,10 @@ def claims(errors: dict[str, dict[int, Errors]], hero: str) -> list[Claim]:
     k, e = next(iter(errors[hero].items()))
     gain, ci = mean_ci95(e[:, 1] - e[:, -1])
     sentence = f"{hero} goes on improving after the step that it was trained for ({k} points)"
-    found.append(Claim(sentence, bool(gain > ci), f"{gain:.2f} ± {ci:.2f} lower {_after(e.shape[1] - 1)}"))
+    lower, diverged = f"{gain:.2f} ± {ci:.2f} lower", f"{100 * _diverged(e)[-1]:.2g} % of the waves diverge"
+    found.append(
+        Claim(sentence, bool(gain > ci), f"{lower if np.isfinite(gain) else diverged} {_after(e.shape[1] - 1)}")
+    )
     return found
 
 

@@ -9,6 +9,7 @@ from tinymeta.lab.experiment import Claim, Row
 
 HEADINGS = ("quantity", "published", "ours ± 95 % CI", "ratio", "source")
 NONE = "–"
+GROUPED = 1e4  # from here on digits are written in groups of three
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -36,7 +37,7 @@ def claim_text(claim: Claim) -> str:
 
 
 def _number(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}g}"
+    return f"{value:,.0f}" if GROUPED <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def _ratio(value: float) -> str:
@@ -50,7 +51,8 @@ def _with_interval(value: float, ci95: float | None) -> str:
     if not (math.isfinite(value) and 1e-6 <= ci95 < 1e6 and abs(value) < 1e6):
         return f"{_number(value)} ± {_number(ci95, 2)}"
     places = max(0, 1 - math.floor(math.log10(ci95)))
-    return f"{value:.{places}f} ± {ci95:.{places}f}"
+    grouped = "," if abs(value) >= GROUPED else ""
+    return f"{value:{grouped}.{places}f} ± {ci95:{grouped}.{places}f}"
 
 
 def _with_unit(text: str, unit: str) -> str:
