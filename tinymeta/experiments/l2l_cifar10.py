@@ -153,10 +153,14 @@ EXPERIMENT = Experiment(
             "pool": 4, "batch_size": 32, "steps": 100, "meta_batch": 2, "meta_epochs": 600, "meta_lr": 0.003,
             "validate_every": 20, "coordinates": 2000,
         },
+        "medium": {
+            "pool": 2, "batch_size": 64, "steps": 100, "meta_batch": 2, "meta_epochs": 600, "meta_lr": 0.003,
+            "validate_every": 20, "coordinates": 2000,
+        },
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01, "meta_lr": 0.001},
     },
     train=train,
     draw=draw,
-    minutes={"quick": 8, "small": 25, "paper": 4000, "code": 4000},
+    minutes={"quick": 3, "small": 12, "medium": 45, "paper": 600, "code": 600},
 )  # fmt: skip
