@@ -134,11 +134,9 @@ def _variants(config: Config, run: Run) -> tuple[list[Learned], list[Claim]]:
 def _variant(config: Config, run: Run, key: str) -> Learned:
     name, method = METHODS[key].name, METHODS[key].build(config, None)
     held = Held.draw(config, "validation", config.validation_tasks) if config.validate_every else None
-    state, methods = (
-        _learn(config, run, key, method, config.meta_lr, held=held),
-        dict.fromkeys(config.test_points, method),
-    )
-    return Learned(name, state["best"], methods, state["best_after"]) if held else Learned(name, state["meta"], methods)
+    state = _learn(config, run, key, method, config.meta_lr, held=held)
+    methods = dict.fromkeys(config.test_points, method)
+    return Learned(name, state.get("best", state["meta"]), methods, state.get("best_after", 0))
 
 
 def _only_x(x: NDArray, tasks: SineTasks) -> NDArray:
@@ -181,7 +179,7 @@ def _learn(
 
 
 def _validated(state: dict[str, Any], done: int, error: float) -> dict[str, Any]:
-    """The best parameters so far: those of the lowest error, or the latest ones as long as some task of all has diverged."""
+    """With the best parameters so far: those of the lowest error, and the latest ones while no error was a number."""
     if error < state["error"] or not np.isfinite(state["error"]):
         return {**state, "best": state["meta"], "best_after": done, "error": error if np.isfinite(error) else np.inf}
     return state
