@@ -86,6 +86,21 @@ def test_a_problem_is_its_nets_on_their_own_mini_batches():
     assert not np.array_equal(problem.theta.conv[0].w[0], problem.theta.conv[0].w[1])
 
 
+def test_the_compiled_gradient_can_be_differentiated():
+    rng = np.random.default_rng(0)
+    problem = conv_problem(
+        rng.random((9, 3, 8, 8)), rng.integers(3, size=9), np.arange(8).reshape(2, 1, 4), rng, (2,), 3, 0.5
+    )
+    theta = trees.map(np.float64, problem.theta)
+    plain = problem._replace(gradient=None)
+    norm = lambda problem: (
+        lambda theta: sum(ops.sum(g * g) for g in trees.leaves(losses_and_grads(problem, theta, 0)[1]))
+    )
+    assert norm(problem)(theta) == pytest.approx(norm(plain)(theta))
+    compared = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    trees.map(compared, tm.grad(norm(problem))(theta), tm.grad(norm(plain))(theta))
+
+
 def test_float_images_are_taken_as_they_are():
     rng = np.random.default_rng(0)
     x, y, batches = (

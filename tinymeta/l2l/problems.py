@@ -34,20 +34,27 @@ class Problem(NamedTuple):
 def compiled_problem(theta: Any, losses: Callable[..., Any], data: Callable[[int], tuple]) -> Problem:
     """losses(θ, *data(t)) -> (B,) from θ_0 = `theta`. All problems with these losses and of one size share a compiled gradient."""
 
-    def gradient(theta: Any, t: int) -> tuple[Any, Any]:
-        (_, found), grads = _compiled_gradient(losses)(theta, *data(t))
-        return found, grads
-
-    return Problem(theta, lambda theta, t: losses(theta, *data(t)), gradient)
+    gradient = _compiled(losses)
+    return Problem(theta, lambda theta, t: losses(theta, *data(t)), lambda theta, t: gradient(theta, *data(t)))
 
 
 @cache
-def _compiled_gradient(losses: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(losses: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    return compile(with_gradient(losses))
+
+
+def with_gradient(losses: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """(θ, ...) -> (the losses (B,), the gradient of their sum in θ): each problem's own gradient."""
+
     def total(theta: Any, *data: Any) -> tuple[Any, Any]:
         found = losses(theta, *data)
         return ops.sum(found), found
 
-    return compile(value_and_grad(total, has_aux=True))
+    def both(theta: Any, *data: Any) -> tuple[Any, Any]:
+        (_, found), grads = value_and_grad(total, has_aux=True)(theta, *data)
+        return found, grads
+
+    return both
 
 
 def quadratic_problem(w: Any, y: Any, theta: Any) -> Problem:

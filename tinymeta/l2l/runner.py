@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops, optim
+from .. import optim
 from ..engine import trees
-from ..engine.transforms import value_and_grad
-from .problems import Problem
+from .problems import Problem, with_gradient
 
 BASELINES: dict[str, Callable[[float], optim.Optimizer]] = {
     "SGD": optim.sgd,
@@ -42,15 +41,7 @@ def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
 
 def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
     """The losses (B,) and the gradient of their sum: each problem's own gradient."""
-    if problem.gradient is not None:
-        return problem.gradient(theta, t)
-
-    def total(theta: Any) -> tuple[Any, Any]:
-        losses = problem.loss(theta, t)
-        return ops.sum(losses), losses
-
-    (_, losses), grads = value_and_grad(total, has_aux=True)(theta)
-    return losses, grads
+    return (problem.gradient or with_gradient(problem.loss))(theta, t)
 
 
 def best_rate(results: Mapping[float, float]) -> float:
