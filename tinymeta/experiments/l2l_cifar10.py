@@ -133,6 +133,10 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     }
 
 
+REDUCED = {
+    "steps": 100, "meta_batch": 2, "meta_epochs": 600, "meta_lr": 0.003, "validate_every": 20, "coordinates": 2000,
+}  # fmt: skip
+
 EXPERIMENT = Experiment(
     name="l2l-cifar10",
     title="Two learned optimizers train a convolutional network on CIFAR-10",
@@ -149,14 +153,8 @@ EXPERIMENT = Experiment(
             "pool": 4, "batch_size": 32, "steps": 100, "meta_batch": 2, "meta_epochs": 60, "validate_every": 5,
             "coordinates": 500, "validation_problems": 4,
         },
-        "small": {
-            "pool": 4, "batch_size": 32, "steps": 100, "meta_batch": 2, "meta_epochs": 600, "meta_lr": 0.003,
-            "validate_every": 20, "coordinates": 2000,
-        },
-        "medium": {
-            "pool": 2, "batch_size": 64, "steps": 100, "meta_batch": 2, "meta_epochs": 600, "meta_lr": 0.003,
-            "validate_every": 20, "coordinates": 2000,
-        },
+        "small": REDUCED | {"pool": 4, "batch_size": 32},
+        "medium": REDUCED | {"pool": 2, "batch_size": 64},
         "paper": {},
         "code": {"p": 5.0, "scale": 0.01, "meta_lr": 0.001},
     },

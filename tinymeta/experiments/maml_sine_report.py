@@ -60,7 +60,7 @@ def rows(errors: dict[str, dict[int, Errors]]) -> list[Row]:
 
 def validation_rows(best_after: dict[str, int]) -> list[Row]:
     """When each method was at its best on validation tasks."""
-    return [Row(f"{name}, iterations up to the lowest validation error", n, unit="") for name, n in best_after.items()]
+    return [Row(f"{name}, iterations up to the lowest validation error", n) for name, n in best_after.items()]
 
 
 def regressor_rows(errors: dict[str, list[float]]) -> list[Row]:
