@@ -13,9 +13,9 @@ from .arguments import check_fisher
 def unit_trace(fisher: Any) -> Any:
     """F / tr F, a tree like it: with it each task of a penalty counts alike.
 
-    Online EWC "normalises" so (Schwarz et al. 2018, arXiv 1805.06370, section 4): the surer the network, the smaller is its
-    Fisher, and the less of a penalty would be left to that task. λ has then to be larger by the factor tr F. ValueError if F
-    has entries that are negative or not finite, or is 0 throughout.
+    Online EWC normalises each Fisher, since its norm tells how sure the network is and not how much the task matters (Schwarz et
+    al. 2018, arXiv 1805.06370, section 4); that the norm is the trace is our choice. λ has to be larger by the factor tr F.
+    ValueError if F has entries that are negative or not finite, or is 0 throughout.
     """
     check_fisher(fisher, "unit_trace: fisher")
     whole = trace(fisher)

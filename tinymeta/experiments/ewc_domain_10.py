@@ -63,7 +63,7 @@ class Config:
     Each method's strength is that of its grid with the best mean accuracy on validation images after `tuning_tasks` tasks of
     `tuning_iterations` iterations, with permutations, weights and minibatches that serve for nothing else. `fisher_samples`
     training images give each Fisher (0: all; van de Ven's scripts take 1000). Online EWC has the decay `gamma` and, with
-    `unit_trace`, scales each task's Fisher to trace 1 as its authors did (1805.06370, section 4). `validation` images are kept
+    `unit_trace`, scales each task's Fisher to trace 1; its authors normalise (1805.06370, section 4). `validation` images are kept
     from all training. `repeats` counts sequences with other permutations, weights and minibatches.
     """
 
