@@ -133,6 +133,8 @@ EXPERIMENT = Experiment(
         },
         "paper": {},
         "paper-dense": {"net": "dense"},
+        "paper-5-shot": {"shots": 5},
+        "paper-dense-5-shot": {"net": "dense", "shots": 5},
         "paper-20-way": TWENTY,
         "short-5-shot": AUTHORS | {
             "shots": 5, "iterations": 3000, "meta_batch": 8, "validate_every": 500, "validation_tasks": 100, "inductive_tasks": 60,
@@ -148,6 +150,6 @@ EXPERIMENT = Experiment(
     draw=draw_figures,
     minutes={
         "quick": 2.0, "variants": 10.0, "short-5-shot": 15.0, "short-20-way": 30.0, "paper": 80.0, "paper-dense": 20.0,
-        "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0,
+        "paper-5-shot": 600.0, "paper-dense-5-shot": 90.0, "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0,
     },
 )  # fmt: skip
