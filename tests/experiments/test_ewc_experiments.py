@@ -140,13 +140,35 @@ def test_strengths_are_tuned_on_validation_images_of_other_permutations(done):
     assert np.shape(series["matrices"]["EWC"]) == (3, 3)
 
 
+def test_a_decay_is_tuned_over_several_sequences(tmp_path):
+    changes = {"methods": "online EWC", "gammas": "0.5,1.5", "online_lams": "1e4", "unit_trace": "true", "tunings": "2"}
+    config = tiny("ewc-domain-10", **changes)
+    ran = {}
+
+    class Watched(Run):
+        def stage(self, name, *arguments):
+            ran[name] = super().stage(name, *arguments)
+            return ran[name]
+
+    with Watched(tmp_path, "ewc-domain-10", config_hash(config)) as watched:
+        series = ewc_domain_10.train(config, watched).series
+    for point in series["tuning"]:
+        alike = [found["validation"].mean() for name, found in ran.items()
+                 if name.startswith("tuning") and f"gamma {point['gamma']:g}, " in name]  # fmt: skip
+        assert len(set(alike)) == len(alike) == 2
+        assert point["validation"] == pytest.approx(np.mean(alike))
+    best = max(series["tuning"], key=lambda point: point["validation"])
+    assert series["chosen"]["online EWC"]["gamma"] == best["gamma"]
+
+
 @pytest.mark.parametrize("preset", ["published-ewc", "published-si", "published-bounds", "paper"])
 def test_the_protocol_is_van_de_vens(preset):
     config = configure(experiments.load("ewc-domain-10"), preset, {})
     assert (config.tasks, config.hidden, config.learning_rate, config.iterations) == (10, (1000, 1000), 1e-4, 5000)
     assert (config.batch_size, config.images, config.fisher) == (128, "mnist", "exact")
     if preset != "paper":
-        assert (config.ewc_lams, config.online_lams, config.gamma, config.si_cs) == ((100.0,), (100.0,), 1.0, (10.0,))
+        assert config.ewc_lams == config.online_lams == (100.0,)
+        assert (config.gammas, config.si_cs) == ((1.0,), (10.0,))
 
 
 # ---- the others ----

@@ -50,8 +50,9 @@ PUBLISHED = {  # mean, standard error over 20 seeds
     "offline": (97.59, 0.02),
 }
 # GMvandeVen/continual-learning, params/param_values.py, in standard units; online EWC has there the λ of EWC and γ = 1
-PUBLISHED_STRENGTHS = {"ewc_lams": (100.0,), "online_lams": (100.0,), "si_cs": (10.0,), "gamma": 1.0}
+PUBLISHED_STRENGTHS = {"ewc_lams": (100.0,), "online_lams": (100.0,), "si_cs": (10.0,), "gammas": (1.0,)}
 ONCE = {"repeats": 1, "validation": 100}  # with one λ each nothing is tuned, and hardly a training image is kept back
+TUNING = "tunings", "tuning_tasks", "tuning_iterations"
 PROTOCOL_TASKS = 10
 PADDING = 2  # 28 to 32 pixels a side
 
@@ -61,10 +62,10 @@ class Config:
     """The protocol, and how λ (for SI: c) is chosen.
 
     Each method's strength is that of its grid with the best mean accuracy on validation images after `tuning_tasks` tasks of
-    `tuning_iterations` iterations, with permutations, weights and minibatches that serve for nothing else. `fisher_samples`
-    training images give each Fisher (0: all; van de Ven's scripts take 1000). Online EWC has the decay `gamma` and, with
-    `unit_trace`, scales each task's Fisher to trace 1; its authors normalise (1805.06370, section 4). `validation` images are kept
-    from all training. `repeats` counts sequences with other permutations, weights and minibatches.
+    `tuning_iterations` iterations, over `tunings` sequences whose permutations, weights and minibatches serve for nothing else.
+    `fisher_samples` training images give each Fisher (0: all; van de Ven's scripts take 1000). Online EWC has one of the decays
+    `gammas` and, with `unit_trace`, scales each task's Fisher to trace 1; its authors normalise (1805.06370, section 4).
+    `validation` images are kept from all training. `repeats` counts sequences with other permutations, weights and minibatches.
     """
 
     seed: int = 0
@@ -79,34 +80,39 @@ class Config:
     validation: int = 5000
     fisher: str = "exact"
     fisher_samples: int = 5000
-    gamma: float = 0.9
+    gammas: tuple[float, ...] = (0.9,)
     unit_trace: bool = False
     ewc_lams: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
     online_lams: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
     si_cs: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
     tuning_tasks: int = 5
     tuning_iterations: int = 5000
+    tunings: int = 1
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        counts = "tasks", "iterations", "batch_size", "validation", "tuning_tasks", "tuning_iterations", "repeats"
         check_settings(
             self,
             known={"images": IMAGES, "fisher": KINDS, "init": INITS, "methods": METHODS},
-            positive=("hidden", *counts),
-            grids=("ewc_lams", "online_lams", "si_cs"),
+            positive=("hidden", "tasks", "iterations", "batch_size", "validation", "repeats", *TUNING),
+            grids=("ewc_lams", "online_lams", "gammas", "si_cs"),
         )
 
     def grid(self, method: str) -> list[Learner]:
-        """Every strength of a method; one learner for a method that has none."""
+        """Every strength of a method, for online EWC with every γ; one learner for a method that has none."""
         lams = {"EWC": self.ewc_lams, "online EWC": self.online_lams, "SI": self.si_cs}.get(method, (0.0,))
-        scaled = self.unit_trace and method == "online EWC"
-        return [Learner(method, self.learning_rate, lam, self.fisher, unit_trace=scaled) for lam in lams]
+        online = method == "online EWC"
+        gammas, scaled = (self.gammas, self.unit_trace) if online else ((None,), False)
+        return [
+            Learner(method, self.learning_rate, lam, self.fisher, unit_trace=scaled, gamma=gamma)
+            for gamma in gammas
+            for lam in lams
+        ]
 
     def protocol(self, iterations: int) -> Protocol:
         """That of every task."""
         fisher, paths = self.fisher_samples, "SI" in self.methods
-        return Protocol(self.hidden, "adam", iterations, self.batch_size, self.init, fisher, self.gamma, paths=paths)
+        return Protocol(self.hidden, "adam", iterations, self.batch_size, self.init, fisher, paths=paths)
 
 
 def train(config: Config, run: Run) -> Outcome:
@@ -117,13 +123,17 @@ def train(config: Config, run: Run) -> Outcome:
         drawn = permuted_tasks(digits, stream(config.seed, *words, "permutations"), tasks)
         return course(name, config.protocol(iterations), drawn, config.seed, *words)
 
-    tuning = of("tuning", config.tuning_tasks, config.tuning_iterations, "tuning")
+    def tuning(k: int) -> Course:
+        name = "tuning" if k == 0 else f"tuning {k + 1}"
+        return of(name, config.tuning_tasks, config.tuning_iterations, *["tuning"] * (k + 1))
+
+    tunings = [tuning(k) for k in range(config.tunings)]
     courses = [of(f"repeat {k + 1}", config.tasks, config.iterations, "repeat", k) for k in range(config.repeats)]
     tried: dict[Learner, list[Found]] = {}
     trials: dict[Learner, list[Found]] = {}
     for method in config.methods:
         grid = config.grid(method)
-        tried |= {learner: [learn(run, tuning, learner)] for learner in grid if len(grid) > 1}
+        tried |= {learner: [learn(run, at, learner) for at in tunings] for learner in grid if len(grid) > 1}
         best = grid[0] if len(grid) == 1 else max(grid, key=lambda learner: validation(tried[learner]))
         trials[best] = [learn(run, at, best) for at in courses]
     return _report(trials, tried)
@@ -142,7 +152,7 @@ def _report(trials: Trials, tried: Trials) -> Outcome:
         },
         "matrices": {method: matrices(found).mean(axis=0) for method, found in by_method.items()},
         "chosen": chosen_series({learner.method: learner for learner in trials}),
-        "tuning": grid_series(tried),
+        "tuning": grid_series(tried, repeats=None),
     }
     rows = [line for method, found in by_method.items() for line in _rows(method, accuracy[method], found)]
     tasks = final(next(iter(trials.values()))).shape[1]
@@ -185,8 +195,10 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
         figure, axes = look.subplots(
             caption="Tuning: mean validation accuracy after a few tasks of other permutations; rings: chosen."
         )
-        draw_grid(axes, outcome.series["tuning"])
-        figures["lambda"] = figure
+        decays = {point["gamma"] for point in outcome.series["tuning"]} - {None}
+        against = "gamma" if len(decays) > 1 else "lambda"
+        draw_grid(axes, outcome.series["tuning"], against=against)
+        figures[against] = figure
     return figures
 
 
@@ -257,14 +269,14 @@ EXPERIMENT = Experiment(
         "published-ewc": {"methods": ("EWC", "online EWC"), **PUBLISHED_STRENGTHS, **ONCE},
         "tuned-online": {
             "methods": ("online EWC",),
-            "gamma": 1.0,
+            "gammas": (1.0,),
             "online_lams": (50.0, 100.0, 200.0),
             "validation": 1000,
             "repeats": 3,
         },
         "unit-trace": {
             "methods": ("online EWC",),
-            "gamma": 1.0,
+            "gammas": (1.0,),
             "unit_trace": True,
             "online_lams": (1e4, 2e4, 4e4),
             "validation": 1000,

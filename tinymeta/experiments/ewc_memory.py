@@ -36,8 +36,8 @@ class Learner(NamedTuple):
     """A method, its learning rate, and the strength of its penalty: λ; for SI c; for MAS, whose penalty has no ½, its own λ.
 
     Methods are "none" or "SGD", "SGD+dropout", "offline" (all tasks so far at once); "L2", which holds all weights alike;
-    "EWC" and "online EWC" with a kind of Fisher from so many samples (0: as the protocol says), scaled to `unit_trace` or as it is;
-    "MAS"; and "SI".
+    "EWC" and "online EWC" with a kind of Fisher from so many samples (0: as the protocol says), scaled to `unit_trace` or as it is,
+    and online EWC with γ; "MAS"; and "SI".
     """
 
     method: str
@@ -47,13 +47,15 @@ class Learner(NamedTuple):
     samples: int = 0
     dropout: bool = False
     unit_trace: bool = False
+    gamma: float | None = None
 
     @property
     def name(self) -> str:
         """For stages of a run."""
         strength = f", lambda {self.lam:g}" if self.method not in UNPROTECTED else ""
+        decay = "" if self.gamma is None else f", gamma {self.gamma:g}"
         kind = f", {self.kind}" if self.kind != "exact" else ""
-        return f"{self.method} at {self.beginning}{strength}{kind}"
+        return f"{self.method} at {self.beginning}{strength}{decay}{kind}"
 
     @property
     def kind(self) -> str:
@@ -67,13 +69,13 @@ class Learner(NamedTuple):
         return f"rate {self.learning_rate:g}" + (", dropout" if self.dropout else "")
 
 
-def penalty_of(learner: Learner, state: dict[str, Any], gamma: float) -> Penalty:
+def penalty_of(learner: Learner, state: dict[str, Any]) -> Penalty:
     """The learner's penalty, which is 0 while there are no old tasks."""
     if state["penalty"] is not None:
         return Penalty(**state["penalty"])
     if learner.method == "MAS":
         return Penalty(2 * learner.lam, gamma=1.0)  # there the penalty has no factor ½
-    return Penalty(learner.lam, gamma if learner.method == "online EWC" else None)
+    return Penalty(learner.lam, learner.gamma)
 
 
 def remember(
@@ -87,7 +89,7 @@ def remember(
         si = state["si"].end_task(params)
         return {**state, "si": si, "penalty": vars(si.penalty(learner.lam))}
     fisher = _importance(learner, state, task, protocol, rng)
-    penalty = penalty_of(learner, state, protocol.gamma).add_task(params, fisher)
+    penalty = penalty_of(learner, state).add_task(params, fisher)
     if protocol.optimizer == "sgd":
         warn_if_unstable(penalty, learner.learning_rate)
     return {**state, "penalty": vars(penalty)}

@@ -18,6 +18,8 @@ from .ewc_training import Found
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+AXES = {"lambda": {"xscale": "log", "xlabel": "λ (SI: c)"}, "gamma": {"xlabel": "γ"}}
+
 Trials = Mapping[Learner, Sequence[Found]]  # one per repeat
 
 
@@ -88,25 +90,26 @@ def row(quantity: str, values: ArrayLike, published: float | None = None, source
     return Row(quantity, mean, published, ci95 if np.isfinite(ci95) else None, unit, source)
 
 
-def grid_series(trials: Trials) -> list[dict[str, Any]]:
-    """Everything that was tried, with what it was chosen by, in the first repeat."""
+def grid_series(trials: Trials, repeats: int | None = 1) -> list[dict[str, Any]]:
+    """Everything that was tried, with what it was chosen by: the mean over the first repeat, or so many, or all for None."""
     return [
         {
             "method": learner.method,
             "rate": learner.learning_rate,
             "lambda": learner.lam,
+            "gamma": learner.gamma,
             "fisher": learner.kind,
-            "validation": validation(found[:1]),
-            "test": float(final(found)[0].mean()),
+            "validation": validation(found[:repeats]),
+            "test": float(final(found)[:repeats].mean()),
             "lr_lambda_max_fisher": found[0].stability,
         }
         for learner, found in trials.items()
     ]
 
 
-def chosen_series(best: Mapping[str, Learner]) -> dict[str, dict[str, float]]:
-    """By method, the rate and the strength that were chosen."""
-    return {method: {"rate": one.learning_rate, "lambda": one.lam} for method, one in best.items()}
+def chosen_series(best: Mapping[str, Learner]) -> dict[str, dict[str, float | None]]:
+    """By method, the rate, the strength and the decay that were chosen."""
+    return {method: {"rate": one.learning_rate, "lambda": one.lam, "gamma": one.gamma} for method, one in best.items()}
 
 
 def band(axes: Axes, x: ArrayLike, curve: Mapping[str, Any], method: str, **options: Any) -> None:
@@ -117,15 +120,17 @@ def band(axes: Axes, x: ArrayLike, curve: Mapping[str, Any], method: str, **opti
         axes.fill_between(x, mean - error, mean + error, color=look.line(method)["color"], alpha=0.18, linewidth=0)
 
 
-def draw_grid(axes: Axes, grid: Sequence[Mapping[str, Any]], ylabel: str = "validation accuracy (%)") -> None:
-    """By method, what was chosen from, against λ, or a level line for the best of a method that has no λ; rings: the choice."""
+def draw_grid(
+    axes: Axes, grid: Sequence[Mapping[str, Any]], ylabel: str = "validation accuracy (%)", against: str = "lambda"
+) -> None:
+    """By method, what was chosen from, against λ or γ, or a level line for the best of a method without; rings: the choice."""
     for method in dict.fromkeys(point["method"] for point in grid):
-        points = sorted(((p["lambda"], p["validation"]) for p in grid if p["method"] == method), key=lambda p: p[0])
+        points = sorted(((p[against], p["validation"]) for p in grid if p["method"] == method), key=lambda p: p[0])
         style, top = look.line(method), max(points, key=lambda p: p[1])
-        if len({lam for lam, _ in points}) == 1:
+        if len({x for x, _ in points}) == 1:
             axes.axhline(top[1], **style)
             continue
         axes.plot(*zip(*points, strict=True), marker=".", **style)
         axes.plot(*top, "o", markersize=10, mfc="none", color=style["color"])
-    axes.set(xscale="log", xlabel="λ (SI: c)", ylabel=ylabel)
+    axes.set(**AXES[against], ylabel=ylabel)
     axes.legend(fontsize=8)

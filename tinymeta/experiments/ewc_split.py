@@ -81,8 +81,11 @@ class Config:
             "MAS": self.mas_lams,
         }
         lams = {method: grids.get(method, (0.0,)) for method in self.methods}
+        gammas = {"online EWC": self.gamma}
         return [
-            Learner(method, self.learning_rate, lam, self.fisher) for method in self.methods for lam in lams[method]
+            Learner(method, self.learning_rate, lam, self.fisher, gamma=gammas.get(method))
+            for method in self.methods
+            for lam in lams[method]
         ]
 
 
@@ -93,7 +96,7 @@ def train(config: Config, run: Run) -> Outcome:
 
 def _trials(config: Config, run: Run, scenario: str) -> Trials:
     protocol = Protocol(
-        config.hidden, "adam", config.iterations, config.batch_size, "uniform", config.fisher_samples, config.gamma,
+        config.hidden, "adam", config.iterations, config.batch_size, "uniform", config.fisher_samples,
         paths="SI" in config.methods,
     )  # fmt: skip
 

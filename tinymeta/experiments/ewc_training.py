@@ -33,8 +33,8 @@ class Protocol:
     """How each task is learned: `steps` steps of SGD or Adam on minibatches of shuffled epochs.
 
     init is "he" (normal, biases 0) or "uniform" (weights and biases within 1/√fan_in, as PyTorch's linear layers). Adam's
-    moments go on from task to task. `fisher_samples` training images give the Fisher (0: all), `gamma` is online EWC's,
-    `evaluations` the points per task of a curve. With `paths` learners can use SI, with `squares` the Fisher kind "squisher".
+    moments go on from task to task. `fisher_samples` training images give the Fisher (0: all), `evaluations` the points per task
+    of a curve. With `paths` learners can use SI, with `squares` the Fisher kind "squisher".
     """
 
     hidden: tuple[int, ...]
@@ -43,7 +43,6 @@ class Protocol:
     batch_size: int
     init: str = "he"
     fisher_samples: int = 0
-    gamma: float = 1.0
     evaluations: int = 1
     paths: bool = False
     squares: bool = False
@@ -105,7 +104,7 @@ def summed_up(at: Course, learner: Learner, state: State) -> State:
     return {
         "accuracy": state["accuracy"],
         "validation": accuracies(state["params"], at.tasks, "validation"),
-        "stability": penalty_of(learner, state, at.protocol.gamma).stability(learner.learning_rate),
+        "stability": penalty_of(learner, state).stability(learner.learning_rate),
     }
 
 
@@ -175,7 +174,7 @@ def descend(at: Course, learner: Learner, state: State, number: int, step: int) 
     protocol, params = at.protocol, state["params"]
     x, y, mask = _batch(at, learner, number, step)
     kept = drop(at.draw("dropout", number, step), params, len(x)) if learner.dropout else None
-    penalty = penalty_of(learner, state, protocol.gamma)
+    penalty = penalty_of(learner, state)
     with np.errstate(over="ignore", invalid="ignore"):  # a λ that diverges ends with the accuracy of chance
         loss, grads = _loss_and_grad(params, x, y, mask, kept)
         if protocol.squares:
