@@ -54,6 +54,12 @@ PUBLISHED_STRENGTHS = {"ewc_lams": (100.0,), "online_lams": (100.0,), "si_cs": (
 ONCE = {"repeats": 1, "validation": 100}  # with one λ each nothing is tuned, and hardly a training image is kept back
 TUNING = "tunings", "tuning_tasks", "tuning_iterations"
 PROTOCOL_TASKS = 10
+UNIT_TRACE = {
+    "methods": ("online EWC",),
+    "unit_trace": True,
+    "validation": 1000,
+    "tuning_tasks": PROTOCOL_TASKS,
+}
 PADDING = 2  # 28 to 32 pixels a side
 
 
@@ -274,14 +280,8 @@ EXPERIMENT = Experiment(
             "validation": 1000,
             "repeats": 3,
         },
-        "unit-trace": {
-            "methods": ("online EWC",),
-            "gammas": (1.0,),
-            "unit_trace": True,
-            "online_lams": (1e4, 2e4, 4e4),
-            "validation": 1000,
-            "tuning_tasks": PROTOCOL_TASKS,
-        },
+        "unit-trace": UNIT_TRACE | {"gammas": (1.0,), "online_lams": (1e4, 2e4, 4e4)},
+        "tuned-decay": UNIT_TRACE | {"gammas": (1.0, 1.15, 1.3), "online_lams": (2e4,), "tunings": 2},
         "published-si": {"methods": ("SI",), **PUBLISHED_STRENGTHS, **ONCE},
         "published-bounds": {"methods": ("none", "offline"), **PUBLISHED_STRENGTHS, **ONCE},
         "paper": {},
@@ -295,6 +295,7 @@ EXPERIMENT = Experiment(
         "published-bounds": 25,
         "tuned-online": 55,
         "unit-trace": 80,
+        "tuned-decay": 100,
         "paper": 600,
     },
 )
