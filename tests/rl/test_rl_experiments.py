@@ -61,6 +61,15 @@ def test_published_returns_stand_beside_the_authors_setting():
     assert (paper.reward, paper.iterations, paper.inner_lr) == ("squared", 500, 0.1)
 
 
+@pytest.mark.parametrize(("shift", "held"), [(0.0, True), (50.0, True), (-1.0, False)])
+def test_published_returns_are_a_goal_where_the_environment_is_the_authors(shift, held):
+    returns = np.array(maml_nav2d.PUBLISHED["MAML"]) + shift + np.linspace(-0.1, 0.1, 40)[:, None]
+    (claim,) = maml_nav2d._goal(returns, maml_nav2d.PUBLISHED["MAML"])
+    assert claim.held is held
+    assert f"{shift - 3.35:.2f} ± 0.02 against -3.35 ± 0.59" in claim.detail
+    assert maml_nav2d._goal(returns, []) == []
+
+
 def test_the_best_policy_is_kept(tmp_path):
     """The stage's result is the policy of the iteration with the highest return, not the last one."""
     config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"iterations": "4"})

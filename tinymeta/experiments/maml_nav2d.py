@@ -21,6 +21,7 @@ PUBLISHED = {  # average returns of 40 goals after 0, 1, ... updates
     "random": [-82.66, -57.96, -53.84, -46.81, -42.91],
     "oracle": [-2.29],
 }
+PUBLISHED_CI = [4.01, 2.16, 0.55, 0.58, 0.59]  # of MAML's: 1.96 standard errors
 SOURCE = "results files of the authors' code (cbfinn/maml_rl, icml/)"
 SHOWN = 2  # goals whose paths are drawn
 
@@ -60,7 +61,18 @@ def train(config: Config, run: Run) -> Outcome:
     known = PUBLISHED if world == rl.Navigation() else {}
     rows = [row for name, returns in found.items() for row in maml_rl.rows(name, returns, known.get(name, []), SOURCE)]
     series = {"returns": maml_rl.curves(found), "paths": _paths(config, world, policies["MAML"])}
-    return Outcome(rows, _claims(found), series)
+    return Outcome(rows, [*_claims(found), *_goal(found["MAML"], known.get("MAML", []))], series)
+
+
+def _goal(returns: NDArray, published: list[float]) -> list[Claim]:
+    """That the published returns are reached after as many updates as are published; nothing in another environment."""
+    compared = list(zip(*maml_rl.mean_ci95(returns), published, PUBLISHED_CI, strict=False))
+    if not compared:
+        return []
+    sentence = "MAML's returns are at or above the published ones after each update, or their intervals meet"
+    held = all(ours + ci95 >= theirs - their_ci for ours, ci95, theirs, their_ci in compared)
+    detail = ", ".join(f"{ours:.2f} ± {ci95:.2f} against {theirs:g} ± {ci:g}" for ours, ci95, theirs, ci in compared)
+    return [Claim(sentence, held, detail)]
 
 
 def _claims(found: maml_rl.Returns) -> list[Claim]:
