@@ -161,7 +161,9 @@ def test_a_decay_is_tuned_over_several_sequences(tmp_path):
     assert series["chosen"]["online EWC"]["gamma"] == best["gamma"]
 
 
-@pytest.mark.parametrize("preset", ["published-ewc", "published-si", "published-bounds", "paper"])
+@pytest.mark.parametrize(
+    "preset", ["published-ewc", "published-ewc-seeds", "published-si", "published-bounds", "paper"]
+)
 def test_the_protocol_is_van_de_vens(preset):
     config = configure(experiments.load("ewc-domain-10"), preset, {})
     assert (config.tasks, config.hidden, config.learning_rate, config.iterations) == (10, (1000, 1000), 1e-4, 5000)

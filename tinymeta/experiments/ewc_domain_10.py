@@ -273,6 +273,7 @@ EXPERIMENT = Experiment(
             "repeats": 2,
         },
         "published-ewc": {"methods": ("EWC", "online EWC"), **PUBLISHED_STRENGTHS, **ONCE},
+        "published-ewc-seeds": {"methods": ("EWC",), **PUBLISHED_STRENGTHS, **ONCE, "repeats": 5},
         "tuned-online": {
             "methods": ("online EWC",),
             "gammas": (1.0,),
@@ -291,6 +292,7 @@ EXPERIMENT = Experiment(
     minutes={
         "quick": 2,
         "published-ewc": 25,
+        "published-ewc-seeds": 50,
         "published-si": 15,
         "published-bounds": 25,
         "tuned-online": 55,
