@@ -73,8 +73,8 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
     ("maml", "maml-omniglot", "paper", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense", "MAML, transductive"),
     ("rl", "maml-nav2d", "published", "MAML, return"),
-    ("ewc", "ewc-domain-10", "published-ewc", ""),
-    ("ewc", "ewc-domain-10", "unit-trace", ""),
+    ("ewc", "ewc-domain-10", "published-ewc-seeds", ""),
+    ("ewc", "ewc-domain-10", "tuned-decay", ""),
     ("ewc", "ewc-domain-10", "published-si", ""),
     ("ewc", "ewc-domain-10", "published-bounds", ""),
 )
