@@ -141,8 +141,8 @@ def test_strengths_are_tuned_on_validation_images_of_other_permutations(done):
 
 
 def test_a_decay_is_tuned_over_several_sequences(tmp_path):
-    changes = {"methods": "online EWC", "gammas": "0.5,1.5", "online_lams": "1e4", "unit_trace": "true", "tunings": "2"}
-    config = tiny("ewc-domain-10", **changes)
+    changes = {"methods": "EWC,online EWC", "gammas": "0.5,1.5", "online_lams": "10,1e4", "tunings": "2"}
+    config = tiny("ewc-domain-10", **changes, unit_trace="true")
     ran = {}
 
     class Watched(Run):
@@ -151,14 +151,22 @@ def test_a_decay_is_tuned_over_several_sequences(tmp_path):
             return ran[name]
 
     with Watched(tmp_path, "ewc-domain-10", config_hash(config)) as watched:
-        series = ewc_domain_10.train(config, watched).series
-    for point in series["tuning"]:
-        alike = [found["validation"].mean() for name, found in ran.items()
-                 if name.startswith("tuning") and f"gamma {point['gamma']:g}, " in name]  # fmt: skip
+        outcome = ewc_domain_10.train(config, watched)
+    series = outcome.series
+    online = [point for point in series["tuning"] if point["method"] == "online EWC"]
+    assert len(online) == 4
+    for point in online:
+        setting = f"lambda {point['lambda']:g}, gamma {point['gamma']:g}, "
+        alike = [v["validation"].mean() for name, v in ran.items() if name.startswith("tuning") and setting in name]
         assert len(set(alike)) == len(alike) == 2
         assert point["validation"] == pytest.approx(np.mean(alike))
-    best = max(series["tuning"], key=lambda point: point["validation"])
-    assert series["chosen"]["online EWC"]["gamma"] == best["gamma"]
+    best = max(online, key=lambda point: point["validation"])
+    assert series["chosen"]["online EWC"] == {key: best[key] for key in ("rate", "lambda", "gamma")}
+    figures = ewc_domain_10.draw(outcome)
+    assert figures.keys() == {"accuracy", "matrices", "lambda", "gamma"}
+    (curve, ring) = figures["gamma"].axes[0].lines
+    assert list(curve.get_xdata()) == [0.5, 1.5]
+    assert ring.get_xdata() == [best["gamma"]]
 
 
 @pytest.mark.parametrize(

@@ -195,16 +195,14 @@ def _claims(accuracy: Mapping[str, Any], goals: Mapping[str, tuple[float, float]
 
 
 def draw(outcome: Outcome) -> dict[str, Figure]:
-    """Accuracy against the number of tasks, the accuracy matrices, and the tuning if there was one."""
+    """Accuracy against the number of tasks, the accuracy matrices, and the tuning of λ and γ where there was one."""
     figures = {"accuracy": _draw_curves(outcome.series["curves"]), "matrices": _draw_matrices(outcome.series)}
-    if outcome.series["tuning"]:
-        figure, axes = look.subplots(
-            caption="Tuning: mean validation accuracy after a few tasks of other permutations; rings: chosen."
-        )
-        decays = {point["gamma"] for point in outcome.series["tuning"]} - {None}
-        against = "gamma" if len(decays) > 1 else "lambda"
-        draw_grid(axes, outcome.series["tuning"], against=against)
-        figures[against] = figure
+    tuning = outcome.series["tuning"]
+    caption = "Tuning: mean validation accuracy after a few tasks of other permutations; rings: chosen."
+    for against in "lambda", "gamma":
+        if len({(point["method"], point[against]) for point in tuning}) > len({point["method"] for point in tuning}):
+            figures[against], axes = look.subplots(caption=caption)
+            draw_grid(axes, tuning, against=against)
     return figures
 
 

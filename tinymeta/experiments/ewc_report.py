@@ -123,14 +123,17 @@ def band(axes: Axes, x: ArrayLike, curve: Mapping[str, Any], method: str, **opti
 def draw_grid(
     axes: Axes, grid: Sequence[Mapping[str, Any]], ylabel: str = "validation accuracy (%)", against: str = "lambda"
 ) -> None:
-    """By method, what was chosen from, against λ or γ, or a level line for the best of a method without; rings: the choice."""
-    for method in dict.fromkeys(point["method"] for point in grid):
-        points = sorted(((p[against], p["validation"]) for p in grid if p["method"] == method), key=lambda p: p[0])
-        style, top = look.line(method), max(points, key=lambda p: p[1])
-        if len({x for x, _ in points}) == 1:
-            axes.axhline(top[1], **style)
+    """By method, the best of what was chosen from at each λ, or each γ, a level line where there is one; rings: the choice."""
+    for method in dict.fromkeys(point["method"] for point in grid if point[against] is not None):
+        best: dict[float, float] = {}
+        for point in sorted((p for p in grid if p["method"] == method), key=lambda p: p[against]):
+            x = point[against]
+            best[x] = max(point["validation"], best.get(x, -np.inf))
+        style, top = look.line(method), max(best, key=lambda x: best[x])
+        if len(best) == 1:
+            axes.axhline(best[top], **style)
             continue
-        axes.plot(*zip(*points, strict=True), marker=".", **style)
-        axes.plot(*top, "o", markersize=10, mfc="none", color=style["color"])
+        axes.plot(list(best), list(best.values()), marker=".", **style)
+        axes.plot(top, best[top], "o", markersize=10, mfc="none", color=style["color"])
     axes.set(**AXES[against], ylabel=ylabel)
     axes.legend(fontsize=8)
