@@ -9,7 +9,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
-from tinymeta.experiments.ewc_memory import Learner, remember, task_fisher
+from tinymeta.experiments.ewc_memory import Learner, penalty_of, remember, task_fisher
 from tinymeta.experiments.ewc_report import Found, choose, forgotten, mean_se, search, so_far, with_se
 from tinymeta.experiments.ewc_tasks import (
     Digits,
@@ -232,7 +232,8 @@ def by_hand(digits, learner, protocol):
     "learner",
     [
         Learner("none", LR), Learner("L2", LR, 0.1), Learner("EWC", LR, 5.0), Learner("EWC", LR, 5.0, "empirical", 20),
-        Learner("online EWC", LR, 5.0), Learner("online EWC", LR, 50.0, unit_trace=True), Learner("SI", LR, 0.5),
+        Learner("online EWC", LR, 5.0, gamma=0.9), Learner("online EWC", LR, 50.0, unit_trace=True, gamma=1.0),
+        Learner("SI", LR, 0.5),
         Learner("MAS", LR, 0.1),
     ],
     ids=lambda learner: learner.name,
@@ -301,6 +302,13 @@ def test_mas_looks_at_the_outputs_that_a_task_can_answer_with(digits):
     assert_close(penalty["fisher"][0], own[0], rtol=1e-4)
     assert_close(penalty["fisher"][1].w[:, 2:4], own[1].w, rtol=1e-4)
     assert not penalty["fisher"][1].w[:, [0, 1, *range(4, 10)]].any()
+
+
+@pytest.mark.parametrize(("method", "gamma"), [("online EWC", None), ("EWC", 1.0)])
+def test_a_decay_is_online_ewcs_alone(method, gamma):
+    with pytest.raises(ValueError, match=f"gamma is {gamma} for {method}, expected a number for online EWC alone"):
+        penalty_of(Learner(method, LR, 1.0, gamma=gamma), {"penalty": None})
+    assert penalty_of(Learner("online EWC", LR, 1.0, gamma=0.5), {"penalty": None}).gamma == 0.5
 
 
 # ---- reports ----

@@ -37,7 +37,7 @@ class Learner(NamedTuple):
 
     Methods are "none" or "SGD", "SGD+dropout", "offline" (all tasks so far at once); "L2", which holds all weights alike;
     "EWC" and "online EWC" with a kind of Fisher from so many samples (0: as the protocol says), scaled to `unit_trace` or as it is,
-    and online EWC with γ; "MAS"; and "SI".
+    and online EWC with γ, `gamma`; "MAS"; and "SI".
     """
 
     method: str
@@ -75,6 +75,8 @@ def penalty_of(learner: Learner, state: dict[str, Any]) -> Penalty:
         return Penalty(**state["penalty"])
     if learner.method == "MAS":
         return Penalty(2 * learner.lam, gamma=1.0)  # there the penalty has no factor ½
+    if (learner.method == "online EWC") != (learner.gamma is not None):
+        raise ValueError(f"gamma is {learner.gamma} for {learner.method}, expected a number for online EWC alone")
     return Penalty(learner.lam, learner.gamma)
 
 
