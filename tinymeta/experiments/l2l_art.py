@@ -216,5 +216,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 5, "paper": 240},
+    minutes={"quick": 5, "paper": 70},
 )  # fmt: skip
