@@ -91,7 +91,7 @@ def row(quantity: str, values: ArrayLike, published: float | None = None, source
 
 
 def grid_series(trials: Trials, repeats: int | None = 1) -> list[dict[str, Any]]:
-    """Everything that was tried, with what it was chosen by: the mean over the first repeat, or so many, or all for None."""
+    """Everything that was tried, with what it was chosen by: the mean over the first `repeats`, all for None."""
     return [
         {
             "method": learner.method,
