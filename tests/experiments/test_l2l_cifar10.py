@@ -49,18 +49,33 @@ def test_a_run_compares_both_optimizers_and_says_which_images_they_saw(tmp_path)
     assert all("JPEG-compressed copy" in row["quantity"] for row in result["rows"])
     assert all("JPEG-compressed copy" in claim["sentence"] for claim in result["claims"])
     assert ["LSTM-sub" in claim["sentence"] for claim in result["claims"]] == [False, False, True, False, True]
-    assert {f.stem for f in (folder / "figures").glob("*.png")} == {"loss-curves", "meta-training"}
+    assert {f.stem for f in (folder / "figures").glob("*.png")} == {"loss-curves-8", "meta-training"}
     both = l2l.Grouped.load(folder / "optimizer.npz", ["conv", "rest"], l2l_cifar10.label)
     assert both.optimizers["conv"].scale == 0.1
 
 
 def test_the_net_has_two_lstms_as_in_the_authors_code():
-    problem = config().problems(range(10))(np.random.default_rng(0), 1, "train")
+    problem = config().problems(range(10), 4)(np.random.default_rng(0), 1, "train")
     labels = {path: l2l_cifar10.label(path) for path, _ in trees.items(problem.theta)}
     assert [path for path, name in labels.items() if name == "conv"] == [f"['conv'][{k}]['w']" for k in range(3)]
     assert set(labels.values()) == {"conv", "rest"}
     pair = config().untrained_pair()
     assert not np.array_equal(*(o.weights.W_out for o in pair.optimizers.values()))
+
+
+def test_an_optimizer_trained_on_small_images_is_compared_on_whole_ones_too(tmp_path):
+    experiment, small = experiments.load("l2l-cifar10"), config()
+    folders = [execute(experiment, c, tmp_path) for c in (small, config(test_pools="4,1"), config(test_pools="1"))]
+    alone, both, whole = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert [row for row in both["rows"] if "32 x 32 pixels" not in row["quantity"]] == alone["rows"]
+    assert [row for row in both["rows"] if "32 x 32 pixels" in row["quantity"]] == whole["rows"]
+    assert len(whole["rows"]) == len(alone["rows"])
+    features = [
+        small.problems(range(10), pool)(np.random.default_rng(0), 1, "test").theta.hidden.w.shape[-2] for pool in (4, 1)
+    ]
+    assert features == [2 * 1 * 1, 2 * 4 * 4]
+    figures = [{f.stem for f in (folder / "figures").glob("*.png")} for folder in folders[1:]]
+    assert figures == [{"loss-curves-8", "loss-curves-32", "meta-training"}, {"loss-curves-32", "meta-training"}]
 
 
 @pytest.mark.parametrize("name", l2l_cifar10.LABELS)
@@ -92,6 +107,8 @@ def test_pooled_images_are_means_of_their_pixels(images):
     ("key", "value", "message"),
     [
         ("pool", "8", "pool is 8, expected 1, 2 or 4"),
+        ("test_pools", "1,3", r"test_pools is \(1, 3\), expected some of 1, 2 and 4, each once"),
+        ("test_pools", "1,1", r"test_pools is \(1, 1\), expected some of 1, 2 and 4, each once"),
         ("batch_size", "0", "expected 1 or more"),
         ("filters", "2,2,2,2", "expected at most three numbers"),
         ("coordinates", "-1", "coordinates is -1, expected 0 or more"),
