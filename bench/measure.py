@@ -36,9 +36,14 @@ def median_seconds(f: Callable[[], Any], calls: int) -> float:
     return statistics.median(times)
 
 
-def alternate(module: str, contenders: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """`python -m MODULE CONTENDER` prints one JSON object; every contender runs once per round, in turn."""
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+def alternate(
+    module: str, contenders: list[str], rounds: int, more: Mapping[str, str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """`python -m MODULE CONTENDER` prints one JSON object; every contender runs once per round, in turn.
+
+    `more` are further environment variables.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET} | dict(more or {})
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name in contenders:
