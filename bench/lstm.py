@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from tinymeta.kernels.lstm import Weights, reference
 from tinymeta.kernels.lstm.blocks import flat_weights, from_blocks, to_blocks, zero_blocks
 
 from .lstm_peers import SCALE, JaxNetwork, P, Problem, TorchNetwork
-from .measure import alternate, median_seconds, summarise, write
+from .measure import alternate, median_seconds, memory, new_peak, summarise, write
 
 SIZES = (15_910, 100_000)  # the parameters of the paper's MNIST network, and more
 LARGE = 1_000_000
@@ -158,7 +157,7 @@ def step_error(given: Problem, network: Any, sample: np.ndarray) -> float:
 def time_unroll(name: str, size: str) -> dict[str, float]:
     """ms of an unroll with its gradient, the largest error relative to each array's largest number, and the MB that it took."""
     gradient = NETWORKS[name](problem(int(size), STEPS)).compile_unroll()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+    new_peak()
     before = memory("VmRSS")
     found = gradient()
     taken = memory("VmHWM") - before
@@ -176,12 +175,6 @@ def agreeing(error: float) -> float:
     if not error < 1e-4:
         raise SystemExit(f"the largest error against the reference is {error}, expected one of float32's rounding")
     return error
-
-
-def memory(field: str) -> float:
-    """MB of this process, from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3
 
 
 def largest(x: np.ndarray) -> float:

@@ -36,6 +36,17 @@ def median_seconds(f: Callable[[], Any], calls: int) -> float:
     return statistics.median(times)
 
 
+def memory(field: str) -> float:
+    """MB of this process, from Linux: VmRSS is what it holds, VmHWM the most that it held since `new_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3
+
+
+def new_peak() -> None:
+    """The peak of memory begins anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def alternate(
     module: str, contenders: list[str], rounds: int, more: Mapping[str, str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
