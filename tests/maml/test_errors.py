@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from maml.problems import mse, net, points
@@ -11,10 +13,18 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("order", [0, 3, "second", None])
+@pytest.mark.parametrize("order", [0, 3, "second", None, True, 2.0])
 def test_order(rng, order):
     with pytest.raises(ValueError, match=r"order = .*, expected 2 \(through the inner gradient\) or 1"):
         maml.adapt(mse, net(rng), points(rng, 5), 0.1, 1, order)
+
+
+@pytest.mark.parametrize("method", [maml.maml, maml.anil, maml.meta_sgd, maml.maml_plus_plus])
+def test_a_method_is_refused_where_it_is_written(method):
+    with pytest.raises(ValueError, match=r"order = 3, expected 2"):
+        method(0.1, 1, order=3)
+    with pytest.raises(ValueError, match=r"steps = -1, expected a whole number"):
+        method(0.1, -1)
 
 
 @pytest.mark.parametrize("steps", [-1, 1.5, True, None])
@@ -52,6 +62,44 @@ def test_support_without_a_task_axis(rng):
     x, y = points(rng, 3, 5)
     with pytest.raises(ValueError, match=r"support\[0\] is float64\[5,1\].* 3 tasks: expected shape \[3,\.\.\.\]"):
         maml.adapt(mse, net(rng), (x[0], y), 0.1, 1)
+
+
+def unlike(name, x, y):
+    """What is said of a set whose x and y have these shapes."""
+    x, y = (re.escape(f"float64[{','.join(map(str, shape))}]") for shape in (x, y))
+    return rf"the loss of the {name} set fails: .*{name}\[0\] is {x}, {name}\[1\] is {y}: expected .* as many points"
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [((9, 1), (5, 1)), ((3, 9, 1), (3, 5, 1)), ((3, 5, 1), (4, 5, 1))],
+    ids=["one", "three", "three and four"],
+)
+def test_support_of_unlike_arrays(rng, x, y):
+    with pytest.raises(ValueError, match=unlike("support", x, y)):
+        maml.adapt(mse, net(rng), (np.ones(x), np.ones(y)), 0.1, 1)
+
+
+@pytest.mark.parametrize(("x", "y"), [((9, 1), (5, 1)), ((3, 9, 1), (3, 5, 1))], ids=["one", "three"])
+def test_query_of_unlike_arrays(rng, x, y):
+    with pytest.raises(ValueError, match=unlike("query", x, y)):
+        maml.meta_loss(mse, net(rng), points(rng, *x[:-1]), (np.ones(x), np.ones(y)), 0.1, 1)
+
+
+def test_features_that_do_not_fit_the_parameters(rng):
+    with pytest.raises(ValueError, match=r"the loss of the support set fails: .*support\[0\] is float64\[5,2\]"):
+        maml.adapt(mse, net(rng), (np.ones((5, 2)), np.ones((5, 1))), 0.1, 1)
+
+
+def test_an_error_of_the_losss_own_kind_goes_through(rng):
+    class OwnError(ValueError):
+        pass
+
+    def loss(params, data):
+        raise OwnError("mine")
+
+    with pytest.raises(OwnError, match=r"^mine$"):
+        maml.adapt(loss, net(rng), points(rng, 5), 0.1, 1)
 
 
 def test_query_of_another_number_of_tasks(rng):

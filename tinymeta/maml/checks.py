@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ Axes = tuple[int, ...]
 def check_setting(steps: Any, order: Any) -> None:
     if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 0:
         raise ValueError(f"maml: steps = {steps!r}, expected a whole number of inner steps, 0 or more")
-    if order not in (1, 2):
+    if not isinstance(order, (int, np.integer)) or isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"maml: order = {order!r}, expected 2 (through the inner gradient) or 1 (it is a constant)")
 
 
@@ -24,6 +25,20 @@ def check_weights(weights: Any, steps: int) -> None:
         raise ValueError(
             f"maml: weights is {describe(weights)}, expected an array of one weight per inner step: shape [{steps}]"
         )
+
+
+def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
+    """loss(params, data); where its arrays do not fit together, the error says which set that was and what is in it."""
+    try:
+        return loss(params, data)
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        arrays = ", ".join(f"{name}{path} is {describe(x)}" for path, x in trees.items(data))
+        raise ValueError(
+            f"maml: the loss of the {name} set fails: {str(error).rstrip()}. {arrays}: expected arrays that fit the parameters, "
+            "with as many points in each and, of many tasks, as many tasks"
+        ) from error
 
 
 def task_axes(losses: Any) -> Axes:

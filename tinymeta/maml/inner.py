@@ -10,7 +10,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
-from .checks import check_data, check_finite, check_setting, check_tasks, task_axes
+from .checks import check_data, check_finite, check_setting, check_tasks, losses_on, task_axes
 
 Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
 Rate = Any  # a float, a tree like the parameters with a rate for each leaf or element, or a function step -> either
@@ -44,7 +44,7 @@ def descend(
 ) -> Iterator[Any]:
     """The parameters before and after each step, one by one; step s descends the loss of the support set data_of(s)."""
     check_setting(steps, order)
-    tasks = task_axes(loss(stop_gradient(params), data_of(0)))
+    tasks = task_axes(losses_on("support", loss, stop_gradient(params), data_of(0)))
     fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
     check_data("support", data_of(0), tasks)
     yield fast

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..engine import trees
 from ..engine.transforms import value_and_grad
+from .checks import check_setting
 from .inner import Loss, Rate, adaptation_path
 from .outer import meta_loss
 
@@ -98,6 +99,7 @@ def _unrolled(
     steps: int, order: int, init: Callable, start: Callable[[Any], tuple[Any, Rate]], part: Part | None = None
 ) -> Method:
     """A method whose meta-gradient is the derivative of `meta_loss`; start(meta) -> (initial parameters, inner rates)."""
+    check_setting(steps, order)
 
     def split(loss: Loss, meta: Any) -> tuple[Loss, Any, Rate, Callable]:
         params, lr = start(meta)
