@@ -71,6 +71,19 @@ def test_the_split_is_the_one_asked_for():
         assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
 
 
+@pytest.mark.parametrize("preset", maml_omniglot.EXPERIMENT.presets)
+def test_presets_of_omniglot(preset):
+    """A preset is what its name says, has a time and a published result; those of the paper run to its end."""
+    config, (kind, *rest) = lab.configure(maml_omniglot.EXPERIMENT, preset, {}), preset.split("-")
+    assert preset in maml_omniglot.EXPERIMENT.minutes
+    assert ("20" in rest, "5" in rest, "dense" in rest) == (config.ways == 20, config.shots == 5, config.net == "dense")
+    assert (config.iterations == 60_000) == (kind in ("paper", "code"))
+    assert (config.train_characters == 1200) == (kind == "paper")
+    assert (config.net, config.ways, config.shots) in maml_omniglot.PUBLISHED
+    if "first" in rest:
+        assert config.methods == ("first-order",)
+
+
 @pytest.mark.parametrize("overrides", [{}, {"compiled": "true", "filters": "16"}], ids=["op by op", "compiled"])
 def test_interrupted_and_resumed_it_is_the_same(tmp_path, overrides):
     config = configure(overrides)

@@ -136,6 +136,8 @@ EXPERIMENT = Experiment(
         "paper-5-shot": {"shots": 5},
         "paper-dense-5-shot": {"net": "dense", "shots": 5},
         "paper-20-way": TWENTY,
+        "paper-20-way-5-shot": TWENTY | {"shots": 5},
+        "paper-first-order": {"methods": ("first-order",)},
         "short-5-shot": AUTHORS | {
             "shots": 5, "iterations": 3000, "meta_batch": 8, "validate_every": 500, "validation_tasks": 100, "inductive_tasks": 60,
         },
@@ -143,13 +145,19 @@ EXPERIMENT = Experiment(
             "methods": ("maml", "first-order"), "iterations": 2000, "meta_batch": 8, "validate_every": 500,
             "validation_tasks": 100, "inductive_tasks": 20,
         },
+        "short-20-way-5-shot": AUTHORS | TWENTY | {
+            "shots": 5, "iterations": 600, "meta_batch": 8, "validate_every": 200, "validation_tasks": 60,
+            "test_tasks": 200, "inductive_tasks": 20,
+        },
         "code": AUTHORS | {"head_sigma": 1.0, "test_steps": 10},
         "code-20-way": AUTHORS | TWENTY | {"head_sigma": 1.0, "test_steps": 10},
+        "code-20-way-5-shot": AUTHORS | TWENTY | {"shots": 5, "head_sigma": 1.0, "test_steps": 10},
     },
     train=train,
     draw=draw_figures,
     minutes={
         "quick": 2.0, "variants": 10.0, "short-5-shot": 15.0, "short-20-way": 30.0, "paper": 80.0, "paper-dense": 20.0,
         "paper-5-shot": 600.0, "paper-dense-5-shot": 90.0, "paper-20-way": 400.0, "code": 80.0, "code-20-way": 400.0,
+        "paper-20-way-5-shot": 2000.0, "code-20-way-5-shot": 2000.0, "short-20-way-5-shot": 25.0, "paper-first-order": 45.0,
     },
 )  # fmt: skip
