@@ -8,7 +8,7 @@ import pytest
 import tinymeta as tm
 from tinymeta import lab, maml, nets
 from tinymeta.data.sine import SineTasks
-from tinymeta.experiments import maml_sine, maml_sine_regressors, maml_sine_trace
+from tinymeta.experiments import maml_sine, maml_sine_regressors, maml_sine_report, maml_sine_trace
 from tinymeta.experiments.maml_methods import METHODS
 from tinymeta.experiments.maml_sine_tasks import Held, mse
 from tinymeta.lab.files import to_json
@@ -61,6 +61,40 @@ def test_first_order_goes_by_its_own_name(tmp_path):
     result = run(tmp_path, TINY | {"order": "1"})
     assert set(result["series"]["curves"]) == {"first-order MAML", "pretrained"}
     assert not any(row["published"] for row in result["rows"] if row["quantity"].startswith("first-order"))
+    assert not any("published ones" in claim["sentence"] for claim in result["claims"])
+
+
+def errors_of(*after):
+    """The errors of 200 waves, of a mean near these before and after each of 10 steps."""
+    spread = np.random.default_rng(0).normal(size=(200, 1)) * 0.1
+    return {5: np.repeat([after], 200, axis=0) + spread - spread.mean()}
+
+
+@pytest.mark.parametrize(
+    ("first", "multi", "held"), [(0.66, 4.19, [True, True]), (0.68, 4.19, [False, True]), (0.6, 4.0, [True, False])]
+)
+def test_the_goal_of_table_2_is_a_claim(first, multi, held):
+    later = [0.5, 0.4, 0.4]
+    maml = errors_of(3, first, *later, 0.37, *later, 0.4, 0.35)
+    regressors = errors_of(4.5, multi, 4, 4, 4, 3.85, 4, 4, 4, 4, 3.69)
+    found = maml_sine_report.claims(
+        {"MAML": maml, "pretrained": errors_of(*[2.4] * 11), "multi-task": regressors}, "MAML"
+    )
+    assert [claim.held for claim in found[2:]] == held
+    assert (
+        f"MAML: {first:.2f} ± 0.01 against 0.67, 0.37 ± 0.01 against 0.38, 0.35 ± 0.01 against 0.35" in found[2].detail
+    )
+    assert f"multi-task: {multi:.2f} ± 0.01 against 4.19" in found[3].detail
+
+
+@pytest.mark.parametrize(("others", "held"), [(0.01, True), (0.03, False)])
+def test_regressors_that_fit_their_waves_are_a_claim(others, held):
+    (claim,) = maml_sine_report.regressor_claims({"multi-task": [0.01, 0.02, 0.015], "multi-task, l2": [others] * 3})
+    assert (claim.held, claim.detail) == (
+        held,
+        f"multi-task: 0.015, median 0.015; multi-task, l2: {others:.3f}, median {others:.3f}",
+    )
+    assert maml_sine_report.regressor_claims({}) == []
 
 
 def test_divergence_is_counted(tmp_path):
@@ -240,4 +274,7 @@ def test_the_multi_task_baselines_have_published_rows(tmp_path):
     published = {row["quantity"]: row["published"] for row in result["rows"] if row["published"] is not None}
     assert published["multi-task, l2, 5 points, after 1 step"] == 7.18
     assert published["multi-task: regressors on their own waves"] == 0.02
+    table, own = (claim for claim in result["claims"] if "multi-task" in claim["sentence"])
+    assert "multi-task, to the mean: " in table["detail"]
+    assert not own["held"]
     assert set(result["series"]["tuning"]) == {"pretrained", *maml_sine_regressors.KINDS}

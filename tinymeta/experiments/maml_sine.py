@@ -113,8 +113,9 @@ def train(config: Config, run: Run) -> Outcome:
     learned += [Learned(name, params, _at_rates(tuned[name])) for name, params in baselines.items()]
     outcome = _compare(config, learned, oracle)
     outcome.rows.extend(report.validation_rows({one.name: one.best_after for one in learned if one.best_after}))
-    outcome.rows.extend(report.regressor_rows({name: errors for name, (_, errors) in regressors.items()}))
-    outcome.claims.extend(diverged)
+    own = {name: errors for name, (_, errors) in regressors.items()}
+    outcome.rows.extend(report.regressor_rows(own))
+    outcome.claims.extend([*report.regressor_claims(own), *diverged])
     outcome.series["tuning"] = tuned
     save_trained(run.folder, {one.name: one.meta for one in learned})
     return outcome
