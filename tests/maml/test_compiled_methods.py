@@ -1,5 +1,6 @@
 """The meta-steps of the experiments, compiled and op by op."""
 
+import functools
 import importlib.util
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from maml.problems import mse, points
 
 import tinymeta as tm
-from tinymeta import nets, ops, optim
+from tinymeta import maml, nets, ops, optim
 from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, gradient_of, meta_step, multi_step
 
 
@@ -56,3 +57,24 @@ def test_maml_plus_plus_on_a_conv_net_with_batch_norm(monkeypatch, tasks):
     rng = np.random.default_rng(1)
     params = nets.init_conv4(rng, 3, filters=4, dtype=np.float64)
     check_steps("maml++", cross_entropy, params, lambda: classes(rng, tasks), InnerLoop(variant_steps=2))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_compiled_conv_nets_float32_meta_gradient_is_right_in_every_entry(monkeypatch, steps):
+    """Against float64 op by op: four convolutions of 64 with batch norm, characters of 28 x 28, 5 ways, 1 shot."""
+    monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
+    rng, method = np.random.default_rng(1), maml.maml(0.4, steps)
+    params, labels = nets.init_conv4(rng, 5, scaled=True), np.tile(np.arange(5), (2, 1))
+    support, query = (((rng.random((2, 5, 1, 28, 28)) < 0.1).astype(np.float32), labels) for _ in range(2))
+    gradient = functools.partial(method.meta_gradient, cross_entropy)
+    compiled = tm.compile(gradient)
+    loss, found = compiled(params, support, query)
+    wide = tm.trees.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, [params, support, query])
+    exact_loss, exact = gradient(*wide)
+    largest = max(np.abs(leaf).max() for leaf in tm.trees.leaves(exact))
+    np.testing.assert_allclose(loss, exact_loss, rtol=1e-5)
+    for a, b in zip(tm.trees.leaves(found), tm.trees.leaves(exact), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest)
+    if importlib.util.find_spec("numba"):
+        assert compiled.backend == "llvm", compiled.why_not_compiled

@@ -259,6 +259,22 @@ def test_mini_imagenet_from_a_folder(tmp_path, photographs):
     assert rows["MAML, transductive, after 2 steps"].ours > 40  # the classes differ in colour
 
 
+def test_mini_imagenet_compiled_is_as_op_by_op(tmp_path, photographs):
+    """Two inner steps through pooling and batch norm, bounded meta-gradients, validation and tests."""
+    more = {"images": str(photographs), "inner_steps": "2", "test_steps": "3", "iterations": "3", "filters": "4"}
+    quantities, losses = [], []
+    for compiled in ("false", "true"):
+        config = configure(MINI | more | {"compiled": compiled}, maml_miniimagenet.EXPERIMENT)
+        outcome = train(config, tmp_path / compiled, maml_miniimagenet.EXPERIMENT)
+        quantities.append([row.quantity for row in outcome.rows])
+        lines = (tmp_path / compiled / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert quantities[0] == quantities[1]
+    assert any("after 3 steps" in quantity for quantity in quantities[1])
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
 def test_mini_imagenet_without_images_says_what_to_bring(tmp_path):
     config = configure(MINI | {"images": str(tmp_path / "none")}, maml_miniimagenet.EXPERIMENT)
     with pytest.raises(ValueError, match=r"no such folder.*ImageNet's .* which each user brings: see docs/maml\.md"):

@@ -278,3 +278,39 @@ def test_the_multi_task_baselines_have_published_rows(tmp_path):
     assert "multi-task, to the mean: " in table["detail"]
     assert not own["held"]
     assert set(result["series"]["tuning"]) == {"pretrained", *maml_sine_regressors.KINDS}
+
+
+@pytest.mark.parametrize(
+    ("stage", "at", "compiled"),
+    [
+        ("maml", 3, False),
+        ("maml", 3, True),
+        ("oracle", 1, False),
+        ("multi-task", 7, True),
+        ("multi-task, to the mean", 4, False),
+    ],
+)
+def test_interrupted_and_resumed_it_is_the_same(tmp_path, stage, at, compiled):
+    """In training after a validation, between two nets, and within the blocks of the regressors, which hold 2, 2 and 1 of them."""
+    overrides = TINY | REGRESSORS | {"iterations": "5", "validate_every": "2", "compiled": str(compiled).lower()}
+    whole = run(tmp_path / "whole", overrides)
+
+    class Stopping(lab.Run):
+        def stage(self, name, steps, init, step, **options):
+            def stopping(state, i):
+                if (name, i) == (stage, at):
+                    self._save()
+                    raise InterruptedError
+                return step(state, i)
+
+            return super().stage(name, steps, init, stopping, **options)
+
+    (tmp_path / "part").mkdir()
+    with pytest.raises(InterruptedError), Stopping(tmp_path / "part", "maml-sine", "") as stopped:
+        maml_sine.EXPERIMENT.train(lab.configure(maml_sine.EXPERIMENT, "paper", overrides), stopped)
+    assert run(tmp_path / "part", overrides) == whole
+    nets, again = (np.load(tmp_path / folder / "nets.npz") for folder in ("whole", "part"))
+    with nets, again:
+        assert nets.files == again.files != []
+        for name in nets.files:
+            np.testing.assert_array_equal(again[name], nets[name])
