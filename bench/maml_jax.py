@@ -82,7 +82,7 @@ def looped(kind: str, setting: Any, params: list, support: tuple, query: tuple, 
 
 
 def scanned(params: list, lr: float, iterations: int) -> Callable:
-    """run(seed): the losses of so many iterations of the sinusoid's training, as one jitted scan that draws its tasks itself."""
+    """run(seed), compiled: the losses of so many iterations of the sinusoid's training, as one scan that draws its tasks itself."""
     task = _task("sine", 1, lr)
 
     def draw(key: Any) -> tuple:
@@ -105,4 +105,5 @@ def scanned(params: list, lr: float, iterations: int) -> Callable:
         keys = jax.random.split(jax.random.key(seed), iterations)
         return jax.lax.scan(step, (p, zeros, zeros, jnp.asarray(1.0)), keys)[1]
 
-    return lambda seed: jax.block_until_ready(run(seed))
+    compiled = run.lower(0).compile()
+    return lambda seed: jax.block_until_ready(compiled(seed))

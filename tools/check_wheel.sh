@@ -16,7 +16,10 @@ import numpy as np
 import tinymeta as tm
 heavy = {"numba", "cupy", "matplotlib", "hypothesis", "rich", "pooch", "torch", "jax"} & set(sys.modules)
 assert not heavy, f"import tinymeta loads {heavy}"
-assert tm.grad(lambda w: np.sum(np.tanh(w) ** 2))(np.ones(3)).shape == (3,)
+gradient = tm.grad(lambda w: np.sum(np.tanh(w) ** 2))
+compiled = tm.compile(gradient)
+np.testing.assert_allclose(compiled(np.ones(3)), gradient(np.ones(3)), rtol=1e-12)
+assert compiled.backend == "numpy", f"without Numba a program runs on {compiled.backend}"
 assert tm.kernels.lstm.step and tm.data.omniglot().images.shape == (1623, 20, 28, 28)
 PY
 env/bin/tinymeta list >/dev/null
