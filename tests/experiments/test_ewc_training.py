@@ -10,7 +10,7 @@ from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
 from tinymeta.experiments.ewc_memory import Learner, penalty_of, remember, task_fisher
-from tinymeta.experiments.ewc_report import Found, choose, forgotten, mean_se, search, so_far, with_se
+from tinymeta.experiments.ewc_report import Found, at_the_ends, choose, forgotten, mean_se, search, so_far, with_se
 from tinymeta.experiments.ewc_tasks import (
     Digits,
     Task,
@@ -327,6 +327,22 @@ def test_settings_are_chosen_in_the_first_repeat_and_only_the_best_are_run_in_th
     assert ran == [(1.0, 0), (3.0, 0), (2.0, 0), (3.0, 1), (3.0, 2)]
     assert choose(trials) == {"EWC": learners[1]}
     assert [len(found) for found in trials.values()] == [1, 3, 1]
+
+
+def test_a_best_setting_at_an_end_of_what_was_tried_is_named():
+    def trials(method, *tried):
+        return {
+            Learner(method, rate, lam): [Found(np.zeros((2, 3)), np.full(3, right), 0.0)] for rate, lam, right in tried
+        }
+
+    inside = trials("SGD", (0.1, 0.0, 50), (0.2, 0.0, 60), (0.3, 0.0, 55)) | trials("none", (0.1, 0.0, 20))
+    assert at_the_ends(inside) == ""
+    beyond = (
+        inside
+        | trials("L2", (0.1, 1.0, 70), (0.1, 2.0, 60))
+        | trials("EWC", (0.1, 1.0, 70), (0.2, 3.0, 80), (0.2, 2.0, 9))
+    )
+    assert at_the_ends(beyond) == "; at an end of what was tried: L2 (λ 1), EWC (rate 0.2), EWC (λ 3)"
 
 
 def test_means_have_standard_errors_and_one_seed_has_none():
