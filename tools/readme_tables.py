@@ -15,6 +15,7 @@ from typing import Any
 
 from tinymeta.lab.experiment import Row
 from tinymeta.lab.table import cells
+from tools.targets import targets
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -145,6 +146,7 @@ def committed(name: str) -> dict[str, Any]:
 
 SUMMARIES: dict[str, Callable[[], str]] = {
     "demo": demo, "demo_full": lambda: every_row(committed("demo")), "reproduction": reproduction,
+    "targets": lambda: targets(committed),
 }  # fmt: skip
 
 
@@ -167,7 +169,7 @@ def main() -> int:
     old = [page for page in PAGES if rendered(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
         for page in old:
-            print(f"{page.relative_to(ROOT)} is out of date: run python tools/readme_tables.py", file=sys.stderr)
+            print(f"{page.relative_to(ROOT)} is out of date: run python -m tools.readme_tables", file=sys.stderr)
         return int(bool(old))
     for page in old:
         page.write_text(rendered(page.read_text()))
