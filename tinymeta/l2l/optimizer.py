@@ -23,12 +23,15 @@ from .network import init_weights
 from .sampling import Sample
 
 FORMAT = 1
+TREE = 0xFFFFFFFF
+"""The bits of `LSTMState.tree` that stand for the parameters; those above stand for the layers."""
 
 
 class LSTMState(NamedTuple):
     """The hidden state of n coordinates in the kernels' layout, (tiles, R, 64): see `tinymeta.kernels.lstm.blocks`.
 
-    `tree` is a checksum of the names and shapes of the parameters; None, in a state made by hand, fits every tree of n coordinates.
+    `tree` is a checksum of the parameters' names and shapes and of the optimizer's layers; None, in a state made by hand,
+    fits every tree of n coordinates, and layers of as many units.
     """
 
     blocks: Any
@@ -66,7 +69,7 @@ class LSTMOptimizer:
     def init(self, params: Any) -> LSTMState:
         """The state before the first step: h = c = 0 for each of the n coordinates of the tree `params`."""
         n = sum(int(np.size(x)) for x in trees.leaves(params))
-        return LSTMState(zero_blocks(self.weights, n), n, _checksum(params))
+        return LSTMState(zero_blocks(self.weights, n), n, _checksum(params, self.weights))
 
     def update(self, grads: Any, state: LSTMState, params: Any = None, in_place: bool = False) -> tuple[Any, LSTMState]:
         """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
@@ -74,8 +77,7 @@ class LSTMOptimizer:
         `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for other parameters
         or layers, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
         """
-        leaves = _leaves(grads, state)
-        _check_layers(self.weights, state)
+        leaves = checked_leaves(self.weights, grads, state)
         if any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
             return self._traced(grads, leaves, state)
         _check_finite(grads)
@@ -96,6 +98,7 @@ class LSTMOptimizer:
         Truncated backpropagation through time in one kernel, which recomputes the forward pass; on all coordinates, or
         estimated from a sample of them.
         """
+        _check_layers(self.weights, state)
         blocks = state.blocks
         read, d_read = (np.stack([_flat(tree) for tree in steps]) for steps in (gradients, d_updates))
         if sample is not None:
@@ -105,6 +108,7 @@ class LSTMOptimizer:
 
     def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
         """The (h, c) of each layer, (n, H), for study."""
+        _check_layers(self.weights, state)
         return from_blocks(state.blocks, hidden_sizes(self.weights), state.n)
 
     def with_weights(self, weights: Weights) -> LSTMOptimizer:
@@ -175,8 +179,8 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
-def _leaves(grads: Any, state: LSTMState) -> list:
-    """The gradients' arrays, of one dtype and as many coordinates as the state is for."""
+def checked_leaves(weights: Weights, grads: Any, state: LSTMState) -> list:
+    """The gradients' arrays, if of one dtype, and if the state is for them and for these weights."""
     leaves = trees.leaves(grads)
     if not leaves:
         raise ValueError("LSTMOptimizer.update: the gradients are an empty tree")
@@ -190,12 +194,27 @@ def _leaves(grads: Any, state: LSTMState) -> list:
             f"LSTMOptimizer.update: gradients have {n} coordinates, the state is for {state.n}; "
             "call init(params) with the parameters that these are gradients of"
         )
-    if state.tree not in (None, _checksum(grads)):
+    if state.tree is not None and state.tree & TREE != _checksum(grads, weights) & TREE:
         raise ValueError(
             f"LSTMOptimizer.update: the state is for parameters of other names or shapes than these gradients ({_outline(grads)}), "
             "if of as many coordinates; call init(params) with the parameters that these are gradients of"
         )
+    _check_layers(weights, state)
     return leaves
+
+
+def _check_layers(weights: Weights, state: LSTMState) -> None:
+    sizes, rows = hidden_sizes(weights), state.blocks.shape[1]
+    if rows != 2 * sum(sizes):
+        raise ValueError(
+            f"LSTMOptimizer: the state has {rows} numbers for each coordinate, an optimizer with layers of "
+            f"{sizes} has {2 * sum(sizes)}: it is that of another optimizer, so call init(params) of this one"
+        )
+    if state.tree is not None and state.tree >> 32 not in (0, _layers_checksum(weights)):
+        raise ValueError(
+            f"LSTMOptimizer: the state has {rows} numbers for each coordinate, as layers of {sizes} have, but is that of an "
+            "optimizer with other layers, so call init(params) of this one"
+        )
 
 
 def _outline(tree: Any) -> str:
@@ -203,17 +222,14 @@ def _outline(tree: Any) -> str:
     return ", ".join(f"{path}[{','.join(map(str, np.shape(x)))}]" for path, x in trees.items(tree))
 
 
-def _checksum(tree: Any) -> int:
-    return zlib.crc32(_outline(tree).encode())
+def _checksum(tree: Any, weights: Weights) -> int:
+    """Of the tree's names and shapes, in the bits of TREE, and of the layers above them, where states of old checkpoints have 0."""
+    return zlib.crc32(_outline(tree).encode()) | _layers_checksum(weights) << 32
 
 
-def _check_layers(weights: Weights, state: LSTMState) -> None:
-    rows, expected = state.blocks.shape[1], 2 * sum(hidden_sizes(weights))
-    if rows != expected:
-        raise ValueError(
-            f"LSTMOptimizer.update: the state has {rows} numbers for each coordinate, an optimizer with layers of "
-            f"{hidden_sizes(weights)} has {expected}: it is that of another optimizer, so call init(params) of this one"
-        )
+def _layers_checksum(weights: Weights) -> int:
+    """31 bits, so that the whole is an int64."""
+    return zlib.crc32(repr(hidden_sizes(weights)).encode()) >> 1
 
 
 def _check_finite(grads: Any) -> None:
