@@ -185,6 +185,46 @@ def test_a_gradient_that_is_not_finite_is_refused_by_its_name_before_anything_ch
     assert not state.blocks.any()
 
 
+def total(optimizer, state):
+    return lambda weights, g: ops.sum(optimizer.with_weights(weights).update({"a": g}, state)[0]["a"])
+
+
+TRANSFORMED = {
+    "a derivative in the weights": lambda f: tm.grad(f),
+    "a derivative in the gradient": lambda f: tm.grad(f, 1),
+    "a second derivative": lambda f: tm.grad(lambda w, g: ops.sum(tm.grad(f)(w, g).W_out ** 2)),
+    "vmap": lambda f: lambda w, g: tm.vmap(f, (None, 0))(w, np.stack([np.zeros(2), g])),
+    "vmap of a derivative": lambda f: lambda w, g: tm.vmap(tm.grad(f), (None, 0))(w, np.stack([np.zeros(2), g])),
+    "compile": lambda f: tm.compile(f),
+    "compile of a derivative": lambda f: tm.compile(tm.grad(f)),
+}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("way", TRANSFORMED)
+def test_such_a_gradient_is_refused_inside_every_transformation(rng, way, bad):
+    optimizer = settings.optimizer(rng)
+    f = TRANSFORMED[way](total(optimizer, optimizer.init({"a": np.zeros(2)})))
+    for _ in range(2):  # a compiled function is replayed
+        f(optimizer.weights, np.ones(2))
+        with pytest.raises(FloatingPointError, match=r"the gradient \['a'\], float64\[.*\], holds 1 values"):
+            f(optimizer.weights, np.array([1.0, bad]))
+
+
+def test_an_update_is_the_same_under_vmap_and_compiled(rng):
+    optimizer, gradients = settings.optimizer(rng), rng.normal(size=(3, 5))
+    state = optimizer.init(gradients[0])
+    expected = [optimizer.update(g, state)[0] for g in gradients]
+    np.testing.assert_allclose(tm.vmap(lambda g: optimizer.update(g, state)[0])(gradients), expected, rtol=1e-12)
+    compiled = tm.compile(optimizer.update)
+    for _ in range(2):
+        for g in gradients:
+            updates, after = compiled(g, state)
+            np.testing.assert_array_equal(updates, optimizer.update(g, state)[0])
+            np.testing.assert_array_equal(after.blocks, optimizer.update(g, state)[1].blocks)
+            assert after[1:] == state[1:]
+
+
 def test_gradients_of_several_dtypes_are_refused(rng):
     optimizer = settings.optimizer(rng)
     mixed = {"a": np.ones(2), "b": np.ones(3, np.float32)}

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
-from ..engine.tensor import Tensor, describe
+from ..engine.batched import raw
+from ..engine.tensor import OPEN, Tensor, describe, examine
 from ..kernels.lstm import Weights
 from ..kernels.lstm.blocks import from_blocks, hidden_sizes, zero_blocks
 from . import fused
@@ -74,13 +76,14 @@ class LSTMOptimizer:
     def update(self, grads: Any, state: LSTMState, params: Any = None, in_place: bool = False) -> tuple[Any, LSTMState]:
         """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
 
-        `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for other parameters
-        or layers, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
+        `in_place` overwrites `state` with the next one, which saves its memory, where no derivative, vmap or capture is running.
+        ValueError if the state is for other parameters or layers, FloatingPointError, before anything is changed, if a gradient
+        holds inf or NaN: it names the leaf, inside tm.grad, tm.vmap and tm.compile too.
         """
         leaves = checked_leaves(self.weights, grads, state)
-        if any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
-            return self._traced(grads, leaves, state)
         _check_finite(grads)
+        if OPEN or any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
+            return self._traced(grads, leaves, state)
         updates, after = fused.advance(self.weights, state.blocks, leaves, float(self.scale), self.p, in_place)
         return trees.unflatten(grads, updates), state._replace(blocks=after)
 
@@ -235,12 +238,16 @@ def _layers_checksum(weights: Weights) -> int:
 def _check_finite(grads: Any) -> None:
     """A coordinate that has seen inf or NaN once would never recover: its state keeps it."""
     for path, leaf in trees.items(grads):
-        if not np.isfinite(leaf).all():
-            bad = int(np.size(leaf) - np.isfinite(leaf).sum())
-            raise FloatingPointError(
-                f"LSTMOptimizer.update: the gradient {path or 'given'}, {describe(leaf)}, holds {bad} values that are inf or NaN; "
-                "state and parameters are unchanged: skip this step, or lower the scale of the updates"
-            )
+        examine(partial(_refuse_unless_finite, path), raw(leaf))
+
+
+def _refuse_unless_finite(path: str, gradient: Any) -> None:
+    if not np.isfinite(gradient).all():
+        bad = int(np.size(gradient) - np.isfinite(gradient).sum())
+        raise FloatingPointError(
+            f"LSTMOptimizer.update: the gradient {path or 'given'}, {describe(gradient)}, holds {bad} values that are inf or NaN; "
+            "state and parameters are unchanged: skip this step, or lower the scale of the updates"
+        )
 
 
 def _flat(tree: Any) -> Any:
