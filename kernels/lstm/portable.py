@@ -30,6 +30,15 @@ def advance(
     scatter(update, targets, add)
 
 
+def unroll_forward(
+    weights: Weights, blocks: Array, gradients: Array, scale: float = 1.0, p: float | None = 10
+) -> tuple[Array, Array]:
+    """(updates (T, n), blocks after T steps) on constant gradients (T, n)."""
+    known = _whole(weights, blocks), padded(gradients, blocks)
+    updates, state = reference.unroll_forward(weights, *known, scale, p)
+    return updates[:, : gradients.shape[1]], _packed(state, blocks)
+
+
 def unroll_backward(
     weights: Weights,
     blocks: Array,

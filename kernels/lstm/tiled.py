@@ -64,6 +64,7 @@ def unroll_forward(
     weights: Weights, blocks: Array, gradients: Array, scale: float = 1.0, p: float | None = 10
 ) -> tuple[Array, Array]:
     """(updates (T, n), blocks after T steps) on constant gradients (T, n)."""
+    check("unroll_forward", weights, blocks, gradients, p)
     updates, after = np.empty(gradients.shape, gradients.dtype), blocks.copy()
     for gradient, update in zip(gradients, updates, strict=True):
         advance(weights, after, after, [gradient], [update], scale, p, add=False)
