@@ -99,11 +99,20 @@ def test_an_unroll_that_does_not_fit_is_refused(backend):
         backend.unroll_forward(weights, blocks, gradients[0], SCALE, 10.0)
 
 
-def test_a_small_memory_gives_the_same_result_tile_by_tile():
+@pytest.mark.parametrize("memory", [0, 1])
+def test_a_small_memory_gives_the_same_result_tile_by_tile(monkeypatch, memory):
     weights, state, gradients, d_updates, d_state = case(2, (3,), 10.0, 4 * LANES, 3)
     blocks, d_blocks = (to_blocks(x, 4 * LANES, gradients.dtype) for x in (state, d_state))
     arguments = weights, blocks, gradients, d_updates, d_blocks, SCALE, 10.0
-    whole, by_tile = tiled.unroll_backward(*arguments), tiled.unroll_backward(*arguments, memory=1)
+    whole, backward, sizes = tiled.unroll_backward(*arguments), tiled._backward, []
+
+    def counted(weights, blocks, *rest):
+        sizes.append(len(blocks))
+        return backward(weights, blocks, *rest)
+
+    monkeypatch.setattr(tiled, "_backward", counted)
+    by_tile = tiled.unroll_backward(*arguments, memory=memory)
+    assert sizes == [1, 1, 1, 1]
     assert_near([*flat_weights(by_tile[0]), by_tile[1]], [*flat_weights(whole[0]), whole[1]])
 
 

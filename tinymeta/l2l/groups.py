@@ -60,11 +60,14 @@ class Grouped:
         gradients: Sequence[Any],
         d_updates: Sequence[Any],
         sample: Sample | None = None,
+        memory: int | None = None,
     ) -> dict[str, Weights]:
         """dL/dφ of each optimizer, as `LSTMOptimizer.weights_gradient`: given the updates, none depends on another's φ."""
         read, d_read = [self._split(tree) for tree in gradients], [self._split(tree) for tree in d_updates]
         return {
-            name: optimizer.weights_gradient(state[name], [g[name] for g in read], [d[name] for d in d_read], sample)
+            name: optimizer.weights_gradient(
+                state[name], [g[name] for g in read], [d[name] for d in d_read], sample, memory
+            )
             for name, optimizer in self.optimizers.items()
         }
 

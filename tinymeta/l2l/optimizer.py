@@ -94,12 +94,18 @@ class LSTMOptimizer:
         return trees.unflatten(grads, fused.cut(proposal, leaves)), state._replace(blocks=blocks)
 
     def weights_gradient(
-        self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any], sample: Sample | None = None
+        self,
+        state: LSTMState,
+        gradients: Sequence[Any],
+        d_updates: Sequence[Any],
+        sample: Sample | None = None,
+        memory: int | None = None,
     ) -> Weights:
         """dL/dφ of the unroll that starts in `state`, with ∂∇_t/∂φ = 0: from the trees ∇_t that it reads and the dL/dg_t.
 
         Truncated backpropagation through time in one kernel, which recomputes the forward pass; on all coordinates, or
-        estimated from a sample of them.
+        estimated from a sample of them. At most `memory` bytes of activations are held at a time, as far as a step allows:
+        with less than an unroll's, its segments run forward twice. None: what is fastest, a few MB for each thread.
         """
         _check_layers(self.weights, state)
         blocks = state.blocks
@@ -107,7 +113,7 @@ class LSTMOptimizer:
         if sample is not None:
             sizes = [int(np.size(x)) for x in trees.leaves(gradients[0])]
             blocks, read, d_read = sample.of(sizes, blocks, read, d_read)
-        return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p)
+        return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p, memory)
 
     def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
         """The (h, c) of each layer, (n, H), for study."""
