@@ -129,7 +129,7 @@ class LSTMOptimizer:
         header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
         buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
+        np.savez_compressed(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
         temporary = Path(f"{path}.tmp")  # the old file stays whole until the new one is
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
