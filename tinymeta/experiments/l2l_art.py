@@ -101,15 +101,16 @@ def train(config: Config, run: Run) -> Outcome:
     settings = {name: _setting(studio, name, *place) for name, place in _places(config).items()}
     optimizer, history = meta_train(config, run, settings[""].make_problem)
     found = [compare(config, run, optimizer, setting) for setting in settings.values()]
-    right = Row("feature net, test images recognised", accuracy(classifier, test.x, test.y), unit="%")
-    table = [right, *(row for comparison in found for row in rows(comparison, config.final_steps))]
+    told = [_naming(test.source, comparison) for comparison in found]
+    right = Row(f"feature net, recognised test images of {test.source}", accuracy(classifier, test.x, test.y), unit="%")
+    table = [right, *(row for comparison in told for row in rows(comparison, config.final_steps))]
     outcome = Outcome(
         [replace(row, source=SOURCE.format(test.source)) for row in table],
-        [_claim(comparison, config.final_steps) for comparison in found],
+        [_claim(comparison, config.final_steps) for comparison in told],
         {
             "history": history,
             "trained_for": config.steps,
-            "settings": [series(comparison) for comparison in found],
+            "settings": [series(comparison) for comparison in told],
             "pictures": [_picture(studio, optimizer, comparison) for comparison in found],
             "data": test.source,
         },
@@ -149,6 +150,13 @@ def _resampling(old: int, new: int) -> NDArray:
 
 
 # ---- what is reported ----
+
+
+def _naming(data: str, comparison: Comparison) -> Comparison:
+    """The comparison under a name that says where contents are from, for every number that is told of it."""
+    setting = comparison.setting
+    name = ", ".join(filter(None, (setting.name, f"contents of {data}")))
+    return comparison._replace(setting=setting._replace(name=name))
 
 
 def _claim(comparison: Comparison, last: int) -> Claim:
