@@ -159,7 +159,8 @@ def a_comparison(gains) -> Comparison:
     curves = {"LSTM": base} | {
         name: base + np.array([[0.0] * 3, gain]) for name, gain in zip(l2l.BASELINES, gains, strict=True)
     }
-    return Comparison(Setting("", 1, None), {}, dict.fromkeys(l2l.BASELINES, 0.1), curves)
+    grid = {name: {0.3: 2.0, 0.1: 1.0, 0.03: 2.0} for name in l2l.BASELINES}
+    return Comparison(Setting("", 1, None), grid, dict.fromkeys(l2l.BASELINES, 0.1), curves)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def a_comparison(gains) -> Comparison:
 def test_the_claim_holds_if_the_paired_difference_is_above_zero(last, held, wins) -> None:
     claim = l2l_art._claim(a_comparison([[50.0, 60.0, 70.0]] * 3 + [last]), 1)
     assert claim.held == held
-    assert "the best is ADAM" in claim.detail
+    assert "the best is ADAM with learning rate 0.1:" in claim.detail
     assert f"on {wins} of 3 contents" in claim.detail
 
 

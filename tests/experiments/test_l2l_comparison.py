@@ -12,8 +12,9 @@ from tinymeta.experiments.l2l_comparison import Comparison, Setting
 def comparison(rng, finals, fails=False):
     """Final losses around these means, in 20 problems."""
     curves = {name: mean + 0.01 * rng.normal(size=(4, 20)) for name, mean in finals.items()}
-    rates = dict.fromkeys(list(finals)[1:], 0.1)
-    return Comparison(Setting("", 3, None, fails=fails), {}, rates, curves)
+    baselines = list(finals)[1:]
+    grid = {name: dict.fromkeys((1.0, 0.1, 0.01), 0.0) for name in baselines}
+    return Comparison(Setting("", 3, None, fails=fails), grid, dict.fromkeys(baselines, 0.1), curves)
 
 
 def held(finals, **options):
@@ -34,6 +35,15 @@ def test_a_failure_that_the_paper_reports_is_reported_either_way():
     assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
     assert held({"LSTM": np.nan, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [True]
     assert held({"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.4}, fails=True) == [False]
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1.0, True), (0.1, False), (0.01, True)])
+def test_a_claim_says_if_the_best_baseline_s_rate_is_at_the_end_of_its_grid(rate, said):
+    found = comparison(np.random.default_rng(0), {"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6})
+    found = found._replace(rates=found.rates | {"ADAM": rate}, setting=found.setting._replace(steps=30))
+    for claim in (l2l_comparison.claims(found, 1, {})[0], *l2l_comparison.lasts(found, 1, 3)):
+        assert f"ADAM at learning rate {rate:g}{', at the end of its grid' if said else ''}" in claim.detail
+        assert ("at the end of its grid" in claim.detail) == said
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(29, []), (30, [True]), (40, [True])])

@@ -166,7 +166,7 @@ def _claim(comparison: Comparison, last: int) -> Claim:
     best = best_baseline(final)
     (gain, ci), wins = gains[best], int(np.sum(final[LEARNED] < final[best]))
     detail = (
-        f"the best is {best} with learning rate {comparison.rates[best]:g}: {np.mean(final[best]):.4g} against "
+        f"the best is {best} with {comparison.rate(best)}: {np.mean(final[best]):.4g} against "
         f"{np.mean(final[LEARNED]):.4g}, difference {gain:.3g} ± {ci:.2g}; below it on {wins} of {len(final[best])} contents"
     )
     sentence = f"{title}: the learned optimizer ends below every tuned baseline, 95 % interval of the paired difference above 0"

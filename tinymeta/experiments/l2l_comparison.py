@@ -54,6 +54,11 @@ class Comparison(NamedTuple):
         """By method, the final loss of every test problem: the mean over the `last` last mini-batches."""
         return {name: curve[-last:].mean(axis=0) for name, curve in self.curves.items()}
 
+    def rate(self, name: str) -> str:
+        """For people: a baseline's learning rate, and whether a wider grid might have had a better one."""
+        rate, grid = self.rates[name], self.grid[name]
+        return f"learning rate {rate:g}{', at the end of its grid' if rate in (min(grid), max(grid)) else ''}"
+
 
 def run_comparison(config: Training, run: Run, settings: Sequence[Setting], untrained: Any = None) -> Outcome:
     """Meta-train on the problems of the first setting, compare in all of them, and save the optimizer with what made it."""
@@ -189,10 +194,8 @@ def lasts(comparison: Comparison, last: int, trained_for: int) -> list[Claim]:
     times = f"{setting.steps / trained_for:.3g} times those of meta-training"
     sentence = f"{setting.title}, {times}: the learned optimizer ends below tuned ADAM"
     (ours, ci), (theirs, their_ci) = mean_ci95(final[LEARNED]), mean_ci95(final["ADAM"])
-    rate = comparison.rates["ADAM"]
-    detail = (
-        f"{ours:.3g} ± {ci:.2g}; ADAM at learning rate {rate:g}, tuned for these steps: {theirs:.3g} ± {their_ci:.2g}"
-    )
+    rate = comparison.rate("ADAM")
+    detail = f"{ours:.3g} ± {ci:.2g}; ADAM at {rate}, tuned for these steps: {theirs:.3g} ± {their_ci:.2g}"
     return [Claim(sentence, apart(final[LEARNED], final["ADAM"]), detail)]
 
 
@@ -208,7 +211,7 @@ def _beside(comparison: Comparison, final: Mapping[str, NDArray], learned: str) 
     (ours, ci), (theirs, their_ci) = mean_ci95(final[learned]), mean_ci95(final[best])
     difference, its_ci = mean_ci95(final[best] - final[learned])
     return (
-        f"{ours:.3g} ± {ci:.2g}; best baseline {best} at learning rate {comparison.rates[best]:g}: {theirs:.3g} ± {their_ci:.2g}; "
+        f"{ours:.3g} ± {ci:.2g}; best baseline {best} at {comparison.rate(best)}: {theirs:.3g} ± {their_ci:.2g}; "
         f"difference on the same {len(final[best])} held-out problems {difference:.3g} ± {its_ci:.2g}"
     )
 
