@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tinymeta.experiments import l2l_comparison, l2l_mnist
 from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.experiments.l2l_training import Training
+
+THREE_STEPS = Training(steps=3, unroll_length=3)
 
 
 def comparison(rng, finals, fails=False):
@@ -41,7 +46,7 @@ def test_a_failure_that_the_paper_reports_is_reported_either_way():
 def test_a_claim_says_if_the_best_baseline_s_rate_is_at_the_end_of_its_grid(rate, said):
     found = comparison(np.random.default_rng(0), {"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6})
     found = found._replace(rates=found.rates | {"ADAM": rate}, setting=found.setting._replace(steps=30))
-    for claim in (l2l_comparison.claims(found, 1, {})[0], *l2l_comparison.lasts(found, 1, 3)):
+    for claim in (l2l_comparison.claims(found, 1, {})[0], *l2l_comparison.lasts(found, THREE_STEPS)):
         assert f"ADAM at learning rate {rate:g}{', at the end of its grid' if said else ''}" in claim.detail
         assert ("at the end of its grid" in claim.detail) == said
 
@@ -50,10 +55,21 @@ def test_a_claim_says_if_the_best_baseline_s_rate_is_at_the_end_of_its_grid(rate
 def test_ten_times_the_steps_of_meta_training_are_a_claim_of_their_own(steps, expected):
     found = comparison(np.random.default_rng(0), {"LSTM": 0.4, "ADAM": 0.5, "NAG": 0.3})
     long = found._replace(setting=found.setting._replace(steps=steps))
-    assert [claim.held for claim in l2l_comparison.lasts(long, 1, 3)] == expected
+    assert [claim.held for claim in l2l_comparison.lasts(long, THREE_STEPS)] == expected
     worse = comparison(np.random.default_rng(0), {"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.3})
     worse = worse._replace(setting=worse.setting._replace(steps=30))
-    assert [claim.held for claim in l2l_comparison.lasts(worse, 1, 3)] == [False]
+    assert [claim.held for claim in l2l_comparison.lasts(worse, THREE_STEPS)] == [False]
+
+
+def test_what_lasts_ten_times_as_long_says_if_meta_training_began_late():
+    found = comparison(np.random.default_rng(0), {"LSTM": 0.4, "ADAM": 0.5, "NAG": 0.3})
+    found = found._replace(setting=found.setting._replace(steps=30))
+    late = replace(THREE_STEPS, late_start=9, late_share=0.8)
+    plain, told = (l2l_comparison.lasts(found, config)[0].sentence for config in (THREE_STEPS, late))
+    assert plain == "30 steps, 10 times the 3 of meta-training: the learned optimizer ends below tuned ADAM"
+    assert told == plain.replace("training", "training (in 80 % of its epochs after 1 to 9 steps of ADAM)")
+    longer = replace(late, curriculum=(3, 6))
+    assert l2l_comparison.lasts(found, longer) == []
 
 
 def test_final_losses_are_means_over_the_last_steps():

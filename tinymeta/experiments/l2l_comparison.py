@@ -71,7 +71,7 @@ def run_comparison(config: Training, run: Run, settings: Sequence[Setting], untr
             for comparison in found
             for claim in (
                 *claims(comparison, config.final_steps, settings[0].published),
-                *lasts(comparison, config.final_steps, max((config.steps, *config.curriculum))),
+                *lasts(comparison, config),
             )
         ],
         {"history": history, "trained_for": config.steps, "settings": [series(comparison) for comparison in found]},
@@ -186,12 +186,17 @@ def _below(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -
     return Claim(sentence, held, _beside(comparison, final, learned))
 
 
-def lasts(comparison: Comparison, last: int, trained_for: int) -> list[Claim]:
-    """Of 10 times the steps of meta-training or more, that the LSTM still ends below tuned ADAM there."""
-    setting, final = comparison.setting, comparison.final(last)
+def lasts(comparison: Comparison, config: Training) -> list[Claim]:
+    """Of 10 times the steps of meta-training or more, that the LSTM still ends below tuned ADAM there. The sentence names the steps
+    that ADAM takes before a late start: with them the optimizer has been trained on θ from beyond its own steps."""
+    setting, final = comparison.setting, comparison.final(config.final_steps)
+    trained_for = max((config.steps, *config.curriculum))
     if setting.steps < 10 * trained_for:
         return []
-    times = f"{setting.steps / trained_for:.3g} times those of meta-training"
+    late = f" (in {100 * config.late_share:g} % of its epochs after 1 to {config.late_start} steps of ADAM)"
+    times = (
+        f"{setting.steps / trained_for:.3g} times the {trained_for} of meta-training{late if config.late_start else ''}"
+    )
     sentence = f"{setting.title}, {times}: the learned optimizer ends below tuned ADAM"
     (ours, ci), (theirs, their_ci) = mean_ci95(final[LEARNED]), mean_ci95(final["ADAM"])
     rate = comparison.rate("ADAM")
