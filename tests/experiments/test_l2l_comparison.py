@@ -10,6 +10,7 @@ import pytest
 from tinymeta.experiments import l2l_comparison, l2l_mnist
 from tinymeta.experiments.l2l_comparison import Comparison, Setting
 from tinymeta.experiments.l2l_training import Training
+from tinymeta.lab import mean_ci95
 
 THREE_STEPS = Training(steps=3, unroll_length=3)
 
@@ -70,6 +71,43 @@ def test_what_lasts_ten_times_as_long_says_if_meta_training_began_late():
     assert told == plain.replace("training", "training (in 80 % of its epochs after 1 to 9 steps of ADAM)")
     longer = replace(late, curriculum=(3, 6))
     assert l2l_comparison.lasts(found, longer) == []
+
+
+def curves(**losses):
+    """Each with the same losses of 20 problems besides, which differ more than the methods."""
+    noise = np.linspace(0, 9, 20)
+    found = {name: np.array(curve)[:, None] + noise for name, curve in losses.items()}
+    found["LSTM"] = found["LSTM"] + 0.01 * np.sin(np.arange(20))
+    grid = {name: {0.3: 1.0, 0.1: 0.0, 0.03: 1.0} for name in ("SGD", "ADAM")}
+    return Comparison(Setting("", 3, None), grid, dict.fromkeys(grid, 0.1), found)
+
+
+@pytest.mark.parametrize(
+    ("learned", "held"),
+    [
+        ([9.0, 0.3, 0.5, 0.7], True),  # it ends above SGD, but is below on the mean; the loss at θ_0 does not count
+        ([0.0, 0.9, 0.8, 0.1], False),
+        ([9.0, 0.6, 0.6, 0.6], False),  # level with ADAM, within the interval
+        ([9.0, 0.4, 0.5, np.inf], False),
+    ],
+)
+def test_the_claim_on_the_whole_curve_is_on_the_mean_over_its_steps(learned, held):
+    found = curves(LSTM=learned, SGD=[9.0, 1.0, 0.9, 0.2], ADAM=[9.0, 0.6, 0.6, 0.6])
+    (claim,) = l2l_comparison.curve_claims(found)
+    assert claim.held == held
+    assert "the whole curve of the learned optimizer, the mean loss over steps 1 to 3, is below" in claim.sentence
+    assert "best baseline ADAM at learning rate 0.1: 5.1 ± 1.3; difference on the same 20 held-out" in claim.detail
+
+
+def test_every_learned_optimizer_has_a_claim_on_its_curve():
+    found = curves(LSTM=[1.0, 0.9, 0.1, 0.1], SGD=[1.0] * 4, ADAM=[1.0, 0.8, 0.5, 0.4])
+    found.curves["LSTM-sub"] = found.curves["ADAM"] + np.linspace(0, 0.01, 20)
+    both = l2l_comparison.curve_claims(found)
+    assert [claim.held for claim in both] == [True, False]
+    assert "the whole curve of LSTM-sub" in both[1].sentence
+    mean = {name: curve[1:].mean(axis=0) for name, curve in found.curves.items()}
+    gain, ci = mean_ci95(mean["ADAM"] - mean["LSTM"])
+    assert both[0].detail.endswith(f"problems {gain:.3g} ± {ci:.2g}")
 
 
 def test_final_losses_are_means_over_the_last_steps():

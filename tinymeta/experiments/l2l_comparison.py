@@ -152,9 +152,9 @@ def _row(quantity: str, ours: float, ci95: float | None, setting: Setting, publi
     return Row(quantity, ours, published, ci95, source=setting.source if published else "")
 
 
-def best_baseline(final: Mapping[str, NDArray]) -> str:
-    """The baseline with the lowest mean final loss."""
-    return min((name for name in final if name in l2l.BASELINES), key=lambda name: float(np.mean(final[name])))
+def best_baseline(losses: Mapping[str, NDArray]) -> str:
+    """The baseline with the lowest mean over the problems."""
+    return min((name for name in losses if name in l2l.BASELINES), key=lambda name: float(np.mean(losses[name])))
 
 
 def claims(comparison: Comparison, last: int, goal: Mapping[str, float]) -> list[Claim]:
@@ -180,10 +180,35 @@ def claims(comparison: Comparison, last: int, goal: Mapping[str, float]) -> list
 
 
 def _below(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -> Claim:
-    who = "the learned optimizer" if learned == LEARNED else learned
-    sentence = f"{comparison.setting.title}: {who} ends below every tuned baseline, 95 % intervals apart"
+    sentence = f"{comparison.setting.title}: {_who(learned)} ends below every tuned baseline, 95 % intervals apart"
     held = all(apart(final[learned], final[name]) for name in final if name in l2l.BASELINES)
     return Claim(sentence, held, _beside(comparison, final, learned))
+
+
+def _who(learned: str) -> str:
+    return "the learned optimizer" if learned == LEARNED else learned
+
+
+def curve_claims(comparison: Comparison) -> list[Claim]:
+    """Of each learned optimizer that the mean loss over all its steps is below every baseline's on the same problems."""
+    mean = {name: curve[1:].mean(axis=0) for name, curve in comparison.curves.items()}
+    steps = comparison.setting.steps
+    return [
+        Claim(
+            f"{comparison.setting.title}: the whole curve of {_who(name)}, the mean loss over steps 1 to {steps}, is below every "
+            "baseline's, 95 % interval of the paired difference above 0",
+            below_paired(mean, name),
+            _beside(comparison, mean, name),
+        )
+        for name in mean
+        if name not in l2l.BASELINES
+    ]
+
+
+def below_paired(losses: Mapping[str, NDArray], learned: str) -> bool:
+    """Whether its losses are below every baseline's on the same problems: 95 % intervals of the mean difference above 0."""
+    gains = (mean_ci95(losses[name] - losses[learned]) for name in losses if name in l2l.BASELINES)
+    return all(bool(gain - half > 0) for gain, half in gains)
 
 
 def lasts(comparison: Comparison, config: Training) -> list[Claim]:
@@ -210,14 +235,14 @@ def apart(lower: NDArray, upper: NDArray) -> bool:
     return bool(low + low_ci < high - high_ci)
 
 
-def _beside(comparison: Comparison, final: Mapping[str, NDArray], learned: str) -> str:
+def _beside(comparison: Comparison, losses: Mapping[str, NDArray], learned: str) -> str:
     """The difference is paired: every method starts from the same θ_0 on the same problem with the same mini-batches."""
-    best = best_baseline(final)
-    (ours, ci), (theirs, their_ci) = mean_ci95(final[learned]), mean_ci95(final[best])
-    difference, its_ci = mean_ci95(final[best] - final[learned])
+    best = best_baseline(losses)
+    (ours, ci), (theirs, their_ci) = mean_ci95(losses[learned]), mean_ci95(losses[best])
+    difference, its_ci = mean_ci95(losses[best] - losses[learned])
     return (
         f"{ours:.3g} ± {ci:.2g}; best baseline {best} at {comparison.rate(best)}: {theirs:.3g} ± {their_ci:.2g}; "
-        f"difference on the same {len(final[best])} held-out problems {difference:.3g} ± {its_ci:.2g}"
+        f"difference on the same {len(losses[best])} held-out problems {difference:.3g} ± {its_ci:.2g}"
     )
 
 
