@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tinymeta.experiments import l2l_comparison, l2l_mnist
-from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.experiments.l2l_comparison import Comparison, Goal, Setting
 from tinymeta.experiments.l2l_training import Training
 from tinymeta.lab import mean_ci95
 
+GOAL = Goal(0.75, "on the MLP of meta-training, 100 steps")
 THREE_STEPS = Training(steps=3, unroll_length=3)
 
 
@@ -24,8 +25,7 @@ def comparison(rng, finals, fails=False):
 
 
 def held(finals, **options):
-    goal = {"ratio": 0.75}
-    return [c.held for c in l2l_comparison.claims(comparison(np.random.default_rng(0), finals, **options), 1, goal)]
+    return [c.held for c in l2l_comparison.claims(comparison(np.random.default_rng(0), finals, **options), 1, GOAL)]
 
 
 def test_the_claims_say_what_the_numbers_say():
@@ -34,6 +34,18 @@ def test_the_claims_say_what_the_numbers_say():
     assert held({"LSTM": 0.499, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
     assert held({"LSTM": 0.6, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
     assert held({"LSTM": np.inf, "ADAM": 0.5, "NAG": 0.9}) == [False, False]
+
+
+def test_the_claim_on_the_paper_s_ratio_says_on_what_the_paper_has_it():
+    found = comparison(np.random.default_rng(0), {"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6})
+    claim = l2l_comparison.claims(found, 1, GOAL)[1]
+    assert claim.sentence.endswith(
+        "0.75 of the best baseline's, the paper's ratio on the MLP of meta-training, 100 steps"
+    )
+    other = found._replace(setting=found.setting._replace(name="two layers", published={"ratio": 0.5}))
+    told = l2l_comparison.claims(other, 1, GOAL)[1]
+    assert told.sentence == claim.sentence.replace("3 steps", "two layers, 3 steps")
+    assert told.detail == f"{claim.detail}; the paper has 0.500 here"
 
 
 def test_a_failure_that_the_paper_reports_is_reported_either_way():
@@ -47,7 +59,7 @@ def test_a_failure_that_the_paper_reports_is_reported_either_way():
 def test_a_claim_says_if_the_best_baseline_s_rate_is_at_the_end_of_its_grid(rate, said):
     found = comparison(np.random.default_rng(0), {"LSTM": 0.3, "ADAM": 0.5, "NAG": 0.6})
     found = found._replace(rates=found.rates | {"ADAM": rate}, setting=found.setting._replace(steps=30))
-    for claim in (l2l_comparison.claims(found, 1, {})[0], *l2l_comparison.lasts(found, THREE_STEPS)):
+    for claim in (l2l_comparison.claims(found, 1)[0], *l2l_comparison.lasts(found, THREE_STEPS)):
         assert f"ADAM at learning rate {rate:g}{', at the end of its grid' if said else ''}" in claim.detail
         assert ("at the end of its grid" in claim.detail) == said
 

@@ -134,7 +134,7 @@ def train(config: Config, run: Run) -> Outcome:
         [
             claim
             for comparison in found
-            for claim in (*claims(comparison, config.final_steps, {}), *curve_claims(comparison))
+            for claim in (*claims(comparison, config.final_steps), *curve_claims(comparison))
         ],
         {
             "history": history,

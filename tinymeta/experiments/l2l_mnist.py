@@ -146,7 +146,7 @@ def _known(config: Config, published: Mapping[str, float]) -> Mapping[str, float
 
 def train(config: Config, run: Run) -> Outcome:
     """Meta-train on the MLP, compare on it and on the others."""
-    return run_comparison(config, run, settings(config))
+    return run_comparison(config, run, settings(config), "MLP")
 
 
 def draw(outcome: Outcome) -> dict[str, Figure]:

@@ -64,7 +64,7 @@ def settings(config: Config) -> list[Setting]:
 
 def train(config: Config, run: Run) -> Outcome:
     """Meta-train on fresh quadratics every epoch; compare on others."""
-    return run_comparison(config, run, settings(config))
+    return run_comparison(config, run, settings(config), "quadratics")
 
 
 def draw(outcome: Outcome) -> dict[str, Figure]:
