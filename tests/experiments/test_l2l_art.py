@@ -16,6 +16,7 @@ from tinymeta.experiments import l2l_art, l2l_art_net, l2l_training
 from tinymeta.experiments.l2l_art import EXPERIMENT, resized
 from tinymeta.experiments.l2l_art_figures import packed, unpacked
 from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.l2l.runner import losses_and_grads
 from tinymeta.lab import Run, UserError, configure, execute, stream
 
 TINY = {
@@ -95,6 +96,37 @@ def test_contents_are_named_in_what_is_told_and_not_in_the_stages_of_a_run(tmp_p
     }
     assert stages == {"feature net", "meta-training"} | compared
     assert result["rows"][7]["quantity"] == f"LSTM, new style, contents of {DATA}, loss at step 2"
+
+
+def test_a_finished_run_is_traced_with_its_own_feature_net_and_stays_as_it_was(tmp_path) -> None:
+    config = configure(EXPERIMENT, "quick", TINY)
+    folder, _ = finished(tmp_path)
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("checkpoint.npz", "metrics.jsonl", "result.json", "optimizer.npz")
+    }
+    execute(EXPERIMENT, config, resume=folder, trace=True)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {f.stem for f in (folder / "figures").glob("trace-*.png")} == {
+        "trace-updates",
+        "trace-response",
+        "trace-gates",
+    }
+    with Run(tmp_path, "net", "hash") as run:
+        _, studio = l2l_art._studio(config, run, some_images("train"), some_images("test"))
+    problem = studio.problem(stream(config.seed, "test"), 1, "test", l2l_art.TRAINED, config.size)
+    gradient = np.ravel(losses_and_grads(problem, problem.theta, 0)[1])
+    with np.load(folder / "trace.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["gradients"][0], gradient[arrays["coordinates"]])
+
+
+def test_a_run_without_its_checkpoint_is_not_traced_and_loses_nothing(tmp_path) -> None:
+    folder, _ = finished(tmp_path)
+    (folder / "checkpoint.npz").unlink()
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"has no checkpoint\.npz, which holds the feature net"):
+        execute(EXPERIMENT, configure(EXPERIMENT, "quick", TINY), resume=folder, trace=True)
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,11 @@ from tinymeta.data.cifar import Cifar10, cifar10
 from tinymeta.data.textures import Texture, texture
 from tinymeta.l2l.runner import losses_and_grads
 from tinymeta.l2l.style import Balance, Filters, style_problem
-from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError, mean_ci95, stream
+from tinymeta.lab.experiment import config_hash
 
 from .l2l_art_figures import draw, packed
-from .l2l_art_net import accuracy, centred, learn_features
+from .l2l_art_net import Classifier, accuracy, centred, learn_features
 from .l2l_comparison import (
     LEARNED,
     Comparison,
@@ -34,6 +36,7 @@ from .l2l_comparison import (
     save_optimizer,
     series,
 )
+from .l2l_trace import trace_of
 from .l2l_training import Training, meta_train
 
 TRAINED: Texture = "mosaic"  # the style of meta-training
@@ -104,10 +107,7 @@ class Studio(NamedTuple):
 def train(config: Config, run: Run) -> Outcome:
     """Train the feature net, meta-train on one style, compare on it, on a new one, and on that at double resolution."""
     training, test = cifar10("train"), cifar10("test")
-    classifier, net = learn_features(
-        run, config.seed, config.filters, config.net_steps, config.net_batch, *training[:2]
-    )
-    studio = Studio(config, net, _content(config, training, test))
+    classifier, studio = _studio(config, run, training, test)
     settings = {name: _setting(studio, name, *place) for name, place in _places(config).items()}
     optimizer, history = meta_train(config, run, settings[""].make_problem)
     found = [compare(config, run, optimizer, setting) for setting in settings.values()]
@@ -127,6 +127,24 @@ def train(config: Config, run: Run) -> Outcome:
     )
     save_optimizer(optimizer, run, outcome)
     return outcome
+
+
+def _studio(config: Config, run: Run, training: Cifar10, test: Cifar10) -> tuple[Classifier, Studio]:
+    classifier, net = learn_features(
+        run, config.seed, config.filters, config.net_steps, config.net_batch, *training[:2]
+    )
+    return classifier, Studio(config, net, _content(config, training, test))
+
+
+def _trained_on(config: Config, folder: Path) -> Setting:
+    """The first setting of a finished run, with the feature net that its checkpoint holds; UserError if that is gone."""
+    if not (folder / "checkpoint.npz").exists():
+        raise UserError(
+            f"{folder} has no checkpoint.npz, which holds the feature net that a trace needs; start a new run"
+        )
+    with Run(folder, EXPERIMENT.name, config_hash(config)) as run:
+        _, studio = _studio(config, run, cifar10("train"), cifar10("test"))
+    return _setting(studio, "", TRAINED, config.size)
 
 
 def _places(config: Config) -> dict[str, tuple[Texture, int]]:
@@ -234,4 +252,5 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw,
     minutes={"quick": 5, "paper": 70},
+    trace=trace_of(_trained_on),
 )  # fmt: skip

@@ -189,5 +189,5 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw,
     minutes={"quick": 1, "paper": 45, "code": 45, "long": 55},
-    trace=trace_of(settings),
+    trace=trace_of(lambda config, folder: settings(config)[0]),
 )  # fmt: skip

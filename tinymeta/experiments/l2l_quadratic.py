@@ -94,5 +94,5 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw,
     minutes={"quick": 0.5, "paper": 3, "code": 3},
-    trace=trace_of(settings),
+    trace=trace_of(lambda config, folder: settings(config)[0]),
 )
