@@ -35,6 +35,9 @@ class Config(Training):
 
     Meta-training averages images over pool x pool pixels, comparisons over each of `test_pools` (none: over `pool` alone): an
     optimizer of single coordinates can be trained on small images, where nets are cheap, and used on whole ones.
+
+    Preset `code` has the authors' p, scale and first meta-learning rate; horizon and number of epochs are those of `paper`, where
+    theirs are 100 steps and 10,000 epochs.
     """
 
     steps: int = 1000
