@@ -105,7 +105,24 @@ def every_row(results: dict[str, Any]) -> str:
 def _section(experiment: dict[str, Any]) -> list[str]:
     title = f"### {experiment['experiment']}, preset `{experiment['preset']}`"
     rows = _rows(experiment, lambda row: True)
-    return ["", title, "", *_HEAD, *rows, "", *_claims(experiment), *_figures(experiment)]
+    return ["", title, "", *_HEAD, *rows, "", *_tuning(experiment), *_claims(experiment), *_figures(experiment)]
+
+
+def _tuning(experiment: dict[str, Any]) -> list[str]:
+    """The learning rate that each baseline got in each setting; those at an end of the grid are marked."""
+    found = experiment.get("tuning", [])
+    if not found:
+        return []
+    methods, grid = list(found[0]["rates"]), sorted(map(float, next(iter(found[0]["grid"].values()))))
+    ends = {grid[0]: " (lowest)", grid[-1]: " (highest)"}
+    lines = ([setting["title"], *(_rate(setting["rates"][name], ends) for name in methods)] for setting in found)
+    sentence = f"The baselines' learning rates, the best of {len(grid)} from {grid[0]:g} to {grid[-1]:g} on validation problems:"
+    table = [["setting", *methods], ["---"] * (1 + len(methods)), *lines]
+    return [sentence, "", *(f"| {' | '.join(line)} |" for line in table), ""]
+
+
+def _rate(lr: float, ends: dict[float, str]) -> str:
+    return f"{lr:g}{ends.get(lr, '')}"
 
 
 def _figures(experiment: dict[str, Any]) -> list[str]:
