@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = "Loss on held-out {problems} against optimization steps, each baseline at its best learning rate; bands are 95 % CIs."
-TITLE = 54  # characters in a line, which the width of a panel has room for
+TITLE = 58  # characters in a line, which the width of a panel has room for
 
 
 def loss_curves(settings: Sequence[Mapping[str, Any]], trained_for: int, problems: str) -> Figure:
