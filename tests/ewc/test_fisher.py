@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
+from tinymeta.ewc import sums
 from tinymeta.kernels.fisher import mlp_fisher
 
 seeds = st.integers(0, 2**32 - 1)
@@ -158,8 +159,10 @@ def mixing_unseen(params, x):
 
 
 @pytest.mark.parametrize("net", [mixing, mixing_unseen])
-@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
-def test_nets_that_mix_samples_are_refused(net, kind):
+@pytest.mark.parametrize("kind", ewc.KINDS)
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+def test_nets_that_mix_samples_are_refused(monkeypatch, net, kind, block_bytes):
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
     params, x, y = problem(0, (4, 5, 3), 6)
     with pytest.raises(ValueError, match=r"logits of a sample change by .* without the rest of its batch"):
         ewc.fisher_diagonal(net, params, x, y, kind)
@@ -246,11 +249,16 @@ def test_outputs_that_are_no_logits_of_classes_are_refused(kind):
         ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x)[:, :1], params, x, 0 * y, kind)
 
 
-def test_batch_norm_in_training_mode_is_refused():
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+def test_batch_norm_in_training_mode_is_refused(monkeypatch, block_bytes):
+    """Also where a block holds one sample, as those of nets.pooled_conv4 do for images of 84x84."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     params, x = nets.init_conv4(rng, 3, filters=2), rng.normal(size=(4, 1, 8, 8)).astype(np.float32)
     with pytest.raises(ValueError, match=r"use a net without batch statistics \(batch norm as in evaluation\)"):
         ewc.fisher_diagonal(nets.conv4, params, x)
+    with pytest.raises(ValueError, match=r"mas_importance: .* use a net without batch statistics"):
+        ewc.mas_importance(nets.conv4, params, x)
 
 
 # ---- exact on n samples ----

@@ -56,7 +56,8 @@ def fisher_diagonal(
     how each leaf is served; a SlowFisher warning names those for which it is slow.
 
     TypeError unless params are float arrays and labels integers. ValueError for no samples, labels that are missing or out of
-    range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does.
+    range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does
+    (which one sample alone does not show).
     """
     arguments.check(params, x)
     arguments.check_kind(kind, KINDS, batch_size)
@@ -75,16 +76,18 @@ def fisher_diagonal(
         if kind in LABELLED:
             arguments.check_range(given, first.shape[1])
         if kind == "batched":
-            fisher = _of_batches(net, params, x, columns, batch_size)
+            fisher = _of_batches(net, params, x, first, columns, batch_size)
         else:
-            fisher = fisher_of_perceptron(net, params, x, kind, given)
+            fisher = fisher_of_perceptron(net, params, x, first, kind, given)
         if fisher is None:
-            fisher = mean_over_samples(arguments.FISHER, net, params, x, columns)
+            fisher = mean_over_samples(arguments.FISHER, net, params, x, first, columns)
     return arguments.checked_result(fisher)
 
 
-def _of_batches(net: Callable, params: Any, x: Array, columns: Callable, batch_size: int) -> Any:
+def _of_batches(net: Callable, params: Any, x: Array, first: Array, columns: Callable, batch_size: int) -> Any:
     """The scores of a batch are summed before they are squared."""
+    alone = np.concatenate([net(params, x[n : n + 1]) for n in range(len(first))])
+    arguments.check_unmixed(alone, first)
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), batch_size):
         block = x[start : start + batch_size]

@@ -14,7 +14,6 @@ from ..engine.tensor import Tensor
 from . import arguments
 from .backends import fisher as kernels
 from .by_layer import Example
-from .sums import CHECKED
 
 Array = np.ndarray
 ACTIVATIONS: dict[str, Callable] = {"relu": ops.relu, "tanh": ops.tanh}
@@ -27,9 +26,9 @@ class Perceptron(NamedTuple):
     activation: str
 
 
-def fisher_of_perceptron(net: Callable, params: Any, x: Array, kind: str, given: Array) -> Any:
-    """The Fisher as fisher_diagonal gives it, or None if the net is no perceptron, or if something is not finite; `given` are
-    labels or uniforms per sample, as the kind needs them."""
+def fisher_of_perceptron(net: Callable, params: Any, x: Array, first: Array, kind: str, given: Array) -> Any:
+    """The Fisher as fisher_diagonal gives it, or None if the net is no perceptron, or if something is not finite; `first` are
+    the outputs of the first samples, `given` labels or uniforms per sample, as the kind needs them."""
     leaves = trees.leaves(params)
     if not all(type(a) is np.ndarray and a.dtype == leaves[0].dtype for a in (x, *leaves)) or x.ndim != 2:
         return None
@@ -37,7 +36,7 @@ def fisher_of_perceptron(net: Callable, params: Any, x: Array, kind: str, given:
     if found is None or not np.isfinite(x).all():
         return None
     layers = [(leaves[w], leaves[b]) for w, b in found.layers]
-    arguments.check_unmixed(_forward(layers, x[:CHECKED], ACTIVATIONS[found.activation]), net(params, x[:CHECKED]))
+    arguments.check_unmixed(_forward(layers, x[: len(first)], ACTIVATIONS[found.activation]), first)
     per_sample = {"sampled": {"uniforms": given}, "empirical": {"labels": given}}.get(kind, {})
     squares = kernels.mlp_fisher(layers, x, activation=found.activation, kind=kind, **per_sample)
     result = [np.zeros_like(w) for w in leaves]

@@ -33,5 +33,5 @@ def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any
         return 2 * arguments.checked_outputs(outputs, block, start, WHO)[None]  # ∂ ‖z‖² / ∂z
 
     with np.errstate(over="ignore", invalid="ignore"):
-        arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], 0, WHO)
-        return arguments.checked_result(mean_over_samples(WHO, net, params, x, columns, ABSOLUTES), WHO)
+        first = arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], 0, WHO)
+        return arguments.checked_result(mean_over_samples(WHO, net, params, x, first, columns, ABSOLUTES), WHO)
