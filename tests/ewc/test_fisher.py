@@ -226,8 +226,11 @@ def test_a_batch_of_no_samples_is_refused():
 
 def test_overflow_is_refused():
     params = (nets.Layer(np.zeros((1, 2), np.float32), np.zeros(2, np.float32)),)
-    with pytest.raises(ValueError, match=r"result at params\[0\]\['w'\] overflows float32"):
+    with pytest.raises(ewc.NotFinite, match=r"result at params\[0\]\['w'\] overflows float32"):
         ewc.fisher_diagonal(nets.mlp, params, np.full((2, 1), 1e25, np.float32))
+    huge = trees.map(lambda w: w + np.float32(1e30), params)
+    with pytest.raises(ewc.NotFinite, match=r"the logits of sample 0 are not finite"):
+        ewc.fisher_diagonal(nets.mlp, huge, np.full((2, 1), 1e25, np.float32))
 
 
 def test_it_refuses_to_be_differentiated():

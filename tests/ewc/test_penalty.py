@@ -1,5 +1,6 @@
 """tm.ewc.Penalty: Eq. 3 as a sum over tasks, as one folded quadratic, as a function to differentiate and as a step."""
 
+import copy
 import dataclasses
 import warnings
 
@@ -303,8 +304,15 @@ def test_weights_of_the_penalty_must_be_finite_and_not_negative(name, number):
 
 @pytest.mark.parametrize("fisher", [[1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0]])
 def test_a_fisher_must_be_finite_and_not_negative(fisher):
-    with pytest.raises(ValueError, match=r"add_task: fisher\['w'\] has entries that are negative or not finite"):
-        Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.array(fisher)})
+    penalty = Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.ones(2)})
+    before = {name: copy.deepcopy(part) for name, part in vars(penalty).items()}
+    for one in (Penalty(1.0), penalty):
+        with pytest.raises(
+            ValueError, match=r"add_task: fisher\['w'\] has entries that are negative or not finite"
+        ) as caught:
+            one.add_task({"w": np.ones(2)}, {"w": np.array(fisher)})
+        assert isinstance(caught.value, ewc.NotFinite) == (not np.isfinite(fisher).all())
+    trees.map(np.testing.assert_array_equal, vars(penalty), before)  # nothing is lost
 
 
 @pytest.mark.parametrize(

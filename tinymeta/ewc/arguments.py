@@ -15,6 +15,10 @@ Array = np.ndarray
 FISHER = "fisher_diagonal"
 
 
+class NotFinite(ValueError):
+    """NaN or infinity where a number is expected, in outputs, a Fisher or a penalty: training has diverged, or x is too large."""
+
+
 def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
     """One of the kinds, and a batch of at least one sample."""
     if kind not in kinds:
@@ -96,7 +100,7 @@ def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Ar
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if wrong.size:
         n = int(wrong[0])
-        raise ValueError(
+        raise NotFinite(
             f"{who}: the logits of sample {start + n} are not finite ({outputs[n]}); look for NaN in x and params"
         )
     return outputs
@@ -116,7 +120,7 @@ def checked_result(fisher: Any, who: str = FISHER) -> Any:
     """The Fisher, all finite."""
     for path, F in trees.items(fisher):
         if not np.isfinite(F).all():
-            raise ValueError(
+            raise NotFinite(
                 f"{who}: the result at params{path} overflows {F.dtype}; scale x down or use float64 params"
             )
     return fisher
@@ -135,4 +139,5 @@ def check_fisher(fisher: Any, name: str) -> None:
     """Entries are finite and not negative."""
     for path, F in trees.items(fisher):
         if not (np.isfinite(F) & (F >= 0)).all():
-            raise ValueError(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")
+            error = ValueError if np.isfinite(F).all() else NotFinite
+            raise error(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")
