@@ -122,8 +122,9 @@ def uniform_fisher(params: Any) -> Any:
     return trees.map(np.ones_like, params)
 
 
-def warn_if_unstable(penalty: Penalty, lr: float) -> float:
-    """penalty.stability(lr), with a RuntimeWarning if it is more than 1; for use before training with plain SGD."""
+def warn_if_unstable(penalty: Penalty, lr: float, stacklevel: int = 2) -> float:
+    """penalty.stability(lr), with a RuntimeWarning if it is more than 1; for use before training with plain SGD. `stacklevel`
+    says whose line the warning names: 2 for the caller's."""
     stability = penalty.stability(lr)
     if stability > 1:
         outcome = "diverges" if stability > 2 else "overshoots its anchor"
@@ -131,7 +132,7 @@ def warn_if_unstable(penalty: Penalty, lr: float) -> float:
             f"lr * lam * max(fisher) is {stability:.3g}: gradient descent {outcome} where it passes "
             f"{2 if stability > 2 else 1}; lower lr to {lr / stability:.3g}, or lam",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
     return stability
 
