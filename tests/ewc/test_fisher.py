@@ -218,6 +218,23 @@ def test_wrong_arguments_are_named(change, error, message):
         ewc.fisher_diagonal(net, params, x, y, kind, batch_size=2)
 
 
+@pytest.mark.parametrize("samples", [1, 5])
+@pytest.mark.parametrize("wrong", range(6))
+def test_wrong_samples_are_named_by_their_place_among_all(samples, wrong):
+    """A label also where it is not taken."""
+    params, x, y = problem(0, (4, 5, 3), 6)
+    y[wrong], holed = 7, np.where(np.arange(6)[:, None] == wrong, np.nan, x)
+    with pytest.raises(ValueError, match=f"label of sample {wrong} is 7, expected 0 to 2"):
+        ewc.fisher_diagonal(nets.mlp, params, x, y, "empirical", samples=samples)
+    taken = np.random.default_rng(2).choice(6, samples, replace=False)
+    draw = lambda: ewc.fisher_diagonal(nets.mlp, params, holed, samples=samples, rng=np.random.default_rng(2))
+    if wrong in taken:
+        with pytest.raises(ewc.NotFinite, match=f"the logits of sample {wrong} are not finite"):
+            draw()
+    else:
+        assert all(np.isfinite(F).all() for F in trees.leaves(draw()))
+
+
 def test_a_batch_of_no_samples_is_refused():
     params, x, _ = problem(0, (4, 5, 3), 6)
     with pytest.raises(ValueError, match="batch_size is 0, expected 1 or more"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..engine.batched import Batched
 from ..engine.tensor import Tensor, as_array, describe
 
 Array = np.ndarray
+Numbers = np.ndarray | Sequence[int]
 FISHER = "fisher_diagonal"
 
 
@@ -72,9 +73,9 @@ def check_range(labels: Array, classes: int) -> None:
         )
 
 
-def checked_logits(logits: Any, x: Array, start: int) -> Array:
-    """Finite float logits (N, C) for x (N, ...), C >= 2; `start` is the number of the first sample."""
-    logits = checked_outputs(logits, x, start)
+def checked_logits(logits: Any, x: Array, numbers: Numbers) -> Array:
+    """Finite float logits (N, C) for x (N, ...), C >= 2; `numbers` are those that the user knows the samples by."""
+    logits = checked_outputs(logits, x, numbers)
     if logits.shape[1] < 2:
         raise ValueError(
             f"{FISHER}: the net gave {describe(logits)}, one output per sample, whose softmax is 1 whatever it is; for two classes "
@@ -87,7 +88,7 @@ def checked_logits(logits: Any, x: Array, start: int) -> Array:
     return logits
 
 
-def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Array:
+def checked_outputs(outputs: Any, x: Array, numbers: Numbers, who: str = FISHER) -> Array:
     """Finite floats (N, C) for x (N, ...)."""
     if type(outputs) is Tensor:
         raise TypeError(
@@ -101,7 +102,7 @@ def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Ar
     if wrong.size:
         n = int(wrong[0])
         raise NotFinite(
-            f"{who}: the logits of sample {start + n} are not finite ({outputs[n]}); look for NaN in x and params"
+            f"{who}: the logits of sample {numbers[n]} are not finite ({outputs[n]}); look for NaN in x and params"
         )
     return outputs
 

@@ -63,18 +63,21 @@ def fisher_diagonal(
     arguments.check_kind(kind, KINDS, batch_size)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
     rng = rng or np.random.default_rng(0)
+    numbers, given = np.arange(len(x)), labels
     if samples is not None:
-        chosen = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))
-        x, labels = x[chosen], None if labels is None else labels[chosen]
-    given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x) if labels is None else labels
+        numbers = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))
+        x, given = x[numbers], None if labels is None else labels[numbers]
+    if given is None:
+        given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x)
 
     def columns(logits: Any, block: Array, start: int) -> Array:
-        return KINDS[kind](arguments.checked_logits(logits, block, start), given[start : start + len(block)])
+        rows = slice(start, start + len(block))
+        return KINDS[kind](arguments.checked_logits(logits, block, numbers[rows]), given[rows])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
-        first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], 0)
-        if kind in LABELLED:
-            arguments.check_range(given, first.shape[1])
+        first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], numbers)
+        if labels is not None:
+            arguments.check_range(labels, first.shape[1])  # all, also of samples that are not taken
         if kind == "batched":
             fisher = _of_batches(net, params, x, first, columns, batch_size)
         else:

@@ -30,8 +30,9 @@ def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any
     arguments.check(params, x, WHO)
 
     def columns(outputs: Any, block: Array, start: int) -> Array:
-        return 2 * arguments.checked_outputs(outputs, block, start, WHO)[None]  # ∂ ‖z‖² / ∂z
+        numbers = range(start, start + len(block))
+        return 2 * arguments.checked_outputs(outputs, block, numbers, WHO)[None]  # ∂ ‖z‖² / ∂z
 
     with np.errstate(over="ignore", invalid="ignore"):
-        first = arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], 0, WHO)
+        first = arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], range(CHECKED), WHO)
         return arguments.checked_result(mean_over_samples(WHO, net, params, x, first, columns, ABSOLUTES), WHO)
