@@ -11,7 +11,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
 from tinymeta.ewc import sums
-from tinymeta.kernels.fisher import mlp_fisher
+from tinymeta.kernels.fisher import mlp_fisher, sample_labels
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(lambda s: (*s[:-1], s[-1] + 1))
@@ -279,6 +279,46 @@ def test_batch_norm_in_training_mode_is_refused(monkeypatch, block_bytes):
         ewc.fisher_diagonal(nets.conv4, params, x)
     with pytest.raises(ValueError, match=r"mas_importance: .* use a net without batch statistics"):
         ewc.mas_importance(nets.conv4, params, x)
+
+
+# ---- the labels that the sampled kind draws ----
+
+
+def splits(n, rng):
+    """Of n samples: whole, one by one, and at random places."""
+    return [n], [1] * n, np.diff([0, *np.sort(rng.choice(np.arange(1, n), 4, replace=False)), n]).tolist()
+
+
+DRAWING = {
+    "perceptron": (nets.mlp, np.float32),
+    "perceptron in float64": (nets.mlp, np.float64),
+    "rules by layer": (lambda p, x: nets.mlp(p, x) * 1.0, np.float32),
+    "rules by layer in float64": (lambda p, x: nets.mlp(p, x) * 1.0, np.float64),
+    "one by one": (hidden_structure(nets.mlp), np.float64),
+}
+
+
+@pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+@pytest.mark.parametrize("name", DRAWING)
+def test_the_labels_drawn_are_the_samples_own_however_they_are_split(monkeypatch, name, block_bytes):
+    """Sampled is empirical with labels that one generator has drawn before, bit for bit: into however many calls, and blocks, the
+    samples are split, each has its label. Seeds are fixed, for a number as near to the edge of a class as rounding of the logits
+    reaches would fall on either side."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
+    (net, dtype), rng = DRAWING[name], np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (9, 5, 4), sigma=1.0, dtype=dtype), rng.normal(size=(60, 9)).astype(dtype)
+    wide = nets.mlp(trees.map(np.float64, params), x.astype(np.float64))
+    labels = sample_labels(wide, np.random.default_rng(3).random(60))
+    assert set(labels) == {0, 1, 2, 3}
+    for sizes in splits(60, rng):
+        drawing, start = np.random.default_rng(3), 0
+        for size in sizes:
+            rows = slice(start, start + size)
+            sampled = ewc.fisher_diagonal(net, params, x[rows], kind="sampled", rng=drawing)
+            empirical = ewc.fisher_diagonal(net, params, x[rows], labels[rows], "empirical")
+            trees.map(np.testing.assert_array_equal, sampled, empirical)
+            start += size
 
 
 # ---- exact on n samples ----

@@ -49,8 +49,10 @@ def fisher_diagonal(
     """The Fisher diagonal at `params` of p(c | x) = softmax(net(params, x))_c: a tree like `params`, of its dtypes.
 
     x (N, ...), y (N,) integer labels (only the empirical and batched kinds read them), net(params, x) logits (N, C). `samples`
-    of the N are taken, without replacement; None for all. `rng` draws them, and the labels of the sampled kind: one number per
-    sample (default_rng(0) for None). Only the batched kind depends on `batch_size`, the others on nothing that splits samples.
+    of the N are taken, without replacement; None for all. `rng` draws them, and the labels of the sampled kind (default_rng(0)
+    for None): one number per sample, in order, so that in whatever blocks, or calls with one rng, the samples come, each has its
+    own label (unless the number is as near to the edge of a class as logits are rounded). Only the batched kind depends on
+    `batch_size`; the others do not see it, to the last bit. Sums over other splits into calls differ by rounding.
 
     The score of sample n is that of net(params, x[n : n + 1]). Sums are in float64, and memory is bounded. `fisher_rules` tells
     how each leaf is served; a SlowFisher warning names those for which it is slow.
