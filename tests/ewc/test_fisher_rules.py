@@ -13,6 +13,7 @@ from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
 from tinymeta.ewc import by_layer, perceptron, sums
 from tinymeta.ewc.entries import GRADIENTS, ROWS, UNUSED
+from tinymeta.kernels import fisher as fisher_kernels
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 6)
@@ -89,6 +90,44 @@ def test_neither_blocks_nor_batches_change_anything(name, seed, kind):
         patch.setattr(by_layer, "COLUMNS", 1)
         blocks_of_one = ewc.fisher_diagonal(net, params, x, y, kind, rng=np.random.default_rng(1))
     assert_trees_close(blocks_of_one, found[0], rtol=1e-12)
+
+
+def network_of(C):
+    """Rows, patches, positions and per-sample gradients on the way to C classes."""
+
+    def net(p, x):
+        z = ops.relu(ops.conv2d(x, p["filters"]) * p["scale"])
+        z = ops.tanh(ops.mean(z, axis=3).swapaxes(1, 2) @ p["rows"]).sum(axis=1)
+        return ops.tanh(z @ p["hidden"] + p["b"]) @ p["head"]
+
+    shapes = {"filters": (2, 1, 2, 2), "scale": (1,), "rows": (2, 3), "hidden": (3, 6), "b": (6,), "head": (6, C)}
+    rng = np.random.default_rng(0)
+    return net, {name: draw(rng, *shape) for name, shape in shapes.items()}, draw(rng, 5, 1, 4, 4)
+
+
+@pytest.mark.parametrize("C", [17, 18, 20, 40])
+def test_a_layer_of_rows_takes_one_product_whatever_the_number_of_classes(C):
+    net, params, x = network_of(C)
+    assert [rule for rule in trees.leaves(ewc.fisher_rules(net, params, x)) if rule == ROWS] == [ROWS, ROWS]
+    calls = []
+    counted = by_layer.SQUARES._replace(rows=lambda A, S: calls.append(S.shape) or by_layer.SQUARES.rows(A, S))
+    totals = [np.zeros_like(w) for w in trees.leaves(params)]
+    by_layer.add_reduced(totals, net, params, x, fisher_kernels.scores_reduced, counted)
+    assert len(calls) == 2  # one for each layer
+    assert all(shape[0] <= by_layer.COLUMNS + 1 for shape in calls)
+    assert_trees_close([total / len(x) for total in totals], trees.leaves(by_vmap(net, params, x)))
+    assert_trees_close(ewc.fisher_diagonal(net, params, x), by_vmap(net, params, x))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_classes_are_those_of_the_reference_kernel(dtype):
+    rng = np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (5, 7, 20), sigma=1.0, dtype=dtype), draw(rng, 30, 5).astype(dtype)
+    layers = [(layer.w.astype(np.float64), layer.b.astype(np.float64)) for layer in params]
+    expected = fisher_kernels.mlp_fisher(layers, x.astype(np.float64))
+    for net in (nets.mlp, lambda p, x: nets.mlp(p, x) * 1.0):
+        found = ewc.fisher_diagonal(net, params, x)
+        assert_trees_close(found, expected, rtol=1e-5 if dtype is np.float32 else 1e-12)
 
 
 @given(seed=seeds)

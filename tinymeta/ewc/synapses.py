@@ -18,6 +18,7 @@ ABSOLUTES = Reduction(
     lambda A, D: (sum(np.abs(a.T @ d) for a, d in zip(A, D, strict=True)), np.abs(D.sum(axis=1)).sum(axis=0)),
     lambda U, D: (sum(np.abs(d @ u.T) for u, d in zip(U, D, strict=True)), np.abs(D.sum(axis=2)).sum(axis=0)),
     lambda g: np.add.reduce(np.abs(g), axis=0, dtype=np.float64),
+    lambda D: np.abs(D).sum(axis=1, keepdims=True),
 )
 
 
