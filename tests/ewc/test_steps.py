@@ -1,4 +1,4 @@
-"""tm.ewc's optimizers: one pass over the parameters against tm.optim on the summed gradients, and the limits of each step."""
+"""tm.ewc's optimizers: one kernel for each step against tm.optim on the summed gradients, and the limits of each step."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ Penalty(lam, gamma)                               online EWC, and Huszár's form
 unit_trace(fisher)                                for add_task: the scale at which all tasks count alike
 overlap(fisher_a, fisher_b)                       how far two tasks use the same weights, Fig. 2C
 
-penalised_sgd, penalised_adam, proximal_sgd, proximal_adam   optimizers on loss + penalty in one pass (steps.py)
+penalised_sgd, penalised_adam, proximal_sgd, proximal_adam   optimizers on loss + penalty (steps.py)
 PathIntegral, mas_importance, squisher            other importances: SI, MAS, Adam's second moment
 accuracy_matrix, average_accuracy, backward_transfer, forward_transfer, forgetting   what a sequence of tasks has cost
 standard_lam(lam, convention)                     λ of other programs in our units

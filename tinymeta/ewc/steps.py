@@ -1,4 +1,6 @@
-"""Optimizers on loss + penalty in one pass over the parameters, in optax's protocol; formulas (3) to (5) of kernels.penalty.
+"""Optimizers on loss + penalty in optax's protocol; formulas (3) to (5) of kernels.penalty, one kernel for the whole step.
+
+Compiled, by Numba or for CUDA, that is one pass over the parameters; proximal_adam forms its moments and its metric before it.
 
     optimizer = ewc.proximal_sgd(0.1, penalty)
     state = optimizer.init(params)
