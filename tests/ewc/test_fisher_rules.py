@@ -1,5 +1,6 @@
 """Each rule of tm.ewc.fisher_diagonal against per-sample gradients by vmap, against a loop of gradients, and told to the user."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
 from tinymeta.ewc import by_layer, perceptron, sums
-from tinymeta.ewc.entries import GRADIENTS, ROWS, UNUSED
+from tinymeta.ewc.entries import GRADIENTS, PATCHES, ROWS, UNUSED
 from tinymeta.kernels import fisher as fisher_kernels
 
 seeds = st.integers(0, 2**32 - 1)
@@ -216,21 +217,40 @@ def test_samples_that_are_not_finite_are_named_for_a_perceptron_too():
         ewc.fisher_diagonal(nets.mlp, params, x)
 
 
-def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
-    """tracemalloc sees NumPy's arrays: 2000 samples need no more than 1000, and less than their per-sample gradients."""
-    import tracemalloc
+def peak(f):
+    """The most bytes that NumPy's arrays had at once, which tracemalloc sees."""
+    tracemalloc.start()
+    f()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
 
+
+def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
+    """8000 samples need no more than 2000, and less than their per-sample gradients."""
     rng = np.random.default_rng(0)
     params = nets.init_mlp(rng, (100, 80, 10))
     peaks = []
     for n in (2000, 8000):
         x = rng.normal(size=(n, 100)).astype(np.float32)
-        tracemalloc.start()
-        ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        peaks.append(peak(lambda: ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)))  # noqa: B023
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[1] < 2000 * 8000 * 4
+
+
+def test_a_convolution_takes_the_memory_of_its_weights_and_values_not_of_their_product(monkeypatch):
+    """At each of 28 x 28 positions a sample has an outer product of the size of the weights, 64 x 576: together 116 MB."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 1)  # one sample at a time
+    rng = np.random.default_rng(0)
+    convolved = lambda p, x: ops.mean(ops.relu(ops.conv2d(x, p["w"], padding=1)), axis=(2, 3)) @ p["head"]
+    params = {"w": draw(rng, 64, 64, 3, 3).astype(np.float32), "head": draw(rng, 64, 5).astype(np.float32)}
+    assert ewc.fisher_rules(convolved, params, draw(rng, 1, 64, 8, 8))["w"] == PATCHES
+    peaks = []
+    for n in (8, 24):
+        x = draw(rng, n, 64, 28, 28).astype(np.float32)
+        peaks.append(peak(lambda: ewc.fisher_diagonal(convolved, params, x)))  # noqa: B023
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 28 * 28 * params["w"].nbytes / 10
 
 
 def test_a_batch_takes_few_calls_of_the_net():
