@@ -238,6 +238,15 @@ def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     assert peaks[1] < 2000 * 8000 * 4
 
 
+def test_a_perceptron_takes_no_memory_of_the_size_of_its_samples():
+    params, x = nets.init_mlp(np.random.default_rng(0), (200, 30, 10)), np.ones((60_000, 200), np.float32)
+    x[::2] = 0.5
+    ewc.fisher_diagonal(nets.mlp, params, x[:2000])  # what the kernel keeps for the next call
+    assert (
+        peak(lambda: ewc.fisher_diagonal(nets.mlp, params, x)) < x.size / 4
+    )  # where a byte for each number would be x.size
+
+
 def test_a_convolution_takes_the_memory_of_its_weights_and_values_not_of_their_product(monkeypatch):
     """At each of 28 x 28 positions a sample has an outer product of the size of the weights, 64 x 576: together 116 MB."""
     monkeypatch.setattr(sums, "BLOCK_BYTES", 1)  # one sample at a time
