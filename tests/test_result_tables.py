@@ -54,8 +54,14 @@ def test_a_collected_result_keeps_how_the_baselines_were_tuned(tmp_path, name):
 
 
 def test_a_run_without_baselines_has_no_tuning(tmp_path):
-    finished("l2l-quadratic", {"curves": [[1.0, 0.5]], "grid": {"ADAM": {"0.1": 0.5}}}, tmp_path)
-    assert "tuning" not in collect_results.newest(tmp_path, "l2l-quadratic")[1]
+    finished("l2l-quadratic", {"curves": [[1.0, 0.5]]}, tmp_path)
+    assert {"tuning", "tried", "by_kind"}.isdisjoint(collect_results.newest(tmp_path, "l2l-quadratic")[1])
+
+
+def test_a_collected_result_keeps_every_setting_of_ewc_that_was_tried(tmp_path):
+    grid = [{"method": "EWC", "rate": 0.1, "lambda": 3.0, "validation": 95.0}]
+    finished("ewc-permuted-3", {"curves": {}, "grid": grid}, tmp_path)
+    assert collect_results.newest(tmp_path, "ewc-permuted-3")[1]["tried"] == grid
 
 
 def collected(**changes):
@@ -80,3 +86,20 @@ def test_the_page_has_each_baseline_s_learning_rate_and_marks_the_ends_of_the_gr
         "| 2 steps | 0.1 (highest) | 0.01 (lowest) |", "| other, 2 steps | 0.03 | 0.03 |", "",
     ]  # fmt: skip
     assert "learning rates" not in collected()
+
+
+def test_the_page_has_a_table_of_fisher_kinds_by_lambda():
+    accuracy = {"exact": {"1": [92.0, 0.25], "10": [93.5, 0.5]}, "batched": {"1": [93.0, 0.5], "10": [90.0, 1.0]}}
+    series = {
+        "kinds": list(accuracy),
+        "lams": [1.0, 10.0],
+        "accuracy": accuracy,
+        "best": {"exact": 10.0, "batched": 1.0},
+    }
+    kept = collect_results.of_series(series | {"sgd": [89.0, 0.25]})
+    lines = collected(**kept).splitlines()
+    start = lines.index("| Fisher | λ = 1 | λ = 10 |")
+    assert lines[start - 2].endswith("SGD, λ = 0: 89.00 ± 0.25.")
+    assert lines[start + 2 : start + 4] == [
+        "| exact | 92.00 ± 0.25 | **93.50 ± 0.50** |", "| batched | **93.00 ± 0.50** | 90.00 ± 1.00 |",
+    ]  # fmt: skip

@@ -22,11 +22,13 @@ from tinymeta.lab.experiment import preset_of, restore
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 TUNED = ("title", "rates", "grid")  # by these keys a run's series tell how baselines were tuned
+TRIED = ("grid", "tuning", "search")  # where those of EWC's experiments have every setting that was tried
+BY_KIND = ("lams", "accuracy", "best", "sgd")  # those of ewc-fisher-kinds: the table beside its heat map
 
 
 def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """Folder, and configuration, versions, rows, claims and tuning, of the newest finished run of NAME, or of that whose settings
-    are NAME:PRESET."""
+    """Folder, and configuration, versions, rows, claims and what else is kept, of the newest finished run of NAME, or of that whose
+    settings are NAME:PRESET."""
     experiment, _, preset = name.partition(":")
     for path in sorted((root / experiment).glob("*/result.json"), reverse=True):
         config, result = (json.loads((path.parent / f).read_text()) for f in ("config.json", "result.json"))
@@ -35,10 +37,16 @@ def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
         if preset in ("", found):
             kept = {"preset": found, "config": config["config"], "versions": config["versions"]}
             kept |= {"rows": result["rows"], "claims": result["claims"]}
-            if tuned := tuning(result["series"]):
-                kept["tuning"] = tuned
-            return path.parent, {"experiment": experiment, **kept}
+            return path.parent, {"experiment": experiment, **kept, **of_series(result["series"])}
     raise SystemExit(f"no finished run of {name} below {root}: run it first")
+
+
+def of_series(series: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run's series: how baselines were tuned, which settings were tried, and a table of kinds by λ."""
+    found = {"tuning": tuning(series), "tried": next((series[key] for key in TRIED if series.get(key)), None)}
+    if series.keys() >= set(BY_KIND):
+        found["by_kind"] = {key: series[key] for key in BY_KIND}
+    return {key: value for key, value in found.items() if value}
 
 
 def tuning(series: Any) -> list[dict[str, Any]]:

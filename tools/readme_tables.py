@@ -105,7 +105,8 @@ def every_row(results: dict[str, Any]) -> str:
 def _section(experiment: dict[str, Any]) -> list[str]:
     title = f"### {experiment['experiment']}, preset `{experiment['preset']}`"
     rows = _rows(experiment, lambda row: True)
-    return ["", title, "", *_HEAD, *rows, "", *_tuning(experiment), *_claims(experiment), *_figures(experiment)]
+    more = *_tuning(experiment), *_by_kind(experiment)
+    return ["", title, "", *_HEAD, *rows, "", *more, *_claims(experiment), *_figures(experiment)]
 
 
 def _tuning(experiment: dict[str, Any]) -> list[str]:
@@ -118,6 +119,26 @@ def _tuning(experiment: dict[str, Any]) -> list[str]:
     lines = ([setting["title"], *(_rate(setting["rates"][name], ends) for name in methods)] for setting in found)
     sentence = f"The baselines' learning rates, the best of {len(grid)} from {grid[0]:g} to {grid[-1]:g} on validation problems:"
     table = [["setting", *methods], ["---"] * (1 + len(methods)), *lines]
+    return [sentence, "", *(f"| {' | '.join(line)} |" for line in table), ""]
+
+
+def _by_kind(experiment: dict[str, Any]) -> list[str]:
+    """Test accuracy by kind of Fisher and λ, mean ± standard error; the λ that validation images chose is bold."""
+    if not (found := experiment.get("by_kind")):
+        return []
+
+    def cell(kind: str, lam: str) -> str:
+        mean, error = found["accuracy"][kind][lam]
+        text = f"{mean:.2f} ± {error:.2f}"
+        return f"**{text}**" if float(lam) == found["best"][kind] else text
+
+    lams = [f"{lam:g}" for lam in found["lams"]]
+    lines = [[kind, *(cell(kind, lam) for lam in lams)] for kind in found["accuracy"]]
+    table = [["Fisher", *(f"λ = {lam}" for lam in lams)], ["---"] * (1 + len(lams)), *lines]
+    mean, error = found["sgd"]
+    sentence = (
+        f"Mean test accuracy, % ± standard error; bold: λ by validation images. SGD, λ = 0: {mean:.2f} ± {error:.2f}."
+    )
     return [sentence, "", *(f"| {' | '.join(line)} |" for line in table), ""]
 
 
