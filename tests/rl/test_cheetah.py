@@ -1,6 +1,8 @@
 """HalfCheetah: where Gymnasium and MuJoCo are installed."""
 
+import signal
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -58,3 +60,18 @@ def test_a_missing_simulator_says_what_to_install(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ImportError, match=r"tinymeta\[rl\]"):
         rl.Cheetah(horizon=1).sample(policy, np.array([1.0]), 1, np.random.default_rng(0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_a_pool_that_has_lost_a_process_is_not_kept(policy):
+    pytest.importorskip("mujoco")
+    from tinymeta.rl import cheetah
+
+    world, goals = rl.Cheetah("velocity", horizon=2, workers=1), np.array([0.5, 1.5])
+    sample = lambda: world.sample(policy, goals, 1, np.random.default_rng(3))
+    before = sample()
+    (process,) = cheetah._pool(1)._processes.values()
+    process.kill()
+    with pytest.raises(BrokenProcessPool):
+        sample()
+    np.testing.assert_array_equal(sample().rewards, before.rewards)

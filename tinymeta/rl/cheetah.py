@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +69,7 @@ class Cheetah:
         seeds = rng.integers(2**31, size=len(goals)).tolist()
         arguments = policies, goals.tolist(), seeds
         play = functools.partial(play_task, kind=self.goal, episodes=episodes, horizon=self.horizon)
-        found = list(_pool(self.workers).map(play, *arguments) if self.workers else map(play, *arguments))
+        found = _shared(self.workers, play, *arguments) if self.workers else list(map(play, *arguments))
         return Episodes(*(np.stack(arrays) for arrays in zip(*found, strict=True)))
 
 
@@ -101,6 +107,47 @@ def _environment(number: int) -> Any:
         mujoco.set_mju_user_warning(None)
 
 
+# ---- worker processes ----
+
+
+def _shared(workers: int, play: Callable, *arguments: list) -> list:
+    """map(play, *arguments) by worker processes; BrokenProcessPool if one of them is killed, and the next call starts new ones."""
+    pool = _pool(workers)
+    try:
+        with _interrupt_held_back():  # here processes are started, and inherit it
+            results = pool.map(play, *arguments)
+        return list(results)
+    except BrokenProcessPool:
+        _pool.cache_clear()
+        raise
+
+
 @functools.cache
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C reaches every process of a terminal, but it is the parent that ends a step in good order; a worker ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Ctrl-C waits, and in processes started meanwhile for good: a new worker imports for seconds before it can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
