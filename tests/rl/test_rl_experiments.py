@@ -1,14 +1,17 @@
 """The experiments at tiny settings: they run, resume bit for bit, and say what they compare with."""
 
 import json
+import re
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tinymeta import lab
+from tinymeta import cli, lab, rl
 from tinymeta.experiments import maml_cheetah, maml_nav2d, maml_rl
 from tinymeta.lab.files import to_json
+from tinymeta.lab.records import read_result
 
 TINY = {
     "iterations": "2", "hidden": "4", "meta_batch": "2", "episodes": "3", "test_goals": "3", "test_episodes": "3", "horizon": "6",
@@ -45,6 +48,70 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY)
     assert run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY) == whole
+
+
+BROKEN = {  # what a world does to its episodes, and what is said of it
+    "dies at once": (lambda e: e._replace(alive=np.zeros_like(e.alive)), "alive that is not true at the first step"),
+    "pays after the end": (
+        lambda e: e._replace(alive=np.arange(6) < np.full((*e.alive.shape[:2], 1), 2), rewards=np.ones_like(e.rewards)),
+        "the reward of task 0, episode 0, step 2 is 1, expected 0 after the episode's end",
+    ),
+    "forgets a task": (
+        lambda e: rl.Episodes(*(x[1:] for x in e)),
+        r"returned 1 tasks of 3 episodes with .*, expected 2 tasks of 3 episodes with",
+    ),
+    "sees less": (
+        lambda e: e._replace(observations=e.observations[..., :1]),
+        "with 1 observations and 2 actions a step, expected .* with 2 observations and 2 actions",
+    ),
+    "returns a list": (lambda e: e._replace(rewards=e.rewards.tolist()), "rewards must be floating point, .* a list"),
+    "returns nothing": (lambda e: None, r"returned a NoneType, expected rl\.Episodes"),
+    "diverges": (
+        lambda e: e._replace(rewards=e.rewards * np.nan),
+        "rewards of task 0, episode 0, step 0 is not finite",
+    ),
+}
+
+
+SETTINGS = [f"--set={key}={value}" for key, value in (TINY | {"iterations": "4"}).items()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    assert cli.main(["run", "maml-nav2d", "--runs", str(root), *SETTINGS]) == 0
+    (folder,) = (root / "maml-nav2d").iterdir()
+    return read_result(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "steps"), [*((name, 7, 3) for name in BROKEN), ("dies at once", 13, 8)], ids=str
+)
+def test_a_world_that_breaks_its_contract_ends_in_one_sentence_and_nothing_is_lost(
+    tmp_path, monkeypatch, capsys, whole, name, samples, steps
+):
+    """It breaks after so many `samples`, in a step of training or in a test, and so many `steps` of training are done."""
+    breaks, sentence = BROKEN[name]
+    sample, calls = rl.Navigation.sample, []
+
+    def broken(self, *arguments):
+        calls.append(0)
+        episodes = sample(self, *arguments)
+        return breaks(episodes) if len(calls) > samples else episodes
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rl.Navigation, "sample", broken)
+        assert cli.main(["run", "maml-nav2d", "--runs", str(tmp_path), *SETTINGS]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    found = re.fullmatch(f"tinymeta: .*{sentence}.*; to go on: tinymeta run (\\S+) --resume (\\S+)\n", errors)
+    experiment, folder = found.groups()
+    assert (Path(folder) / "checkpoint.npz").exists()
+    left = []
+    monkeypatch.setattr(rl, "trpo_step", lambda *a, taken=rl.trpo_step: left.append(0) or taken(*a))
+    assert cli.main(["run", experiment, "--resume", folder]) == 0
+    assert len(left) == 3 * 4 - steps
+    assert read_result(Path(folder)) == whole
 
 
 def test_navigation_figures_and_report(tmp_path):

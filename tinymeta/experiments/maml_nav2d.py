@@ -92,9 +92,9 @@ def _paths(config: Config, world: rl.Navigation, policy: rl.Policy) -> list[dict
     """For the figure: one walk to each of a few goals before and after the first update."""
     rng = stream(config.seed, "paths")
     goals = world.goals(rng, SHOWN)
-    before = world.sample(policy, goals, config.test_episodes, rng)
+    before = maml_rl.sample_episodes(world, policy, goals, config.test_episodes, rng)
     adapted = rl.adapt_policy(policy, rl.transitions(before, config.discount), config.inner_lr, order=1)
-    after = world.sample(adapted, goals, 1, rng)
+    after = maml_rl.sample_episodes(world, adapted, goals, 1, rng)
     return [{"goal": goal, "before": _walk(before, k), "after": _walk(after, k)} for k, goal in enumerate(goals)]
 
 
