@@ -131,10 +131,19 @@ def test_published_returns_stand_beside_the_authors_setting():
 @pytest.mark.parametrize(("shift", "held"), [(0.0, True), (50.0, True), (-1.0, False)])
 def test_published_returns_are_a_goal_where_the_environment_is_the_authors(shift, held):
     returns = np.array(maml_nav2d.PUBLISHED["MAML"]) + shift + np.linspace(-0.1, 0.1, 40)[:, None]
-    (claim,) = maml_nav2d._goal(returns, maml_nav2d.PUBLISHED["MAML"])
-    assert claim.held is held
+    strict, claim = maml_nav2d._goal(returns, maml_nav2d.PUBLISHED["MAML"])
+    assert strict.held is claim.held is held
     assert f"{shift - 3.35:.2f} ± 0.02 against -3.35 ± 0.59" in claim.detail
     assert maml_nav2d._goal(returns, []) == []
+
+
+def test_the_strict_goal_names_the_updates_that_miss_it():
+    """Means below the published intervals after 2 and 3 updates, with intervals so wide that they meet them."""
+    means = np.array(maml_nav2d.PUBLISHED["MAML"]) - [4.0, 2.0, 0.6, 0.6, 0.5]
+    returns = means + np.linspace(-1, 1, 40)[:, None]
+    strict, claim = maml_nav2d._goal(returns, maml_nav2d.PUBLISHED["MAML"])
+    assert (strict.held, claim.held) == (False, True)
+    assert strict.detail == "after 2 updates -3.93, below -3.88; after 3 updates -3.83, below -3.81"
 
 
 def test_the_best_policy_is_kept(tmp_path):
