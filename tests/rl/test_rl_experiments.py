@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +160,18 @@ def test_the_best_policy_is_kept(tmp_path):
 def test_cheetah_runs(tmp_path):
     pytest.importorskip("mujoco")
     result = run(tmp_path, maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})
-    assert len(result["rows"]) == 3 * 3
+    assert len(result["rows"]) == 3 * 3 + 1
+    assert set(result["series"]["returns"]) == {"MAML", "pretrained", "random", "oracle"}
+
+
+def test_presets_of_the_cheetah():
+    of = {preset: lab.configure(maml_cheetah.EXPERIMENT, preset, {}) for preset in maml_cheetah.EXPERIMENT.presets}
+    assert replace(of["quick-velocity"], goal="direction") == of["quick"]
+    assert replace(of["paper-direction"], goal="velocity", max_kl=0.01) == of["paper"]
+    for preset in ("paper", "paper-direction"):  # 1703.03400, appendix A.2
+        config = of[preset]
+        assert (config.hidden, config.iterations, config.meta_batch, config.episodes) == ((100, 100), 500, 40, 20)
+        assert (config.horizon, config.inner_lr) == (200, 0.1)
 
 
 @pytest.mark.parametrize("experiment", [maml_nav2d.EXPERIMENT, maml_cheetah.EXPERIMENT], ids=lambda e: e.name)
