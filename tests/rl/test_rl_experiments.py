@@ -33,8 +33,15 @@ def test_navigation_runs_and_the_same_seed_gives_the_same(tmp_path):
     assert all(row["published"] is None for row in first["rows"])  # another horizon: not to be compared
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch):
-    whole = run(tmp_path / "whole", maml_nav2d.EXPERIMENT, TINY)
+@pytest.mark.parametrize(
+    ("experiment", "settings"),
+    [(maml_nav2d.EXPERIMENT, TINY), (maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})],
+    ids=["maml-nav2d", "maml-cheetah"],
+)
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch, experiment, settings):
+    if experiment is maml_cheetah.EXPERIMENT:
+        pytest.importorskip("mujoco")
+    whole = run(tmp_path / "whole", experiment, settings)
     taken, steps = maml_rl.rl.trpo_step, []
 
     def interrupted(*args, **kwargs):
@@ -46,8 +53,9 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
     monkeypatch.setattr(lab.run, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(maml_rl.rl, "trpo_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY)
-    assert run(tmp_path / "cut", maml_nav2d.EXPERIMENT, TINY) == whole
+        run(tmp_path / "cut", experiment, settings)
+    monkeypatch.setattr(maml_rl.rl, "trpo_step", taken)
+    assert run(tmp_path / "cut", experiment, settings) == whole
 
 
 BROKEN = {  # what a world does to its episodes, and what is said of it
@@ -144,6 +152,17 @@ def test_the_strict_goal_names_the_updates_that_miss_it():
     strict, claim = maml_nav2d._goal(returns, maml_nav2d.PUBLISHED["MAML"])
     assert (strict.held, claim.held) == (False, True)
     assert strict.detail == "after 2 updates -3.93, below -3.88; after 3 updates -3.83, below -3.81"
+
+
+def test_a_policy_that_was_not_trained_to_adapt_moves_with_the_rate():
+    """Why the authors' random policy gains more per update than ours: they adapt with 0.5."""
+    ours = lab.configure(maml_nav2d.EXPERIMENT, "published", {"test_goals": "20"})
+    gains = []
+    for config in (ours, replace(ours, inner_lr=0.5)):
+        policy = maml_rl.first_policy(config, config.world())
+        before, after = maml_rl.returns_after_updates(config, config.world(), policy, 1).mean(axis=0)
+        gains.append(after - before)
+    assert 0 < 2 * gains[0] < gains[1]
 
 
 def test_the_best_policy_is_kept(tmp_path):

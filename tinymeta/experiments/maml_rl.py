@@ -50,7 +50,8 @@ class RLConfig:
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
-    """The policy with the best average return, after adaptation if it `adapts`; else this is pretraining on all tasks."""
+    """The policy of the iteration with the best average return, after adaptation if it `adapts`; else this is pretraining on all
+    tasks. The return is that on the iteration's own training goals, as in the paper: no validation, and no early stopping."""
 
     def begin() -> dict[str, Any]:
         policy = first_policy(config, world)
