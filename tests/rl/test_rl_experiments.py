@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -181,6 +182,19 @@ def test_cheetah_runs(tmp_path):
     result = run(tmp_path, maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})
     assert len(result["rows"]) == 3 * 3 + 1
     assert set(result["series"]["returns"]) == {"MAML", "pretrained", "random", "oracle"}
+
+
+@pytest.mark.parametrize("package", ["gymnasium", "mujoco"])
+def test_a_missing_simulator_is_one_sentence_at_the_command_line(tmp_path, monkeypatch, capsys, package):
+    pytest.importorskip("mujoco")
+    maml_rl.rl.cheetah._environment.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    settings = [f"--set={key}={value}" for key, value in (TINY | {"workers": "0"}).items()]
+    assert cli.main(["run", "maml-cheetah", "--runs", str(tmp_path), *settings]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"tinymeta: {package} is not installed")
+    assert "run: pip install 'tinymeta[rl]'; to go on: tinymeta run maml-cheetah --resume" in errors
+    assert errors.count("\n") == 1
 
 
 def test_presets_of_the_cheetah():

@@ -103,7 +103,8 @@ def _environment(number: int) -> Any:
         import gymnasium
         import mujoco
     except ImportError as error:
-        raise ImportError("rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'") from error
+        sentence = "rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'"
+        raise ImportError(sentence, name=error.name) from error  # by its name the command knows what is missing
     mujoco.set_mju_user_warning(
         lambda message: None
     )  # of the model's old attributes; else a log lands in the working folder
