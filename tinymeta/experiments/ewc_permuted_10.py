@@ -129,6 +129,7 @@ def _learn_stopping(config: Config, run: Run, at: Course, learner: Learner) -> F
         partial(_start, at),
         step,
         until=lambda state: state["task"] == config.tasks,
+        in_place=True,
     )
     return Found(state["accuracy"], state["validation"], state["stability"])
 
