@@ -33,8 +33,21 @@ def chunked(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
 
 
 def _ours(fisher: Callable, params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
-    layers = pairs(params)
-    return lambda: [F for layer in fisher(layers, x, y, "relu", kind) for F in layer]
+    layers, drawn = pairs(params), uniforms(x) if kind == "sampled" else None
+    return lambda: [F for layer in fisher(layers, x, y, "relu", kind, drawn) for F in layer]
+
+
+def public(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:
+    """The library's call, as a user writes it."""
+    import tinymeta as tm
+
+    layers = tuple(tm.nets.Layer(W, b) for W, b in pairs(params))
+    return lambda: tm.trees.leaves(tm.ewc.fisher_diagonal(tm.nets.mlp, layers, x, y, kind))
+
+
+def uniforms(x: np.ndarray) -> np.ndarray:
+    """The numbers by which fisher_diagonal draws labels, one per sample."""
+    return np.random.default_rng(0).random(len(x))
 
 
 def backpack(params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Call:

@@ -156,7 +156,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, arguments, 
 def test_a_run_that_diverges_says_where_without_a_traceback(capsys):
     with toy.failing_at(25, FloatingPointError("the loss is inf at step 25: lower learning_rate")):
         assert cli.main(["run", "toy"]) == 2
-    assert capsys.readouterr().err.endswith("the run diverged: the loss is inf at step 25: lower learning_rate\n")
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith(
+        "tinymeta: the run diverged: the loss is inf at step 25: lower learning_rate; to go on: tinymeta run toy "
+    )
+
+
+def test_an_error_of_ours_keeps_its_traceback_and_says_how_to_go_on(capsys, tmp_path):
+    with toy.failing_at(7, KeyError("a bug")), pytest.raises(KeyError, match="a bug") as raised:
+        cli.main(["run", "toy"])
+    folder = run_folder(tmp_path).relative_to(tmp_path)
+    assert raised.value.__notes__ == [f"to go on: tinymeta run toy --resume {folder}"]
+    capsys.readouterr()
+    assert "published" in output(capsys, "run", "toy", "--resume", str(folder))
 
 
 @pytest.mark.parametrize("name", ["checkpoint.npz", "config.json"])
@@ -198,7 +211,10 @@ def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(monkeypatch):
 
 def test_damaged_data_is_one_sentence(capsys):
     with toy.failing_at(0, DataError("train.gz", "9 bytes", "90", "fetch it again")):
-        assert refused(capsys, "run", "toy") == "tinymeta: train.gz: found 9 bytes, expected 90; fetch it again\n"
+        sentence = refused(capsys, "run", "toy")
+    assert sentence.startswith(
+        "tinymeta: train.gz: found 9 bytes, expected 90; fetch it again; to go on: tinymeta run toy "
+    )
 
 
 @pytest.mark.parametrize(("failures", "code"), [([], 0), (["tanh"], 1)])

@@ -77,7 +77,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 
 def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_committed_results() -> None:
-    subprocess.run([sys.executable, str(ROOT / "tools/readme_tables.py"), "--check"], check=True)
+    subprocess.run([sys.executable, "-m", "tools.readme_tables", "--check"], check=True, cwd=ROOT)
 
 
 def test_every_committed_figure_is_that_of_a_committed_result() -> None:

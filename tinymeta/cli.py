@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
+import tinymeta
 from tinymeta import experiments
 from tinymeta.data.errors import DataError
 from tinymeta.lab import execute, optional
@@ -29,19 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (UserError, DataError) as error:
-        return _say(f"tinymeta: {error}", BAD_INPUT)
+        return _refuse(error, str(error))
     except FloatingPointError as error:  # an experiment's own sentence: what diverged, where, and what to change
-        return _say(f"tinymeta: the run diverged: {error}", BAD_INPUT)
+        return _refuse(error, f"the run diverged: {error}")
     except ImportError as error:
         sentence = optional.missing(error)
         if sentence is None:
             raise
-        return _say(f"tinymeta: {sentence}", BAD_INPUT)
+        return _refuse(error, str(sentence))
     except KeyboardInterrupt as stop:
         return _say(f"\n{stop}".rstrip() or "\nStopped.", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
         return BROKEN_PIPE
+    except ValueError as error:
+        if not isinstance(error, tinymeta.rl.ContractError):  # here and not above, so that few commands load rl
+            raise
+        return _refuse(error, str(error))
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
@@ -54,6 +59,11 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
         parser.print_help()
         return DONE
     return chosen.command(chosen)
+
+
+def _refuse(error: Exception, sentence: str) -> int:
+    """Say it, and what a run has noted: how to go on from its last checkpoint."""
+    return _say(f"tinymeta: {'; '.join([sentence, *getattr(error, '__notes__', [])])}", BAD_INPUT)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -10,6 +10,7 @@ The figures of a run that is named come along, into docs/figures/.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -20,11 +21,14 @@ from tinymeta.experiments import DEMO, load
 from tinymeta.lab.experiment import preset_of, restore
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
+TUNED = ("title", "rates", "grid")  # by these keys a run's series tell how baselines were tuned
+TRIED = ("grid", "tuning", "search")  # where those of EWC's experiments have every setting that was tried
+BY_KIND = ("lams", "accuracy", "best", "sgd")  # those of ewc-fisher-kinds: the table beside its heat map
 
 
 def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """Folder, and configuration, versions, rows and claims, of the newest finished run of NAME, or of that whose settings are
-    NAME:PRESET."""
+    """Folder, and configuration, versions, rows, claims and what else is kept, of the newest finished run of NAME, or of that whose
+    settings are NAME:PRESET."""
     experiment, _, preset = name.partition(":")
     for path in sorted((root / experiment).glob("*/result.json"), reverse=True):
         config, result = (json.loads((path.parent / f).read_text()) for f in ("config.json", "result.json"))
@@ -32,8 +36,30 @@ def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
         found = preset_of(made_by, restore(made_by, config["config"], path.parent / "config.json"))
         if preset in ("", found):
             kept = {"preset": found, "config": config["config"], "versions": config["versions"]}
-            return path.parent, {"experiment": experiment, **kept, "rows": result["rows"], "claims": result["claims"]}
+            kept |= {"rows": result["rows"], "claims": result["claims"]}
+            return path.parent, {"experiment": experiment, **kept, **of_series(result["series"])}
     raise SystemExit(f"no finished run of {name} below {root}: run it first")
+
+
+def of_series(series: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run's series: how baselines were tuned, which settings were tried, and a table of kinds by λ."""
+    found = {"tuning": tuning(series), "tried": next((series[key] for key in TRIED if series.get(key)), None)}
+    if series.keys() >= set(BY_KIND):
+        found["by_kind"] = {key: series[key] for key in BY_KIND}
+    return {key: value for key, value in found.items() if value}
+
+
+def tuning(series: Any) -> list[dict[str, Any]]:
+    """Of every setting that is found in a run's series: its title, the learning rate of each baseline, and from which it was
+    chosen: the validation loss at each rate of the grid, None if it is not finite."""
+    if isinstance(series, dict) and series.keys() >= set(TUNED):
+        grid = {
+            name: {lr: loss if math.isfinite(loss) else None for lr, loss in losses.items()}
+            for name, losses in series["grid"].items()
+        }
+        return [{"title": series["title"], "rates": series["rates"], "grid": grid}]
+    parts = series.values() if isinstance(series, dict) else series if isinstance(series, list) else ()
+    return [found for part in parts for found in tuning(part)]
 
 
 def with_figures(run: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinymeta.lab.experiment import Row
 from tinymeta.lab.table import cells
+from tools.targets import targets
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -104,7 +105,45 @@ def every_row(results: dict[str, Any]) -> str:
 def _section(experiment: dict[str, Any]) -> list[str]:
     title = f"### {experiment['experiment']}, preset `{experiment['preset']}`"
     rows = _rows(experiment, lambda row: True)
-    return ["", title, "", *_HEAD, *rows, "", *_claims(experiment), *_figures(experiment)]
+    more = *_tuning(experiment), *_by_kind(experiment)
+    return ["", title, "", *_HEAD, *rows, "", *more, *_claims(experiment), *_figures(experiment)]
+
+
+def _tuning(experiment: dict[str, Any]) -> list[str]:
+    """The learning rate that each baseline got in each setting; those at an end of the grid are marked."""
+    found = experiment.get("tuning", [])
+    if not found:
+        return []
+    methods, grid = list(found[0]["rates"]), sorted(map(float, next(iter(found[0]["grid"].values()))))
+    ends = {grid[0]: " (lowest)", grid[-1]: " (highest)"}
+    lines = ([setting["title"], *(_rate(setting["rates"][name], ends) for name in methods)] for setting in found)
+    sentence = f"The baselines' learning rates, the best of {len(grid)} from {grid[0]:g} to {grid[-1]:g} on validation problems:"
+    table = [["setting", *methods], ["---"] * (1 + len(methods)), *lines]
+    return [sentence, "", *(f"| {' | '.join(line)} |" for line in table), ""]
+
+
+def _by_kind(experiment: dict[str, Any]) -> list[str]:
+    """Test accuracy by kind of Fisher and λ, mean ± standard error; the λ that validation images chose is bold."""
+    if not (found := experiment.get("by_kind")):
+        return []
+
+    def cell(kind: str, lam: str) -> str:
+        mean, error = found["accuracy"][kind][lam]
+        text = f"{mean:.2f} ± {error:.2f}"
+        return f"**{text}**" if float(lam) == found["best"][kind] else text
+
+    lams = [f"{lam:g}" for lam in found["lams"]]
+    lines = [[kind, *(cell(kind, lam) for lam in lams)] for kind in found["accuracy"]]
+    table = [["Fisher", *(f"λ = {lam}" for lam in lams)], ["---"] * (1 + len(lams)), *lines]
+    mean, error = found["sgd"]
+    sentence = (
+        f"Mean test accuracy, % ± standard error; bold: λ by validation images. SGD, λ = 0: {mean:.2f} ± {error:.2f}."
+    )
+    return [sentence, "", *(f"| {' | '.join(line)} |" for line in table), ""]
+
+
+def _rate(lr: float, ends: dict[float, str]) -> str:
+    return f"{lr:g}{ends.get(lr, '')}"
 
 
 def _figures(experiment: dict[str, Any]) -> list[str]:
@@ -145,6 +184,7 @@ def committed(name: str) -> dict[str, Any]:
 
 SUMMARIES: dict[str, Callable[[], str]] = {
     "demo": demo, "demo_full": lambda: every_row(committed("demo")), "reproduction": reproduction,
+    "targets": lambda: targets(committed),
 }  # fmt: skip
 
 
@@ -167,7 +207,7 @@ def main() -> int:
     old = [page for page in PAGES if rendered(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
         for page in old:
-            print(f"{page.relative_to(ROOT)} is out of date: run python tools/readme_tables.py", file=sys.stderr)
+            print(f"{page.relative_to(ROOT)} is out of date: run python -m tools.readme_tables", file=sys.stderr)
         return int(bool(old))
     for page in old:
         page.write_text(rendered(page.read_text()))

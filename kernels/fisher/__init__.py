@@ -38,8 +38,17 @@ when p_v is nearly 1:
 ``uniforms`` are given per sample, so (2) does not depend on how the samples are split. ReLU has slope 0 at 0. For
 ReLU nets (1) is the diagonal of the Hessian of the negative log-likelihood, whatever its labels, off the kinks.
 
-Backends: ``reference``; ``chunked``, NumPy in the memory of a few samples; ``cpu``, compiled by Numba for float32;
-``cuda``, CUDA C through CuPy; ``numba_cuda``, its readable twin.
+Backends, and what each of them compiles:
+
+    reference     nothing: obvious NumPy, any float dtype
+    chunked       nothing: NumPy in the memory of a few samples, any float dtype
+    cpu           by Numba linear, linear_exact and mlp_fisher, but for its batched kind; float32 alone
+    cuda          CUDA C through CuPy: linear, linear_exact, linear_time and conv; float32 and float64
+    numba_cuda    the readable twin of these
+
+All other functions of ``cpu`` are NumPy's, in float32 too: convolutions, layers over time, biases, batch norm and the
+output functions take as long with Numba as without. So does any layer in float64, which ``cpu`` refuses to compile for
+(TypeError) and ``tinymeta.ewc`` leaves to ``chunked``. ``cuda`` runs the rest in CuPy's arrays.
 
 Values. F >= 0; N = 0 gives zeros, also as a mean. Squares obey the dtype: in float32 an entry below 1e-23 may give 0
 and one above 1e19 inf, with NumPy's overflow warning, and 0 inf is NaN. A logit of -inf is a class of probability 0;

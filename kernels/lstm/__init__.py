@@ -35,6 +35,24 @@ NaN), but d_W, which sums x d_z over rows, is NaN. g = NaN gives x = (-1, NaN) a
 of the inf.
 Errors: TypeError unless all arrays are of one float dtype; ValueError on a shape that does not fit, on a state whose
 layers are not as many as the weights', and on p outside 0 < p < log of the largest float of the dtype.
+
+Backends. This page's functions are ``reference``. The others keep the state in blocks of 64 coordinates, see ``blocks``,
+and have step, advance (a step in place, on the leaves of a tree where they lie), unroll_forward and unroll_backward:
+
+                                                                     largest errors, held by tests
+    tiled            NumPy, as many tiles as a cache holds           NumPy's
+    cpu, cpu_unroll  Numba, by vectors and threads; float32          tanh 10 ulp, s 2e-7; s is cut at 2^-40
+    cuda             CUDA C (lstm.cu) through CuPy; float32          tanh 1.5 ulp, s 2.5 ulp; s(z) is 0 for z < -87.3
+    numba_cuda       the same to read, or to simulate; float32       those of the compiler's library
+    portable         the reference on blocks, for other arrays       those of the arrays' library
+
+``unroll_backward`` on blocks takes `memory`, bytes of activations (on a GPU: of states) to hold at a time. With less than
+all steps of the tiles in work need, ``tiled`` works on fewer tiles; the compiled ones keep the state at the start of each
+segment of steps, and run segments forward twice. Where not even that fits, a GPU refuses and the others take the least
+they can. ``portable`` stores all.
+
+No variant is on tensor cores: of the 1.11 ms of a step of 10^6 coordinates on an H100 (docs/benchmarks.md) the products
+would be 0.20 at its float32 rate, the state's bytes 0.40; and these cores would round the factors to TF32.
 """
 
 from .reference import (

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time on the CPU: the call, and the memory that it takes.
+"""Unrolls on the CPU: forward, and truncated backpropagation through time, its call and the memory that it takes.
 
 A thread unrolls a group of coordinates forward, keeping its activations, and then backward, before it takes the next
 group: so the memory does not grow with n. Where the activations of all T steps would take more than the caller allows,
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..simd import available, together
 from .blocks import as_weights, check, check_cotangents, flat_weights, gathered, hidden_sizes
+from .cpu import advance
 from .cpu_backward import BLOCK, GROUP
 from .cpu_passes import HEAD, unroll_slots
 from .cpu_step import pack
@@ -27,6 +28,17 @@ MEMORY = 1 << 23
 """Bytes of activations that each thread may hold, unless the caller says how many all may."""
 SLOTS, TILES_PER_SLOT = 64, 4
 """The most runs of tiles, and the fewest tiles of one."""
+
+
+def unroll_forward(
+    weights: Weights, blocks: Array, gradients: Array, scale: float = 1.0, p: float | None = 10
+) -> tuple[Array, Array]:
+    """(updates (T, n), blocks after T steps) on constant gradients (T, n): the step T times, on one state."""
+    check("unroll_forward", weights, blocks, gradients, p)
+    updates, after = np.empty(gradients.shape, gradients.dtype), blocks.copy()
+    for gradient, update in zip(np.ascontiguousarray(gradients), updates, strict=True):
+        advance(weights, after, after, [gradient], [update], scale, p, add=False)
+    return updates, after
 
 
 def unroll_backward(

@@ -30,6 +30,15 @@ def advance(
     scatter(update, targets, add)
 
 
+def unroll_forward(
+    weights: Weights, blocks: Array, gradients: Array, scale: float = 1.0, p: float | None = 10
+) -> tuple[Array, Array]:
+    """(updates (T, n), blocks after T steps) on constant gradients (T, n)."""
+    known = _whole(weights, blocks), padded(gradients, blocks)
+    updates, state = reference.unroll_forward(weights, *known, scale, p)
+    return updates[:, : gradients.shape[1]], _packed(state, blocks)
+
+
 def unroll_backward(
     weights: Weights,
     blocks: Array,
@@ -39,8 +48,9 @@ def unroll_backward(
     scale: float = 1.0,
     p: float | None = 10,
     wrt_gradients: bool = False,
+    memory: int | None = None,
 ) -> tuple[Weights, Array, Array | None]:
-    """(d_weights, d_blocks at the start, d_gradients (T, n) or None)"""
+    """(d_weights, d_blocks at the start, d_gradients (T, n) or None); all activations are stored, whatever `memory` says."""
     known = padded(gradients, blocks), padded(d_updates, blocks)
     state, d_state = _whole(weights, blocks), _whole(weights, d_blocks)
     d_weights, d_before, d_gradients = reference.unroll_backward(

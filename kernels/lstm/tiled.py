@@ -64,6 +64,7 @@ def unroll_forward(
     weights: Weights, blocks: Array, gradients: Array, scale: float = 1.0, p: float | None = 10
 ) -> tuple[Array, Array]:
     """(updates (T, n), blocks after T steps) on constant gradients (T, n)."""
+    check("unroll_forward", weights, blocks, gradients, p)
     updates, after = np.empty(gradients.shape, gradients.dtype), blocks.copy()
     for gradient, update in zip(gradients, updates, strict=True):
         advance(weights, after, after, [gradient], [update], scale, p, add=False)
@@ -91,7 +92,7 @@ def unroll_backward(
     d_before, d_gradients = np.empty_like(blocks), np.zeros_like(g)
     d_weights = [np.zeros_like(x) for x in flat_weights(weights)]
     per_tile = max(1, len(gradients)) * _bytes_per_tile(weights, blocks)
-    for group in _groups(len(blocks), per_tile, memory or MEMORY):
+    for group in _groups(len(blocks), per_tile, MEMORY if memory is None else memory):
         found, d_before[group], d_gradients[:, group] = _backward(
             weights, blocks[group], g[:, group], d_u[:, group], d_blocks[group], scale, p
         )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
-from tinymeta.kernels.fisher import mlp_fisher
+from tinymeta.ewc import sums
+from tinymeta.kernels.fisher import mlp_fisher, sample_labels
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(lambda s: (*s[:-1], s[-1] + 1))
@@ -158,8 +159,10 @@ def mixing_unseen(params, x):
 
 
 @pytest.mark.parametrize("net", [mixing, mixing_unseen])
-@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
-def test_nets_that_mix_samples_are_refused(net, kind):
+@pytest.mark.parametrize("kind", ewc.KINDS)
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+def test_nets_that_mix_samples_are_refused(monkeypatch, net, kind, block_bytes):
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
     params, x, y = problem(0, (4, 5, 3), 6)
     with pytest.raises(ValueError, match=r"logits of a sample change by .* without the rest of its batch"):
         ewc.fisher_diagonal(net, params, x, y, kind)
@@ -215,6 +218,23 @@ def test_wrong_arguments_are_named(change, error, message):
         ewc.fisher_diagonal(net, params, x, y, kind, batch_size=2)
 
 
+@pytest.mark.parametrize("samples", [1, 5])
+@pytest.mark.parametrize("wrong", range(6))
+def test_wrong_samples_are_named_by_their_place_among_all(samples, wrong):
+    """A label also where it is not taken."""
+    params, x, y = problem(0, (4, 5, 3), 6)
+    y[wrong], holed = 7, np.where(np.arange(6)[:, None] == wrong, np.nan, x)
+    with pytest.raises(ValueError, match=f"label of sample {wrong} is 7, expected 0 to 2"):
+        ewc.fisher_diagonal(nets.mlp, params, x, y, "empirical", samples=samples)
+    taken = np.random.default_rng(2).choice(6, samples, replace=False)
+    draw = lambda: ewc.fisher_diagonal(nets.mlp, params, holed, samples=samples, rng=np.random.default_rng(2))
+    if wrong in taken:
+        with pytest.raises(ewc.NotFinite, match=f"the logits of sample {wrong} are not finite"):
+            draw()
+    else:
+        assert all(np.isfinite(F).all() for F in trees.leaves(draw()))
+
+
 def test_a_batch_of_no_samples_is_refused():
     params, x, _ = problem(0, (4, 5, 3), 6)
     with pytest.raises(ValueError, match="batch_size is 0, expected 1 or more"):
@@ -223,8 +243,11 @@ def test_a_batch_of_no_samples_is_refused():
 
 def test_overflow_is_refused():
     params = (nets.Layer(np.zeros((1, 2), np.float32), np.zeros(2, np.float32)),)
-    with pytest.raises(ValueError, match=r"result at params\[0\]\['w'\] overflows float32"):
+    with pytest.raises(ewc.NotFinite, match=r"result at params\[0\]\['w'\] overflows float32"):
         ewc.fisher_diagonal(nets.mlp, params, np.full((2, 1), 1e25, np.float32))
+    huge = trees.map(lambda w: w + np.float32(1e30), params)
+    with pytest.raises(ewc.NotFinite, match=r"the logits of sample 0 are not finite"):
+        ewc.fisher_diagonal(nets.mlp, huge, np.full((2, 1), 1e25, np.float32))
 
 
 def test_it_refuses_to_be_differentiated():
@@ -246,11 +269,56 @@ def test_outputs_that_are_no_logits_of_classes_are_refused(kind):
         ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x)[:, :1], params, x, 0 * y, kind)
 
 
-def test_batch_norm_in_training_mode_is_refused():
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+def test_batch_norm_in_training_mode_is_refused(monkeypatch, block_bytes):
+    """Also where a block holds one sample, as those of nets.pooled_conv4 do for images of 84x84."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     params, x = nets.init_conv4(rng, 3, filters=2), rng.normal(size=(4, 1, 8, 8)).astype(np.float32)
     with pytest.raises(ValueError, match=r"use a net without batch statistics \(batch norm as in evaluation\)"):
         ewc.fisher_diagonal(nets.conv4, params, x)
+    with pytest.raises(ValueError, match=r"mas_importance: .* use a net without batch statistics"):
+        ewc.mas_importance(nets.conv4, params, x)
+
+
+# ---- the labels that the sampled kind draws ----
+
+
+def splits(n, rng):
+    """Of n samples: whole, one by one, and at random places."""
+    return [n], [1] * n, np.diff([0, *np.sort(rng.choice(np.arange(1, n), 4, replace=False)), n]).tolist()
+
+
+DRAWING = {
+    "perceptron": (nets.mlp, np.float32),
+    "perceptron in float64": (nets.mlp, np.float64),
+    "rules by layer": (lambda p, x: nets.mlp(p, x) * 1.0, np.float32),
+    "rules by layer in float64": (lambda p, x: nets.mlp(p, x) * 1.0, np.float64),
+    "one by one": (hidden_structure(nets.mlp), np.float64),
+}
+
+
+@pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")
+@pytest.mark.parametrize("block_bytes", [sums.BLOCK_BYTES, 1])
+@pytest.mark.parametrize("name", DRAWING)
+def test_the_labels_drawn_are_the_samples_own_however_they_are_split(monkeypatch, name, block_bytes):
+    """Sampled is empirical with labels that one generator has drawn before, bit for bit: into however many calls, and blocks, the
+    samples are split, each has its label. Seeds are fixed, for a number as near to the edge of a class as rounding of the logits
+    reaches would fall on either side."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block_bytes)
+    (net, dtype), rng = DRAWING[name], np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (9, 5, 4), sigma=1.0, dtype=dtype), rng.normal(size=(60, 9)).astype(dtype)
+    wide = nets.mlp(trees.map(np.float64, params), x.astype(np.float64))
+    labels = sample_labels(wide, np.random.default_rng(3).random(60))
+    assert set(labels) == {0, 1, 2, 3}
+    for sizes in splits(60, rng):
+        drawing, start = np.random.default_rng(3), 0
+        for size in sizes:
+            rows = slice(start, start + size)
+            sampled = ewc.fisher_diagonal(net, params, x[rows], kind="sampled", rng=drawing)
+            empirical = ewc.fisher_diagonal(net, params, x[rows], labels[rows], "empirical")
+            trees.map(np.testing.assert_array_equal, sampled, empirical)
+            start += size
 
 
 # ---- exact on n samples ----

@@ -1,5 +1,6 @@
 """Each rule of tm.ewc.fisher_diagonal against per-sample gradients by vmap, against a loop of gradients, and told to the user."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -12,7 +13,8 @@ import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
 from tinymeta.ewc import by_layer, perceptron, sums
-from tinymeta.ewc.entries import GRADIENTS, ROWS, UNUSED
+from tinymeta.ewc.entries import GRADIENTS, PATCHES, ROWS, UNUSED
+from tinymeta.kernels import fisher as fisher_kernels
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 6)
@@ -89,6 +91,44 @@ def test_neither_blocks_nor_batches_change_anything(name, seed, kind):
         patch.setattr(by_layer, "COLUMNS", 1)
         blocks_of_one = ewc.fisher_diagonal(net, params, x, y, kind, rng=np.random.default_rng(1))
     assert_trees_close(blocks_of_one, found[0], rtol=1e-12)
+
+
+def network_of(C):
+    """Rows, patches, positions and per-sample gradients on the way to C classes."""
+
+    def net(p, x):
+        z = ops.relu(ops.conv2d(x, p["filters"]) * p["scale"])
+        z = ops.tanh(ops.mean(z, axis=3).swapaxes(1, 2) @ p["rows"]).sum(axis=1)
+        return ops.tanh(z @ p["hidden"] + p["b"]) @ p["head"]
+
+    shapes = {"filters": (2, 1, 2, 2), "scale": (1,), "rows": (2, 3), "hidden": (3, 6), "b": (6,), "head": (6, C)}
+    rng = np.random.default_rng(0)
+    return net, {name: draw(rng, *shape) for name, shape in shapes.items()}, draw(rng, 5, 1, 4, 4)
+
+
+@pytest.mark.parametrize("C", [17, 18, 20, 40])
+def test_a_layer_of_rows_takes_one_product_whatever_the_number_of_classes(C):
+    net, params, x = network_of(C)
+    assert [rule for rule in trees.leaves(ewc.fisher_rules(net, params, x)) if rule == ROWS] == [ROWS, ROWS]
+    calls = []
+    counted = by_layer.SQUARES._replace(rows=lambda A, S: calls.append(S.shape) or by_layer.SQUARES.rows(A, S))
+    totals = [np.zeros_like(w) for w in trees.leaves(params)]
+    by_layer.add_reduced(totals, net, params, x, fisher_kernels.scores_reduced, counted)
+    assert len(calls) == 2  # one for each layer
+    assert all(shape[0] <= by_layer.COLUMNS + 1 for shape in calls)
+    assert_trees_close([total / len(x) for total in totals], trees.leaves(by_vmap(net, params, x)))
+    assert_trees_close(ewc.fisher_diagonal(net, params, x), by_vmap(net, params, x))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_classes_are_those_of_the_reference_kernel(dtype):
+    rng = np.random.default_rng(0)
+    params, x = nets.init_mlp(rng, (5, 7, 20), sigma=1.0, dtype=dtype), draw(rng, 30, 5).astype(dtype)
+    layers = [(layer.w.astype(np.float64), layer.b.astype(np.float64)) for layer in params]
+    expected = fisher_kernels.mlp_fisher(layers, x.astype(np.float64))
+    for net in (nets.mlp, lambda p, x: nets.mlp(p, x) * 1.0):
+        found = ewc.fisher_diagonal(net, params, x)
+        assert_trees_close(found, expected, rtol=1e-5 if dtype is np.float32 else 1e-12)
 
 
 @given(seed=seeds)
@@ -177,28 +217,56 @@ def test_samples_that_are_not_finite_are_named_for_a_perceptron_too():
         ewc.fisher_diagonal(nets.mlp, params, x)
 
 
-def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
-    """tracemalloc sees NumPy's arrays: 2000 samples need no more than 1000, and less than their per-sample gradients."""
-    import tracemalloc
+def peak(f):
+    """The most bytes that NumPy's arrays had at once, which tracemalloc sees."""
+    tracemalloc.start()
+    f()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
 
+
+def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
+    """8000 samples need no more than 2000, and less than their per-sample gradients."""
     rng = np.random.default_rng(0)
     params = nets.init_mlp(rng, (100, 80, 10))
     peaks = []
     for n in (2000, 8000):
         x = rng.normal(size=(n, 100)).astype(np.float32)
-        tracemalloc.start()
-        ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        peaks.append(peak(lambda: ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)))  # noqa: B023
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[1] < 2000 * 8000 * 4
+
+
+def test_a_perceptron_takes_no_memory_of_the_size_of_its_samples():
+    params, x = nets.init_mlp(np.random.default_rng(0), (200, 30, 10)), np.ones((60_000, 200), np.float32)
+    x[::2] = 0.5
+    ewc.fisher_diagonal(nets.mlp, params, x[:2000])  # what the kernel keeps for the next call
+    assert (
+        peak(lambda: ewc.fisher_diagonal(nets.mlp, params, x)) < x.size / 4
+    )  # where a byte for each number would be x.size
+
+
+def test_a_convolution_takes_the_memory_of_its_weights_and_values_not_of_their_product(monkeypatch):
+    """At each of 28 x 28 positions a sample has an outer product of the size of the weights, 64 x 576: together 116 MB."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 1)  # one sample at a time
+    rng = np.random.default_rng(0)
+    convolved = lambda p, x: ops.mean(ops.relu(ops.conv2d(x, p["w"], padding=1)), axis=(2, 3)) @ p["head"]
+    params = {"w": draw(rng, 64, 64, 3, 3).astype(np.float32), "head": draw(rng, 64, 5).astype(np.float32)}
+    assert ewc.fisher_rules(convolved, params, draw(rng, 1, 64, 8, 8))["w"] == PATCHES
+    peaks = []
+    for n in (8, 24):
+        x = draw(rng, n, 64, 28, 28).astype(np.float32)
+        peaks.append(peak(lambda: ewc.fisher_diagonal(convolved, params, x)))  # noqa: B023
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 28 * 28 * params["w"].nbytes / 10
 
 
 def test_a_batch_takes_few_calls_of_the_net():
     rng = np.random.default_rng(0)
     params, x = nets.init_mlp(rng, (6, 5, 10)), rng.normal(size=(3000, 6)).astype(np.float32)
     calls = []
-    for net, most in ((nets.mlp, 4), (lambda p, x: 2 * nets.mlp(p, x), 4 + 2 * 3)):
+    for net, most in ((nets.mlp, 2), (lambda p, x: 2 * nets.mlp(p, x), 3 + 2 * 3)):
         calls.clear()
         ewc.fisher_diagonal(lambda p, x: calls.append(0) or net(p, x), params, x)  # noqa: B023
         assert len(calls) <= most

@@ -1,5 +1,6 @@
 """tm.ewc.Penalty: Eq. 3 as a sum over tasks, as one folded quadratic, as a function to differentiate and as a step."""
 
+import copy
 import dataclasses
 import warnings
 
@@ -12,6 +13,7 @@ import tinymeta as tm
 from tinymeta import ewc, nets
 from tinymeta.engine import trees
 from tinymeta.ewc import Penalty
+from tinymeta.ewc import penalty as penalty_module
 from tinymeta.lab import checkpoint
 
 seeds = st.integers(0, 2**32 - 1)
@@ -303,8 +305,54 @@ def test_weights_of_the_penalty_must_be_finite_and_not_negative(name, number):
 
 @pytest.mark.parametrize("fisher", [[1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0]])
 def test_a_fisher_must_be_finite_and_not_negative(fisher):
-    with pytest.raises(ValueError, match=r"add_task: fisher\['w'\] has entries that are negative or not finite"):
-        Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.array(fisher)})
+    penalty = Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.ones(2)})
+    before = {name: copy.deepcopy(part) for name, part in vars(penalty).items()}
+    for one in (Penalty(1.0), penalty):
+        with pytest.raises(
+            ValueError, match=r"add_task: fisher\['w'\] has entries that are negative or not finite"
+        ) as caught:
+            one.add_task({"w": np.ones(2)}, {"w": np.array(fisher)})
+        assert isinstance(caught.value, ewc.NotFinite) == (not np.isfinite(fisher).all())
+    trees.map(np.testing.assert_array_equal, vars(penalty), before)  # nothing is lost
+
+
+@pytest.mark.parametrize("fisher", [[1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0]])
+def test_so_must_the_fisher_that_a_checkpoint_gives_back(fisher):
+    saved = vars(Penalty(1.0).add_task({"w": np.zeros(2)}, {"w": np.ones(2)}))
+    with pytest.raises(ValueError, match=r"Penalty: fisher\['w'\] has entries that are negative or not finite"):
+        Penalty(**(saved | {"fisher": {"w": np.array(fisher)}}))
+    with pytest.raises(ValueError, match=r"Penalty: fisher\['w'\] is float64\[3\], expected float64\[2\]"):
+        Penalty(**(saved | {"fisher": {"w": np.ones(3)}}))
+    for name in ("fisher", "anchor"):
+        with pytest.raises(ValueError, match="of fisher and anchor one is missing"):
+            Penalty(**(saved | {name: None}))
+    with pytest.raises(ewc.NotFinite, match="Penalty: constant is inf"):
+        Penalty(**(saved | {"constant": np.inf}))
+
+
+def test_a_fisher_is_looked_at_once(monkeypatch):
+    """A loop makes its penalty of its state at each step, and has millions of weights."""
+    rng, looks = np.random.default_rng(0), []
+    saved = vars(added(Penalty(1.0), [task(rng), task(rng)]))
+    monkeypatch.setattr(penalty_module, "check_fisher", lambda *args: looks.append(args))
+    for _ in range(3):
+        Penalty(**saved)
+    assert looks == []
+    Penalty(**(saved | {"fisher": trees.map(np.copy, saved["fisher"])}))
+    assert len(looks) == 1
+
+
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_a_sum_that_overflows_is_refused_and_nothing_is_lost(gamma):
+    anchor, most = {"w": np.zeros(2, np.float32)}, {"w": np.full(2, 3e38, np.float32)}
+    penalty = Penalty(1.0, gamma).add_task(anchor, most)
+    with pytest.raises(ewc.NotFinite, match=r"Penalty: fisher\['w'\] has entries that are negative or not finite"):
+        penalty.add_task(anchor, most)
+    np.testing.assert_array_equal(penalty.fisher["w"], most["w"])
+    with pytest.raises(ewc.NotFinite, match=r"Penalty: constant is .*; the anchors are too far apart"):
+        Penalty(1.0).add_task(anchor, {"w": np.ones(2, np.float32)}).add_task(
+            {"w": np.full(2, 1e25, np.float32)}, {"w": np.ones(2, np.float32)}
+        )
 
 
 @pytest.mark.parametrize(
@@ -324,5 +372,7 @@ def test_trees_that_do_not_fit_are_refused(wrong, message):
         penalty.add_task(wrong, wrong)
     with pytest.raises(ValueError, match=message):
         penalty.value(wrong)
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match=message):
         penalty.grad(wrong)
+    with pytest.raises(ValueError, match=message):
+        penalty.quadratic(wrong)

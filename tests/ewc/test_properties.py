@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ewc.architectures import problems
+from ewc.architectures import numbered, places, problems
 from ewc.comparing import assert_trees_close, flat
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -118,7 +118,8 @@ def test_4_exact_is_the_expectation_of_empirical_with_any_square_root_of_its_cov
     exact = fisher_of(p)
     assert_trees_close(exact, total)
     fewer = lambda z, x, start: kernels.scores_reduced(z)  # C - 1 columns (Tanabe & Sagae)
-    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, fewer), exact)
+    first = p.net(p.params, p.x[: sums.CHECKED])
+    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, first, fewer), exact)
 
     def backpack(z, x, start):
         """√p_c (δ_vc - √(p_v p_c)): the columns of BackPACK's _sqrt_hessian."""
@@ -126,7 +127,7 @@ def test_4_exact_is_the_expectation_of_empirical_with_any_square_root_of_its_cov
         roots = np.sqrt(q)[:, :, None] * (np.eye(q.shape[1]) - np.sqrt(q[:, :, None] * q[:, None, :]))
         return np.moveaxis(roots, 2, 0)  # (n, c, v) -> (v, n, c)
 
-    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, backpack), exact)
+    assert_trees_close(sums.mean_over_samples("", p.net, p.params, p.x, first, backpack), exact)
 
 
 @settings(max_examples=6)
@@ -210,30 +211,51 @@ def test_7_the_kl_divergence_of_a_small_step_is_half_the_fisher_form(p, seed):
     assert fine <= max(0.3 * coarse, 1e-9 * (1 + half) / 1e-3)  # it falls as t², down to rounding
 
 
-@given(seed=seeds, kind=kinds, scale=st.sampled_from([0.5, 2.0, 4.0]), constant=st.floats(-5, 5))
-def test_8_it_is_nonnegative_and_has_the_symmetries_of_the_net(seed, kind, scale, constant):
-    rng = np.random.default_rng(seed)
-    params = nets.init_mlp(rng, (4, 5, 3), sigma=1.0, dtype=np.float64)
-    params = tuple(layer._replace(b=rng.normal(size=layer.b.shape)) for layer in params)
-    x, y = rng.normal(size=(6, 4)), rng.integers(3, size=6)
-    of = lambda params, x, y=y, net=nets.mlp: ewc.fisher_diagonal(net, params, x, y, kind)
-    plain = of(params, x)
+@given(p=problems(), kind=kinds, scale=st.sampled_from([0.5, 2.0, 4.0]), constant=st.floats(-5, 5), seed=seeds)
+def test_8_it_is_nonnegative_and_has_the_symmetries_of_the_net(p, kind, scale, constant, seed):
+    plain, rng = fisher_of(p, kind), np.random.default_rng(seed)
     assert all((F >= 0).all() for F in trees.leaves(plain))
-    off = of(params, x * [1, 1, 0, 1])
-    assert not off[0].w[2].any()  # a pixel that is never on
-    dead = of((params[0]._replace(b=params[0].b - 1e3 * np.eye(5)[1]), params[1]), x)
-    assert not dead[0].w[:, 1].any()  # a unit that never is
-    assert not dead[1].w[1].any()
-    assert_trees_close(of(params, x, net=lambda p, x: nets.mlp(p, x) + constant), plain)
-    pixels, units, classes = rng.permutation(4), rng.permutation(5), rng.permutation(3)
-    shuffle = lambda t: (nets.Layer(t[0].w[pixels][:, units], t[0].b[units]), nets.Layer(t[1].w[units], t[1].b))
-    assert_trees_close(of(shuffle(params), x[:, pixels]), shuffle(plain))  # the symmetry of permuted MNIST
-    if kind != "sampled":  # whose draws go through the classes in order
-        head = lambda t: (t[0], nets.Layer(t[1].w[:, classes], t[1].b[classes]))
-        assert_trees_close(of(head(params), x, np.argsort(classes)[y]), head(plain))
-    factor = np.array([scale, 1, 1, 1])
-    rescaled = of((params[0]._replace(w=params[0].w / factor[:, None]), params[1]), x * factor)
-    assert_trees_close(rescaled[0].w, plain[0].w * factor[:, None] ** 2)
+    shifted = p._replace(layers=lambda params, x, act: p.layers(params, x, act) + constant)
+    assert_trees_close(fisher_of(shifted, kind), plain)
+
+    sizes = {
+        n: size for axes, w in leaves_with_axes(p) for n, size in zip(axes.split(), w.shape, strict=True) if n != "."
+    }
+    for name, size in sizes.items():
+        if name == "out" and kind == "sampled":
+            continue  # draws go through the classes in order
+        order = rng.permutation(size)  # of pixels: the symmetry of permuted MNIST
+        other = p._replace(params=numbered(p.params, p.axes, name, order), x=numbered(p.x, p.seen, name, order))
+        other = other._replace(y=np.argsort(order)[p.y] if name == "out" else p.y)
+        assert_trees_close(fisher_of(other, kind), numbered(plain, p.axes, name, order))
+
+    def at(tree, name, i):
+        """What belongs to number i of those called `name`."""
+        return [np.take(w, i, axis) for w, axes in zip(trees.leaves(tree), trees.leaves(p.axes), strict=True)
+                for axis in places(axes, name)]  # fmt: skip
+
+    off = rng.integers(sizes["in"])
+    on = np.arange(sizes["in"]) != off
+    along = lambda factor, names: factor.reshape([-1 if name == "in" else 1 for name in names.split()])
+    dark = fisher_of(p._replace(x=p.x * along(on, p.seen)), kind)
+    assert not any(F.any() for F in at(dark, "in", off))  # a pixel that is never on
+
+    factor = np.where(on, 1, scale)
+    scaled = lambda power: lambda w, names: w * along(factor, names) ** power if "in" in names.split() else w
+    inputs = p._replace(x=p.x * along(factor, p.seen), params=trees.map(scaled(-1), p.params, p.axes))
+    assert_trees_close(fisher_of(inputs, kind), trees.map(scaled(2), plain, p.axes))
+
+    if p.act is ops.relu:
+        for name in sizes.keys() - {"in", "out"}:  # a unit that never is
+            unit = rng.integers(sizes[name])
+            low = lambda w, names, name=name, unit=unit: w - 1e6 * np.eye(len(w))[unit] if names == name else w
+            dead = fisher_of(p._replace(params=trees.map(low, p.params, p.axes)), kind)
+            assert len(at(dead, name, unit)) >= 3
+            assert not any(F.any() for F in at(dead, name, unit))
+
+
+def leaves_with_axes(p):
+    return zip(trees.leaves(p.axes), trees.leaves(p.params), strict=True)
 
 
 @given(p=problems())

@@ -1,5 +1,7 @@
 """The laws of the penalty, its steps, the overlap and the metrics, one test each, in float64 (11 to 14, and 17)."""
 
+import warnings
+
 import numpy as np
 import pytest
 from ewc.comparing import assert_trees_close, flat
@@ -65,7 +67,10 @@ def test_12_the_explicit_step_diverges_iff_eta_lambda_f_passes_2_and_the_proxima
     anchor, fisher = rng.normal(size=4), rng.exponential(size=4) + 0.1
     penalty = ewc.Penalty(lam).add_task(anchor, fisher)
     lr, start, zero = step / (lam * fisher.max()), anchor + 1.0, np.zeros(4)
-    explicit, proximal = ewc.penalised_sgd(lr, penalty), ewc.proximal_sgd(lr, penalty)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explicit, proximal = ewc.penalised_sgd(lr, penalty), ewc.proximal_sgd(lr, penalty)
+    assert ["diverges" in str(w.message) for w in caught] == ([step > 2] if step > 1 else [])
     far = near = start
     for _ in range(80):
         far, _ = explicit.step(far, zero, explicit.init(far))

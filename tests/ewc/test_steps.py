@@ -1,4 +1,4 @@
-"""tm.ewc's optimizers: one pass over the parameters against tm.optim on the summed gradients, and the limits of each step."""
+"""tm.ewc's optimizers: one kernel for each step against tm.optim on the summed gradients, and the limits of each step."""
 
 import numpy as np
 import pytest
@@ -40,6 +40,10 @@ def assert_trees_close(found, expected, rtol=1e-12):
     trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol=rtol), found, expected)
 
 
+on_purpose = pytest.mark.filterwarnings("ignore:lr . lam . max.fisher.:RuntimeWarning")
+
+
+@on_purpose
 @given(seed=seeds, lam=lams, dtype=dtypes, tasks=st.integers(0, 2))
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_an_explicit_step_is_the_optimizer_on_loss_plus_penalty(name, seed, lam, dtype, tasks):
@@ -57,6 +61,7 @@ def test_an_explicit_step_is_the_optimizer_on_loss_plus_penalty(name, seed, lam,
     assert state.step == 3
 
 
+@on_purpose
 @given(seed=seeds, lam=lams)
 @pytest.mark.parametrize("name", MAKERS)
 def test_update_is_the_difference_that_step_makes(name, seed, lam):
@@ -107,8 +112,10 @@ def test_a_proximal_step_is_stable_at_any_lambda_and_ends_where_loss_plus_penalt
 
 def test_the_explicit_step_diverges_where_the_proximal_one_does_not():
     penalty, w = ewc.Penalty(100.0).add_task(np.zeros(1), np.ones(1)), np.ones(1)
-    explicit, proximal = ewc.penalised_sgd(0.1, penalty), ewc.proximal_sgd(0.1, penalty)
-    far, near = w, w
+    with pytest.warns(RuntimeWarning, match="max.fisher. is 10: gradient descent diverges") as caught:
+        explicit = ewc.penalised_sgd(0.1, penalty)
+    assert [record.filename for record in caught] == [__file__]
+    proximal, far, near = ewc.proximal_sgd(0.1, penalty), w, w
     for _ in range(20):
         far, _ = explicit.step(far, np.zeros(1), explicit.init(w))
         near, _ = proximal.step(near, np.zeros(1), proximal.init(w))
@@ -116,6 +123,23 @@ def test_the_explicit_step_diverges_where_the_proximal_one_does_not():
     assert abs(near) < 1e-10
 
 
+def test_a_step_that_overshoots_is_warned_of_once_where_its_optimizer_is_made(monkeypatch):
+    penalty, w = ewc.Penalty(100.0).add_task(np.zeros(2), np.ones(2)), np.ones(2)
+    with pytest.warns(RuntimeWarning, match="is 1.5: gradient descent overshoots its anchor where it passes 1"):
+        optimizer = ewc.penalised_sgd(0.015, penalty)
+    looks = []
+    monkeypatch.setattr(ewc.Penalty, "stability", lambda self, lr: looks.append(lr) or 0.0)
+    state = optimizer.init(w)
+    for _ in range(3):  # silent, and no look at F
+        w, state = optimizer.step(w, np.zeros(2), state)
+    for name in MAKERS:  # a function of the step is not asked in advance; other steps do not diverge
+        MAKERS[name](lambda t: 1.0, penalty)
+        if name != "penalised_sgd":
+            MAKERS[name](1.0, penalty)
+    assert looks == []
+
+
+@on_purpose
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_step_can_be_differentiated_to_second_order(name):
     rng = np.random.default_rng(2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tinymeta import nets
 from tinymeta.engine import trees
-from tinymeta.ewc import Penalty, unit_trace
+from tinymeta.ewc import NotFinite, Penalty, unit_trace
 
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -52,5 +52,12 @@ def test_a_penalty_does_not_see_the_scales_of_its_tasks(seed, scales, gamma):
     ],
 )
 def test_a_fisher_that_has_no_trace_is_refused(entries, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         unit_trace(np.array(entries))
+    assert isinstance(caught.value, NotFinite) == (min(entries) >= 0 or np.isnan(entries).any())
+
+
+def test_a_trace_that_float32_cannot_hold_is_no_obstacle():
+    scaled = unit_trace({"w": np.full((40, 5), 3e38, np.float32)})
+    np.testing.assert_allclose(scaled["w"], np.full((40, 5), 1 / 200), rtol=1e-6)
+    assert scaled["w"].dtype == np.float32

@@ -146,8 +146,8 @@ def test_a_decay_is_tuned_over_several_sequences(tmp_path):
     ran = {}
 
     class Watched(Run):
-        def stage(self, name, *arguments):
-            ran[name] = super().stage(name, *arguments)
+        def stage(self, name, *arguments, **options):
+            ran[name] = super().stage(name, *arguments, **options)
             return ran[name]
 
     with Watched(tmp_path, "ewc-domain-10", config_hash(config)) as watched:

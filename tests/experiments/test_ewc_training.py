@@ -10,7 +10,7 @@ from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
 from tinymeta.experiments.ewc_memory import Learner, penalty_of, remember, task_fisher
-from tinymeta.experiments.ewc_report import Found, choose, forgotten, mean_se, search, so_far, with_se
+from tinymeta.experiments.ewc_report import Found, at_the_ends, choose, forgotten, mean_se, search, so_far, with_se
 from tinymeta.experiments.ewc_tasks import (
     Digits,
     Task,
@@ -314,6 +314,58 @@ def test_a_decay_is_online_ewcs_alone(method, gamma):
 # ---- reports ----
 
 
+DIVERGED = {
+    "EWC": Learner("EWC", LR, 1.0),
+    "EWC, empirical": Learner("EWC", LR, 1.0, "empirical"),
+    "EWC of trace 1": Learner("EWC", LR, 1.0, unit_trace=True),
+    "online EWC": Learner("online EWC", LR, 1.0, gamma=0.9),
+    "MAS": Learner("MAS", LR, 1.0),
+    "SI": Learner("SI", LR, 1.0),
+}
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e16, 1e30])
+@pytest.mark.parametrize("learner", DIVERGED.values(), ids=DIVERGED)
+def test_what_diverged_is_not_remembered_though_its_weights_are_finite(digits, learner, scale):
+    """The Fisher overflows, or already the logits do: a search of settings goes on without this one."""
+    params = tm.trees.map(lambda w: w * np.float32(scale), nets.init_mlp(np.random.default_rng(0), (784, 8, 8, 10)))
+    assert all(np.isfinite(leaf).all() for leaf in tm.trees.leaves(params))
+    task = permuted_tasks(digits, stream(0, "permutations"), 1)[0]
+    path = tm.trees.map(lambda w: np.full_like(w, np.finfo(w.dtype).max), params)
+    si = ewc.PathIntegral.begin(params)._replace(path=path)
+    state = {"params": params, "penalty": None, "si": si}
+    assert remember(learner, state, task, Protocol((8, 8), "sgd", 1, 10), np.random.default_rng(0)) is state
+
+
+def test_a_fisher_that_is_0_throughout_has_no_scale_to_be_remembered_at(digits):
+    """The softmax of weights that diverged is 0 and 1, and so is the Fisher 0."""
+    params = (nets.Layer(np.zeros((784, 10), np.float32), np.float32(1e4) * np.arange(10, dtype=np.float32)),)
+    task = permuted_tasks(digits, stream(0, "permutations"), 1)[0]
+    state, protocol = {"params": params, "penalty": None}, Protocol((), "sgd", 1, 10)
+    assert remember(Learner("EWC", LR, 1.0, unit_trace=True), state, task, protocol, np.random.default_rng(0)) is state
+    assert remember(Learner("EWC", LR, 1.0), state, task, protocol, np.random.default_rng(0))["penalty"]["lam"] == 1.0
+
+
+def test_a_second_moment_that_overflowed_is_not_remembered(digits):
+    params = nets.init_mlp(np.random.default_rng(0), (784, 8, 10))
+    v = tm.trees.map(np.ones_like, params)
+    v[0].w[3, 2] = np.inf
+    task = permuted_tasks(digits, stream(0, "permutations"), 1)[0]
+    before = vars(ewc.Penalty(1.0).add_task(params, ewc.uniform_fisher(params)))
+    for state in ({"params": params, "penalty": None, "v": v}, {"params": params, "penalty": before, "v": v}):
+        protocol = Protocol((8,), "sgd", 5, 10, squares=True)
+        assert remember(Learner("EWC", LR, 1.0, "squisher"), state, task, protocol, np.random.default_rng(0)) is state
+
+
+def test_what_else_is_wrong_with_a_fisher_is_not_taken_for_divergence(digits):
+    params = nets.init_mlp(np.random.default_rng(0), (784, 8, 10))
+    v = tm.trees.map(lambda w: -np.ones_like(w), params)
+    task = permuted_tasks(digits, stream(0, "permutations"), 1)[0]
+    state, protocol = {"params": params, "penalty": None, "v": v}, Protocol((8,), "sgd", 5, 10, squares=True)
+    with pytest.raises(ValueError, match="negative or not finite"):
+        remember(Learner("EWC", LR, 1.0, "squisher"), state, task, protocol, np.random.default_rng(0))
+
+
 def test_settings_are_chosen_in_the_first_repeat_and_only_the_best_are_run_in_the_others():
     ran = []
 
@@ -327,6 +379,22 @@ def test_settings_are_chosen_in_the_first_repeat_and_only_the_best_are_run_in_th
     assert ran == [(1.0, 0), (3.0, 0), (2.0, 0), (3.0, 1), (3.0, 2)]
     assert choose(trials) == {"EWC": learners[1]}
     assert [len(found) for found in trials.values()] == [1, 3, 1]
+
+
+def test_a_best_setting_at_an_end_of_what_was_tried_is_named():
+    def trials(method, *tried):
+        return {
+            Learner(method, rate, lam): [Found(np.zeros((2, 3)), np.full(3, right), 0.0)] for rate, lam, right in tried
+        }
+
+    inside = trials("SGD", (0.1, 0.0, 50), (0.2, 0.0, 60), (0.3, 0.0, 55)) | trials("none", (0.1, 0.0, 20))
+    assert at_the_ends(inside) == ""
+    beyond = (
+        inside
+        | trials("L2", (0.1, 1.0, 70), (0.1, 2.0, 60))
+        | trials("EWC", (0.1, 1.0, 70), (0.2, 3.0, 80), (0.2, 2.0, 9))
+    )
+    assert at_the_ends(beyond) == "; at an end of what was tried: L2 (λ 1), EWC (rate 0.2), EWC (λ 3)"
 
 
 def test_means_have_standard_errors_and_one_seed_has_none():

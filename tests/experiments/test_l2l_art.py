@@ -16,6 +16,7 @@ from tinymeta.experiments import l2l_art, l2l_art_net, l2l_training
 from tinymeta.experiments.l2l_art import EXPERIMENT, resized
 from tinymeta.experiments.l2l_art_figures import packed, unpacked
 from tinymeta.experiments.l2l_comparison import Comparison, Setting
+from tinymeta.l2l.runner import losses_and_grads
 from tinymeta.lab import Run, UserError, configure, execute, stream
 
 TINY = {
@@ -23,7 +24,8 @@ TINY = {
     "steps": "2", "unroll_length": "1", "validate_every": "1", "validation_problems": "2", "test_problems": "3",
     "hidden_units": "3",
 }  # fmt: skip
-SETTINGS = ("2 steps", "new style, 2 steps", "new style, double resolution, 2 steps")
+PLACES = ("", "new style", "new style, double resolution")
+DATA = "CIFAR-10, JPEG-compressed copy"
 sides = st.sampled_from([1, 2, 4, 8, 16, 24, 40])
 
 
@@ -56,8 +58,11 @@ def test_a_run_compares_all_methods_in_all_settings_and_draws(tmp_path) -> None:
     assert [row["quantity"].split(",")[0] for row in result["rows"][1:6]] == ["LSTM", *l2l.BASELINES]
     assert len(result["rows"]) == 1 + 3 * 6
     assert all(np.isfinite(row["ours"]) for row in result["rows"])
-    assert all("JPEG-compressed" in row["source"] for row in result["rows"])
-    assert [claim["sentence"].split(":")[0] for claim in result["claims"]] == list(SETTINGS)
+    assert all(DATA in row["quantity"] for row in result["rows"])
+    assert all(DATA in row["source"] for row in result["rows"])
+    titles = [", ".join(filter(None, (place, f"contents of {DATA}", "2 steps"))) for place in PLACES]
+    assert [claim["sentence"].split(":")[0] for claim in result["claims"]] == titles
+    assert [setting["title"] for setting in result["series"]["settings"]] == titles
     assert {f.stem for f in (folder / "figures").glob("*.png")} == {"pictures", "loss-curves", "meta-training"}
     assert "JPEG-compressed" in json.loads((folder / "figures/captions.json").read_text())["loss-curves"]
     saved = l2l.LSTMOptimizer.load(folder / "optimizer.npz")
@@ -67,7 +72,8 @@ def test_a_run_compares_all_methods_in_all_settings_and_draws(tmp_path) -> None:
 def test_pictures_are_what_the_methods_painted(tmp_path) -> None:
     _, result = finished(tmp_path)
     config = configure(EXPERIMENT, "quick", TINY)
-    for picture, setting in zip(result["series"]["pictures"], result["series"]["settings"], strict=True):
+    shown = zip(result["series"]["pictures"], result["series"]["settings"], PLACES, strict=True)
+    for picture, setting, place in shown:
         size = 16 if "double" in picture["title"] else 8
         assert picture["size"] == size
         images = {name: unpacked(text, size) for name, text in picture["images"].items()}
@@ -75,10 +81,52 @@ def test_pictures_are_what_the_methods_painted(tmp_path) -> None:
         assert set(images) - {"content", "style", "LSTM"} < set(l2l.BASELINES)
         final = {name: curve["mean"][-1] for name, curve in setting["curves"].items() if name != "LSTM"}
         assert list(images)[3] == min(final, key=final.get)
-        rng = stream(config.seed, "shown", setting["name"])
+        rng = stream(config.seed, "shown", place)
         chosen = some_images("test").x[rng.choice(40, 1, replace=False)[0]]
         means = chosen.reshape(3, size, 32 // size, size, 32 // size).mean(axis=(2, 4))
         assert np.abs(np.moveaxis(means, 0, -1) - images["content"]).max() <= 0.51
+
+
+def test_contents_are_named_in_what_is_told_and_not_in_the_stages_of_a_run(tmp_path) -> None:
+    """Runs that were begun under the old names go on."""
+    folder, result = finished(tmp_path)
+    stages = {json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
+    compared = {
+        f"{kind}, {', '.join(filter(None, (place, '2 steps')))}" for kind in ("tuning", "test") for place in PLACES
+    }
+    assert stages == {"feature net", "meta-training"} | compared
+    assert result["rows"][7]["quantity"] == f"LSTM, new style, contents of {DATA}, loss at step 2"
+
+
+def test_a_finished_run_is_traced_with_its_own_feature_net_and_stays_as_it_was(tmp_path) -> None:
+    config = configure(EXPERIMENT, "quick", TINY)
+    folder, _ = finished(tmp_path)
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("checkpoint.npz", "metrics.jsonl", "result.json", "optimizer.npz")
+    }
+    execute(EXPERIMENT, config, resume=folder, trace=True)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {f.stem for f in (folder / "figures").glob("trace-*.png")} == {
+        "trace-updates",
+        "trace-response",
+        "trace-gates",
+    }
+    with Run(tmp_path, "net", "hash") as run:
+        _, studio = l2l_art._studio(config, run, some_images("train"), some_images("test"))
+    problem = studio.problem(stream(config.seed, "test"), 1, "test", l2l_art.TRAINED, config.size)
+    gradient = np.ravel(losses_and_grads(problem, problem.theta, 0)[1])
+    with np.load(folder / "trace.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["gradients"][0], gradient[arrays["coordinates"]])
+
+
+def test_a_run_without_its_checkpoint_is_not_traced_and_loses_nothing(tmp_path) -> None:
+    folder, _ = finished(tmp_path)
+    (folder / "checkpoint.npz").unlink()
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"has no checkpoint\.npz, which holds the feature net"):
+        execute(EXPERIMENT, configure(EXPERIMENT, "quick", TINY), resume=folder, trace=True)
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:
@@ -143,7 +191,8 @@ def a_comparison(gains) -> Comparison:
     curves = {"LSTM": base} | {
         name: base + np.array([[0.0] * 3, gain]) for name, gain in zip(l2l.BASELINES, gains, strict=True)
     }
-    return Comparison(Setting("", 1, None), {}, dict.fromkeys(l2l.BASELINES, 0.1), curves)
+    grid = {name: {0.3: 2.0, 0.1: 1.0, 0.03: 2.0} for name in l2l.BASELINES}
+    return Comparison(Setting("", 1, None), grid, dict.fromkeys(l2l.BASELINES, 0.1), curves)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +201,7 @@ def a_comparison(gains) -> Comparison:
 def test_the_claim_holds_if_the_paired_difference_is_above_zero(last, held, wins) -> None:
     claim = l2l_art._claim(a_comparison([[50.0, 60.0, 70.0]] * 3 + [last]), 1)
     assert claim.held == held
-    assert "the best is ADAM" in claim.detail
+    assert "the best is ADAM with learning rate 0.1:" in claim.detail
     assert f"on {wins} of 3 contents" in claim.detail
 
 

@@ -341,6 +341,16 @@ def test_bad_settings_are_refused_by_name(name, key, value, message):
         configure(experiments.load(name), "quick", {key: value})
 
 
+def test_presets_code_are_the_authors_code():
+    quadratic, mnist = (configure(experiments.load(name), "code", {}) for name in ("l2l-quadratic", "l2l-mnist"))
+    for config, problems in ((quadratic, 128), (mnist, 1)):
+        assert (config.meta_lr, config.meta_epochs, config.meta_batch) == (0.001, 10_000, problems)
+        assert (config.steps, config.unroll_length, config.hidden_units, config.sigma) == (100, 20, (20, 20), 0.01)
+        assert (config.validate_every, config.validation_problems, config.decisive) == (1000, 20 * problems, 100)
+    assert (quadratic.kind, quadratic.scale, quadratic.p) == ("uniform", 1.0, 0.0)
+    assert (mnist.scale, mnist.p, mnist.batch_size, mnist.hidden) == (0.01, 5.0, 128, (20,))
+
+
 def test_the_presets_name_settings_that_exist():
     for name in experiments.REGISTRY:
         experiment = experiments.load(name)

@@ -78,18 +78,41 @@ def test_the_backward_of_an_unroll_is_the_references(backend, seed, hidden, p, n
     assert backend.unroll_backward(weights, blocks, gradients, d_updates, d_blocks, SCALE, p)[2] is None
 
 
-def test_an_unroll_of_tiles_is_the_references():
-    weights, state, gradients, *_ = case(1, (2, 4), 10.0, 130, 3)
-    updates, after = tiled.unroll_forward(weights, to_blocks(state, 130, gradients.dtype), gradients, SCALE, 10.0)
-    expected, state_after = reference.unroll_forward(weights, state, gradients, SCALE, 10.0)
-    assert_near([updates, *parts(from_blocks(after, (2, 4), 130))], [expected, *parts(state_after)])
+@backends
+@settings(max_examples=20)
+@given(seed=seeds, hidden=nets, p=constants, n=counts, T=st.integers(0, 3))
+def test_an_unroll_is_the_references(backend, seed, hidden, p, n, T):
+    weights, state, gradients, *_ = case(seed, hidden, p, n, T)
+    blocks = to_blocks(state, n, gradients.dtype)
+    kept = blocks.copy()
+    updates, after = backend.unroll_forward(weights, blocks, gradients, SCALE, p)
+    expected, state_after = reference.unroll_forward(weights, state, gradients, SCALE, p)
+    assert_near([updates, *parts(from_blocks(after, hidden, n))], [expected, *parts(state_after)])
+    np.testing.assert_array_equal(blocks, kept)
 
 
-def test_a_small_memory_gives_the_same_result_tile_by_tile():
+@backends
+def test_an_unroll_that_does_not_fit_is_refused(backend):
+    weights, state, gradients, *_ = case(3, (3,), 10.0, 5, 2)
+    blocks = to_blocks(state, 5, gradients.dtype)
+    with pytest.raises(ValueError, match="gradients has shape"):
+        backend.unroll_forward(weights, blocks, gradients[0], SCALE, 10.0)
+
+
+@pytest.mark.parametrize("memory", [0, 1])
+def test_a_small_memory_gives_the_same_result_tile_by_tile(monkeypatch, memory):
     weights, state, gradients, d_updates, d_state = case(2, (3,), 10.0, 4 * LANES, 3)
     blocks, d_blocks = (to_blocks(x, 4 * LANES, gradients.dtype) for x in (state, d_state))
     arguments = weights, blocks, gradients, d_updates, d_blocks, SCALE, 10.0
-    whole, by_tile = tiled.unroll_backward(*arguments), tiled.unroll_backward(*arguments, memory=1)
+    whole, backward, sizes = tiled.unroll_backward(*arguments), tiled._backward, []
+
+    def counted(weights, blocks, *rest):
+        sizes.append(len(blocks))
+        return backward(weights, blocks, *rest)
+
+    monkeypatch.setattr(tiled, "_backward", counted)
+    by_tile = tiled.unroll_backward(*arguments, memory=memory)
+    assert sizes == [1, 1, 1, 1]
     assert_near([*flat_weights(by_tile[0]), by_tile[1]], [*flat_weights(whole[0]), whole[1]])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from tinymeta.kernels.lstm import Weights, cpu_unroll, reference
+from tinymeta.kernels.lstm import Weights, cpu, cpu_unroll, reference
 from tinymeta.kernels.lstm.blocks import flat_weights, from_blocks, hidden_sizes, to_blocks, zero_blocks
 
 seeds = st.integers(0, 2**32 - 1)
@@ -58,18 +58,19 @@ def flat(result, weights, n):
     return [*flat_weights(d_weights), *parts(weights, d_blocks, n), *([] if d_gradients is None else [d_gradients])]
 
 
+def wide(weights):
+    """In float64."""
+    layers = tuple(tuple(x.astype(float) for x in layer) for layer in weights.layers)
+    return Weights(layers, weights.W_out.astype(float), weights.b_out.astype(float))
+
+
 def exact(inputs, p):
     """The same list, of the reference in float64."""
     weights, blocks, gradients, d_updates, d_blocks = inputs
     n, sizes = gradients.shape[1], hidden_sizes(weights)
-    wide = Weights(
-        tuple(tuple(x.astype(float) for x in layer) for layer in weights.layers),
-        weights.W_out.astype(float),
-        weights.b_out.astype(float),
-    )
     state, d_state = (from_blocks(x.astype(float), sizes, n) for x in (blocks, d_blocks))
     d_weights, d_before, d_gradients = reference.unroll_backward(
-        wide, state, gradients.astype(float), d_updates.astype(float), d_state, SCALE, p, wrt_gradients=True
+        wide(weights), state, gradients.astype(float), d_updates.astype(float), d_state, SCALE, p, wrt_gradients=True
     )
     return [*flat_weights(d_weights), *(part for layer in d_before for part in layer), d_gradients]
 
@@ -81,6 +82,20 @@ def assert_near(found, expected, ulps=128):
         assert a.dtype == np.float32
         size = max(1.0, float(np.abs(b).max(initial=0)))
         np.testing.assert_allclose(a, b, rtol=0, atol=ulps * EPSILON * size, err_msg=f"array {k}")
+
+
+@settings(max_examples=40)
+@given(seed=seeds, hidden=nets, p=constants, n=counts, T=st.integers(0, 6))
+def test_an_unroll_is_the_references_and_its_steps(seed, hidden, p, n, T):
+    weights, blocks, gradients, *_ = case(seed, hidden, p, n, T)
+    updates, after = cpu_unroll.unroll_forward(weights, blocks, gradients, SCALE, p)
+    state = from_blocks(blocks.astype(float), hidden, n)
+    expected, last = reference.unroll_forward(wide(weights), state, gradients.astype(float), SCALE, p)
+    assert_near([updates, *parts(weights, after, n)], [expected, *(part for layer in last for part in layer)])
+    for gradient, found in zip(gradients, updates, strict=True):
+        update, blocks = cpu.step(weights, blocks, gradient, SCALE, p)
+        np.testing.assert_array_equal(found, update)
+    np.testing.assert_array_equal(after, blocks)
 
 
 def assert_same(found, expected):
@@ -247,17 +262,16 @@ def test_what_does_not_fit_is_refused():
     weights, blocks, gradients, d_updates, d_blocks = case(2, (3,), 10.0, 5, 2)
     with pytest.raises(TypeError, match="float64"):
         cpu_unroll.unroll_backward(weights, *(x.astype(float) for x in (blocks, gradients, d_updates, d_blocks)))
-    wide = Weights(
-        tuple(tuple(x.astype(float) for x in layer) for layer in weights.layers),
-        weights.W_out.astype(float),
-        weights.b_out.astype(float),
-    )
     with pytest.raises(TypeError, match="takes float32"):
-        cpu_unroll.unroll_backward(wide, *(x.astype(float) for x in (blocks, gradients, d_updates, d_blocks)))
+        cpu_unroll.unroll_backward(wide(weights), *(x.astype(float) for x in (blocks, gradients, d_updates, d_blocks)))
     with pytest.raises(ValueError, match="d_updates has shape"):
         cpu_unroll.unroll_backward(weights, blocks, gradients, d_updates[:1], d_blocks)
     with pytest.raises(ValueError, match="d_blocks has shape"):
         cpu_unroll.unroll_backward(weights, blocks, gradients, d_updates, d_blocks[:, 1:])
+    with pytest.raises(ValueError, match="gradients has shape"):
+        cpu_unroll.unroll_forward(weights, blocks, gradients[0])
+    with pytest.raises(TypeError, match="takes float32"):
+        cpu_unroll.unroll_forward(wide(weights), blocks.astype(float), gradients.astype(float))
     with pytest.raises(ValueError, match="p is 100"):
         cpu_unroll.unroll_backward(weights, blocks, gradients, d_updates, d_blocks, p=100.0)
 

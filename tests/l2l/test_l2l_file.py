@@ -59,6 +59,20 @@ def test_a_file_is_found_under_the_name_it_was_saved_under(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_file_is_compressed_and_one_that_is_not_loads_the_same(tmp_path):
+    optimizer = settings.optimizer(np.random.default_rng(0), (20, 20), dtype=np.float32)
+    optimizer.save(tmp_path / "o.npz", config={"setting": list(range(100))})
+    with np.load(tmp_path / "o.npz") as file:
+        entries = {name: file[name] for name in file.files}
+    np.savez(tmp_path / "plain.npz", **entries)
+    with zipfile.ZipFile(tmp_path / "o.npz") as file:
+        assert {info.compress_type for info in file.infolist()} == {zipfile.ZIP_DEFLATED}
+    assert (tmp_path / "o.npz").stat().st_size < 0.9 * (tmp_path / "plain.npz").stat().st_size
+    plain = l2l.LSTMOptimizer.load(tmp_path / "plain.npz")
+    for a, b in zip(trees.leaves(plain.weights), trees.leaves(optimizer.weights), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_file_holds_no_pickle(tmp_path):
     saved(tmp_path / "o.npz")
     with zipfile.ZipFile(tmp_path / "o.npz") as file:

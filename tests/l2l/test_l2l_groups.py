@@ -126,3 +126,18 @@ def test_a_gradient_that_is_not_finite_changes_no_state():
     with pytest.raises(FloatingPointError, match=r"\['a'\]\[1\], float64\[2,2,2\], holds 1 value"):
         both.update(bad, state, in_place=True)
     assert_same(state, before)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_state_of_other_layers_or_other_parameters_changes_no_state(in_place):
+    rng = np.random.default_rng(0)
+    both, grads = grouped(rng), tree(rng)
+    twisted = {"one": both.optimizers["one"], "two": settings.optimizer(rng, (2, 3), p=None)}
+    _, state = both.update(grads, both.init(grads))
+    before = trees.map(np.copy, state)
+    with pytest.raises(ValueError, match=r"as layers of \(2, 3\) have, but is that of an optimizer with other layers"):
+        Grouped(twisted, both.label).update(grads, state, in_place=in_place)
+    turned = {**grads, "a": (grads["a"][0], np.ones((2, 4)))}  # group "one" comes first, and fits
+    with pytest.raises(ValueError, match="the state is for parameters of other names or shapes"):
+        both.update(turned, state, in_place=in_place)
+    assert_same(state, before)

@@ -1,6 +1,7 @@
 """l2l.optax: the updates of tinymeta's LSTMOptimizer in JAX, under its transformations and in optax's chains."""
 
 import functools
+import pickle
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_a_bad_entry_spoils_no_other(bad):
     row = 1  # leaf0 is a scalar
     others = lambda x: np.delete(np.asarray(x), row, axis=0)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(others(a), others(b)), found[1], wanted[1])
-    assert not np.array_equal(found[1][0][0][row], wanted[1][0][0][row])
+    assert not np.array_equal(found[1].layers[0][0][row], wanted[1].layers[0][0][row])
     for name in G:
         keep = slice(1, None) if name == "leaf1" else ...
         np.testing.assert_array_equal(found[0][name][keep], wanted[0][name][keep])
@@ -161,15 +162,70 @@ def test_a_leaf_that_is_not_of_floats_is_refused_by_its_path():
         jax.jit(RULE.update)(jnp.zeros(2, jnp.complex64), RULE.init(np.zeros(2, np.float32)))
 
 
-def test_a_state_for_another_number_of_coordinates_or_another_network_is_refused():
-    sentence = r"the gradients have 14 coordinates, the state has arrays of shapes \[\(2, 4\).*call init\(params\)"
-    with pytest.raises(ValueError, match=sentence):
-        compiled(RULE)(G, RULE.init(np.zeros(2, np.float32)))
+def a_scan(rule):
+    return lambda g, state: jax.lax.scan(lambda state, g: rule.update(g, state)[::-1], state, stacked(g))
+
+
+def stacked(g):
+    return jax.tree.map(lambda x: jnp.stack([x, x]), g)
+
+
+WAYS = {
+    "as it is": lambda rule: rule.update,
+    "jit": lambda rule: jax.jit(rule.update),
+    "jit that donates": lambda rule: jax.jit(rule.update, donate_argnums=1),
+    "scan": a_scan,
+    "jit of scan": lambda rule: jax.jit(a_scan(rule)),
+    "vmap": lambda rule: lambda g, state: jax.vmap(rule.update, (0, None))(stacked(g), state),
+    "grad": lambda rule: jax.grad(lambda g, state: sum(map(jnp.sum, jax.tree.leaves(rule.update(g, state)[0])))),
+}
+OTHER_PARAMETERS = [
+    ({"a": (2,), "b": (3,)}, {"a": (3,), "b": (2,)}, r"first \['a'\]\[2\] where they have \['a'\]\[3\]"),
+    ({"a": (2,), "b": (3,)}, {"a": (2,), "c": (3,)}, r"first \['b'\]\[3\] where they have \['c'\]\[3\]"),
+    ({"a": (2,), "b": (3,)}, {"x": (5,)}, r"first \['a'\]\[2\] where they have \['x'\]\[5\]"),
+    ({"a": (5,)}, {"a": (5,), "b": (0,)}, r"first no leaf where they have \['b'\]\[0\]"),
+    ({"a": (2, 3)}, {"a": (3, 2)}, r"first \['a'\]\[2, 3\] where they have \['a'\]\[3, 2\]"),
+    ({"a": (2, 3)}, {"a": (2, 4)}, r"first \['a'\]\[2, 3\] where they have \['a'\]\[2, 4\]"),
+]
+
+
+def of_shapes(tree):
+    return {name: jnp.ones(shape) for name, shape in tree.items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("params", "grads", "first"),
+    OTHER_PARAMETERS,
+    ids=["swapped sizes", "other names", "flat", "a leaf more", "transposed", "another size"],
+)
+def test_a_state_for_other_parameters_is_refused_and_kept(way, params, grads, first):
+    state = jax.tree.map(lambda x: x + 1, RULE.init(of_shapes(params)))
+    kept = jax.tree.map(np.array, state)
+    with pytest.raises(ValueError, match=rf"other paths or shapes than these gradients, {first}; call init\(params\)"):
+        WAYS[way](RULE)(of_shapes(grads), state)
+    assert_identical(jax.tree.map(np.asarray, state), kept)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_state_for_these_parameters_is_taken(way):
+    params = of_shapes(OTHER_PARAMETERS[0][0])
+    WAYS[way](RULE)(params, RULE.init(params))
+
+
+def test_a_state_of_another_network_is_refused():
     other = adapter.lstm_optimizer(settings.optimizer(np.random.default_rng(0), hidden=(5,), dtype=np.float32))
-    with pytest.raises(
-        ValueError, match=r"shapes \[\(14, 5\), \(14, 5\)\], expected \[\(14, 4\), \(14, 4\), \(14, 3\)"
-    ):
+    sentence = r"shapes \[\(14, 5\), \(14, 5\)\], an optimizer of these layers has \[\(14, 4\), \(14, 4\), \(14, 3\)"
+    with pytest.raises(ValueError, match=sentence):
         compiled(RULE)(G, other.init(G))
+    with pytest.raises(TypeError, match=r"the state is of type tuple, expected that of init\(params\)"):
+        compiled(RULE)(G, RULE.init(G).layers)
+
+
+def test_a_state_survives_pickle_and_is_a_tree_of_its_arrays():
+    state = after([G])[1]
+    assert [x.shape for x in jax.tree.leaves(state)] == [(14, 4), (14, 4), (14, 3), (14, 3)]
+    assert_identical(pickle.loads(pickle.dumps(state)), state)
 
 
 def test_a_choice_that_jit_cannot_offer_is_refused():
@@ -206,3 +262,20 @@ def test_other_leaves_may_have_another_rule(optax):
     updates, _ = after([G], rule)
     np.testing.assert_allclose(updates["leaf1"], after([{"leaf1": G["leaf1"]}])[0]["leaf1"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(updates["leaf2"], -0.1 * G["leaf2"], rtol=1e-6)
+
+
+def test_a_chains_state_for_other_parameters_is_refused(optax):
+    rule = optax.chain(optax.clip(0.5), RULE)
+    params, grads, first = of_shapes(OTHER_PARAMETERS[0][0]), of_shapes(OTHER_PARAMETERS[0][1]), OTHER_PARAMETERS[0][2]
+    with pytest.raises(ValueError, match=first):
+        compiled(rule)(grads, rule.init(params))
+
+
+def test_a_group_of_leaves_knows_which_they_are(optax):
+    shape = {"a": (2,), "b": (3,), "c": (2,)}
+    params, grads = of_shapes(shape), of_shapes(shape | {"a": (3,), "b": (2,)})
+    rule = optax.multi_transform({"learned": RULE, "sgd": optax.sgd(0.1)}, {"a": "learned", "b": "learned", "c": "sgd"})
+    state = rule.init(params)
+    compiled(rule)(params, state)
+    with pytest.raises(ValueError, match=OTHER_PARAMETERS[0][2]):
+        compiled(rule)(grads, state)

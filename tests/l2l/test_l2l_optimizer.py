@@ -135,16 +135,41 @@ def test_a_state_for_another_tree_of_as_many_coordinates_is_refused_and_kept(rng
     optimizer.update(grads, l2l.LSTMState(state.blocks, state.n))  # made by hand: the caller knows
 
 
-def test_a_state_of_an_optimizer_with_other_layers_is_refused_and_kept(rng):
-    g = np.ones(5)
-    wide, narrow = settings.optimizer(rng, (4, 3)), settings.optimizer(rng, (4,))
-    _, state = wide.update(g, wide.init(g))
+@pytest.mark.parametrize(
+    ("made_by", "given_to", "sentence"),
+    [
+        ((4, 3), (4,), r"the state has 14 numbers .* layers of \(4,\) has 8: .*call init\(params\) of this one"),
+        ((4, 3), (7,), r"has 14 numbers .*, as layers of \(7,\) have, but is that of an optimizer with other layers"),
+        ((4, 3), (3, 4), r"has 14 numbers .*, as layers of \(3, 4\) have, but is .*call init\(params\) of this one"),
+        ((20, 20), (40,), r"has 80 numbers .*, as layers of \(40,\) have, but is that of .* other layers"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_state_of_an_optimizer_with_other_layers_is_refused_and_kept(rng, made_by, given_to, sentence, in_place):
+    g = {"a": np.ones(5)}
+    first, second = settings.optimizer(rng, made_by), settings.optimizer(rng, given_to)
+    _, state = first.update(g, first.init(g))
     before = state.blocks.copy()
-    with pytest.raises(
-        ValueError, match=r"the state has 14 numbers .* layers of \(4,\) has 8.*call init\(params\) of this one"
-    ):
-        narrow.update(g, state, in_place=True)
+    with pytest.raises(ValueError, match=sentence):
+        second.update(g, state, in_place=in_place)
+    with pytest.raises(ValueError, match=sentence):
+        second.hidden(state)
+    with pytest.raises(ValueError, match=sentence):
+        second.weights_gradient(state, [g], [g])
+    with pytest.raises(ValueError, match=sentence):
+        tm.grad(lambda w: ops.sum(second.with_weights(w).update(g, state)[0]["a"]))(second.weights)
     np.testing.assert_array_equal(state.blocks, before)
+
+
+def test_a_state_that_was_saved_before_states_knew_of_layers_still_goes_on(rng):
+    optimizer, g = settings.optimizer(rng, (4, 3)), settings.tree_of(rng)
+    _, state = optimizer.update(g, optimizer.init(g))
+    assert 2**32 <= state.tree < 2**63  # both parts are there, and an int64 holds them
+    old = state._replace(tree=state.tree & 0xFFFFFFFF)
+    np.testing.assert_array_equal(optimizer.update(g, old)[0]["w"], optimizer.update(g, state)[0]["w"])
+    with pytest.raises(ValueError, match="other names or shapes"):
+        optimizer.update({"other": g}, old)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -158,6 +183,46 @@ def test_a_gradient_that_is_not_finite_is_refused_by_its_name_before_anything_ch
     with pytest.raises(FloatingPointError, match=sentence):
         optimizer.update(g, state, in_place=True)
     assert not state.blocks.any()
+
+
+def total(optimizer, state):
+    return lambda weights, g: ops.sum(optimizer.with_weights(weights).update({"a": g}, state)[0]["a"])
+
+
+TRANSFORMED = {
+    "a derivative in the weights": lambda f: tm.grad(f),
+    "a derivative in the gradient": lambda f: tm.grad(f, 1),
+    "a second derivative": lambda f: tm.grad(lambda w, g: ops.sum(tm.grad(f)(w, g).W_out ** 2)),
+    "vmap": lambda f: lambda w, g: tm.vmap(f, (None, 0))(w, np.stack([np.zeros(2), g])),
+    "vmap of a derivative": lambda f: lambda w, g: tm.vmap(tm.grad(f), (None, 0))(w, np.stack([np.zeros(2), g])),
+    "compile": lambda f: tm.compile(f),
+    "compile of a derivative": lambda f: tm.compile(tm.grad(f)),
+}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("way", TRANSFORMED)
+def test_such_a_gradient_is_refused_inside_every_transformation(rng, way, bad):
+    optimizer = settings.optimizer(rng)
+    f = TRANSFORMED[way](total(optimizer, optimizer.init({"a": np.zeros(2)})))
+    for _ in range(2):  # a compiled function is replayed
+        f(optimizer.weights, np.ones(2))
+        with pytest.raises(FloatingPointError, match=r"the gradient \['a'\], float64\[.*\], holds 1 values"):
+            f(optimizer.weights, np.array([1.0, bad]))
+
+
+def test_an_update_is_the_same_under_vmap_and_compiled(rng):
+    optimizer, gradients = settings.optimizer(rng), rng.normal(size=(3, 5))
+    state = optimizer.init(gradients[0])
+    expected = [optimizer.update(g, state)[0] for g in gradients]
+    np.testing.assert_allclose(tm.vmap(lambda g: optimizer.update(g, state)[0])(gradients), expected, rtol=1e-12)
+    compiled = tm.compile(optimizer.update)
+    for _ in range(2):
+        for g in gradients:
+            updates, after = compiled(g, state)
+            np.testing.assert_array_equal(updates, optimizer.update(g, state)[0])
+            np.testing.assert_array_equal(after.blocks, optimizer.update(g, state)[1].blocks)
+            assert after[1:] == state[1:]
 
 
 def test_gradients_of_several_dtypes_are_refused(rng):

@@ -251,7 +251,7 @@ def test_a_model_converted_after_its_first_step_is_refused():
         if dtype is torch.float32:
             optimizer.step()
     with pytest.raises(
-        ValueError, match=r"is float64\[1,2\] on cpu, its state float32\[2,4\] on cpu; convert the model"
+        ValueError, match=r"is float64\[1,2\] on cpu, its state float32\[1,2,4\] on cpu; convert the model"
     ):
         optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())  # as the sentence says
@@ -272,18 +272,31 @@ def of_other_weights(params):
     return adapter.LSTMOptimizer(params, settings.optimizer(np.random.default_rng(9), dtype=np.float32))
 
 
+def of_changed(change):
+    return lambda params: adapter.LSTMOptimizer(change(params), LEARNED)
+
+
+of_parts = of_changed(lambda params: [p[:1] for p in params])
+of_transposed = of_changed(lambda params: [p.T if p.ndim == 2 else p for p in params])
+of_flat = of_changed(lambda params: [p.reshape(-1) for p in params])
+of_reversed = of_changed(lambda params: params[::-1])
+
+
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
         (of_other_weights, "the state is that of an optimizer with other weights, or of another kind"),
         (torch.optim.Adam, "the state is that of an optimizer with other weights, or of another kind"),
-        (lambda params: adapter.LSTMOptimizer([p[:1] for p in params], LEARNED), "is float32.*, its state is for"),
+        (of_parts, r"parameter 0 of group 0 is float32\[2,3\], its state is for one of shape \[1, 3\]; expected"),
+        (of_transposed, r"is float32\[2,3\], its state is for one of shape \[3, 2\]; expected the state of an"),
+        (of_flat, r"parameter 0 of group 0 is float32\[2,3\], its state is for one of shape \[6\]; expected"),
+        (of_reversed, r"parameter 0 of group 0 is float32\[2,3\], its state is for one of shape \[2\]; expected"),
         (lambda params: adapter.LSTMOptimizer(params[:2], LEARNED), "doesn't match the size of optimizer's group"),
     ],
-    ids=["weights", "Adam", "sizes", "fewer parameters"],
+    ids=["weights", "Adam", "sizes", "transposed", "flat", "another order", "fewer parameters"],
 )
 def test_the_state_of_another_optimizer_is_refused_and_nothing_changes(other, sentence):
-    g = {"a": np.ones((2, 2), np.float32), "b": np.ones(3, np.float32), "c": np.ones(2, np.float32)}
+    g = {"a": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32), "c": np.ones(2, np.float32)}
     optimizer, _, _ = started(g)
     another = other([torch.zeros(x.shape) for x in g.values()])
     for p in another.param_groups[0]["params"]:

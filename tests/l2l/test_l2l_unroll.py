@@ -8,6 +8,8 @@ from l2l import settings
 
 import tinymeta as tm
 from tinymeta import l2l, ops, optim, trees
+from tinymeta.kernels.lstm import portable, tiled
+from tinymeta.l2l import fused
 
 LENGTH = 4
 preprocessing = pytest.mark.parametrize("p", [None, 10.0])
@@ -230,6 +232,46 @@ def test_the_fused_meta_gradient_is_the_engines_on_the_unroll(p, first):
     assert total == pytest.approx(value, rel=1e-12)
     assert_same(gradient, expected, rtol=1e-8, atol=1e-9)
     assert_same(end, l2l.unroll(optimizer, problem, carry, LENGTH)[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("memory", [0, 10_000, 10**9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_is_the_same_in_little_memory(dtype, memory):
+    rng = np.random.default_rng(0)
+    optimizer, problem = settings.optimizer(rng, (4, 3), dtype=dtype), settings.quadratics(rng, 90, dtype=dtype)
+    carry = settings.start(optimizer, problem)
+    total, gradient, _ = l2l.meta_gradient(optimizer, problem, carry, LENGTH)
+    same_total, same, _ = l2l.meta_gradient(optimizer, problem, carry, LENGTH, memory=memory)
+    assert total == same_total
+    largest = max(float(np.abs(x).max()) for x in trees.leaves(gradient))
+    assert_same(same, gradient, atol=100 * np.finfo(dtype).eps * largest)
+
+
+@pytest.mark.parametrize("kernels", [tiled, portable], ids=["tiled", "portable"])
+def test_a_meta_step_hands_its_memory_to_the_kernel(monkeypatch, kernels):
+    given, backward, (optimizer, problem, _) = [], kernels.unroll_backward, case()
+
+    def spied(*args, memory=None, **kwargs):
+        given.append(memory)
+        return backward(*args, memory=memory, **kwargs)
+
+    monkeypatch.setattr(
+        fused, "_table", lambda name, _: {"numpy": spied if name == "unroll_backward" else kernels.advance}
+    )
+    sgd = optim.sgd(0.1)
+    for rule in (optimizer, l2l.Grouped({"all": optimizer}, lambda path: "all")):
+        l2l.meta_step(rule, problem, None, sgd, sgd.init(rule.weights), LENGTH, memory=12345)
+    assert given == [12345, 12345]
+
+
+def test_a_memory_that_is_none_or_that_nothing_would_heed_is_refused():
+    optimizer, problem, carry = case()
+    with pytest.raises(ValueError, match="memory is -1, expected a number of bytes"):
+        l2l.meta_gradient(optimizer, problem, carry, LENGTH, memory=-1)
+    sgd = optim.sgd(0.1)
+    arguments = optimizer, problem, None, sgd, sgd.init(optimizer.weights), LENGTH
+    with pytest.raises(ValueError, match="the whole graph is stored; leave out `memory`"):
+        l2l.meta_step(*arguments, second_derivatives=True, memory=10**6)
 
 
 def test_divergence_says_what_happened_and_what_to_do():

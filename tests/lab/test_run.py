@@ -167,6 +167,71 @@ def test_a_stage_that_ends_early_resumes_to_the_same_end(tmp_path, monkeypatch, 
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
 
 
+def failing_count(at, error):
+    def step(state, i):
+        if i == at:
+            raise error
+        return count(state, i)
+
+    return step
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_step_that_fails_loses_no_step_before_it(tmp_path, monkeypatch, at):
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 1e9)
+    error = ValueError("the world has ended")
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(ValueError, match="the world has ended") as raised:
+        run.stage("a", 5, lambda: {"n": 0}, failing_count(at, error))
+    assert raised.value is error
+    assert not hasattr(error, "__notes__")
+    done = []
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run.stage("a", 5, lambda: {"n": 0}, lambda state, i: done.append(i) or count(state, i)) == {"n": 5}
+    assert done == list(range(at, 5))
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_state_that_cannot_be_saved_loses_no_step_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 1e9)
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(TypeError, match="of type object"):
+        run.stage("a", 5, lambda: {"n": 0}, lambda state, i: ({"n": object()} if i == 2 else count(state, i)[0], {}))
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run._stages["a"] == {"steps": 5, "done": 2, "state": {"n": 2}}
+
+
+def test_the_error_of_a_step_is_the_one_that_is_seen_where_saving_fails_too(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("cannot write checkpoint.npz: no space left;\nmend that")
+
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 1e9)
+    monkeypatch.setattr(run_module.checkpoint, "save", full)
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(ValueError, match="the world has ended") as raised:
+        run.stage("a", 5, lambda: {"n": 0}, failing_count(3, ValueError("the world has ended")))
+    (note,) = raised.value.__notes__
+    assert note == "nor could the steps before it be saved: cannot write checkpoint.npz: no space left; mend that"
+
+
+def test_a_state_that_a_failed_step_may_have_changed_is_not_saved(tmp_path, monkeypatch):
+    """With steps in place the last checkpoint is what is left, and from there the result is the same."""
+
+    def step(state, i, dies=True):
+        state["w"] += 1.0
+        if dies and i == 3:
+            raise ValueError("half done")
+        return state, {}
+
+    begin = lambda: {"w": np.zeros(2)}
+    clock = iter([0.0, 0.0, 0.0, 20.0, *[20.0] * 99])  # the first save after step 1
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
+    with Run(tmp_path, "toy", "hash") as run, pytest.raises(ValueError, match="half done"):
+        run.stage("a", 5, begin, step, in_place=True)
+    with Run(tmp_path, "toy", "hash") as run:
+        assert 0 < run._stages["a"]["done"] < 3
+        np.testing.assert_array_equal(
+            run.stage("a", 5, begin, lambda s, i: step(s, i, False), in_place=True)["w"], [5, 5]
+        )
+
+
 def test_the_first_state_does_not_end_a_stage(tmp_path):
     with Run(tmp_path, "toy", "hash") as run:
         assert run.stage("a", 9, lambda: {"n": 5}, count, until=lambda state: state["n"] >= 3) == {"n": 6}

@@ -1,6 +1,8 @@
 """HalfCheetah: where Gymnasium and MuJoCo are installed."""
 
+import signal
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -37,6 +39,21 @@ def test_rewards_are_those_of_the_paper(policy):
     np.testing.assert_allclose(forward.rewards + cost, -(backward.rewards + cost), rtol=1e-4, atol=1e-5)
 
 
+def test_the_oracle_sees_the_goal_and_nothing_else_differs(policy):
+    """A policy whose weight for the goal is 0 does the same, told or not."""
+    pytest.importorskip("mujoco")
+    goals, first = np.array([0.5, 1.5]), policy.layers[0]
+    blind = policy._replace(layers=(first._replace(w=np.pad(first.w, [(0, 1), (0, 0)])), *policy.layers[1:]))
+    untold, told = (
+        rl.Cheetah("velocity", horizon=4, tell_goal=tell).sample(p, goals, 2, np.random.default_rng(3))
+        for tell, p in ((False, policy), (True, blind))
+    )
+    assert rl.Cheetah(tell_goal=True).observation_size == told.observations.shape[-1] == 18
+    np.testing.assert_allclose(told.observations[..., :17], untold.observations, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(told.observations[..., 17], np.broadcast_to(goals[:, None, None], (2, 2, 4)))
+    np.testing.assert_allclose(told.rewards, untold.rewards, rtol=1e-4, atol=1e-4)
+
+
 def test_goals():
     rng = np.random.default_rng(0)
     velocities, directions = (rl.Cheetah(goal).goals(rng, 500) for goal in ("velocity", "direction"))
@@ -58,3 +75,18 @@ def test_a_missing_simulator_says_what_to_install(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ImportError, match=r"tinymeta\[rl\]"):
         rl.Cheetah(horizon=1).sample(policy, np.array([1.0]), 1, np.random.default_rng(0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_a_pool_that_has_lost_a_process_is_not_kept(policy):
+    pytest.importorskip("mujoco")
+    from tinymeta.rl import cheetah
+
+    world, goals = rl.Cheetah("velocity", horizon=2, workers=1), np.array([0.5, 1.5])
+    sample = lambda: world.sample(policy, goals, 1, np.random.default_rng(3))
+    before = sample()
+    (process,) = cheetah._pool(1)._processes.values()
+    process.kill()
+    with pytest.raises(BrokenProcessPool):
+        sample()
+    np.testing.assert_array_equal(sample().rewards, before.rewards)

@@ -54,20 +54,51 @@ def test_mean_returns():
     ("change", "message"),
     [
         ({"actions": np.zeros((2, 3, 4, 1))}, r"actions has shape \(2, 3, 4, 1\)"),
-        ({"alive": np.ones((2, 3, 5))}, "alive must be bool"),
-        ({"alive": np.zeros((2, 3, 5), bool)}, "true at the first step"),
+        ({"alive": np.ones((2, 3, 5))}, "alive must be bool, the environment returned an array of float64"),
+        ({"rewards": None}, "rewards must be floating point, the environment returned a NoneType"),
+        ({"observations": [1.0]}, "observations must be floating point, the environment returned a list"),
+        (
+            {"actions": np.zeros((2, 3, 5, 1), int)},
+            "actions must be floating point, the environment returned an array of int64",
+        ),
+        (
+            {"rewards": np.full((2, 3, 5), None)},
+            "rewards must be floating point, the environment returned an array of object",
+        ),
+        ({"observations": np.zeros((2, 3, 5))}, r"observations has shape \(2, 3, 5\)"),
+        (
+            {"rewards": np.ones((2, 3, 5)), "alive": np.arange(5) < np.full((2, 3, 1), 3)},
+            "the reward of task 0, episode 0, step 3 is 1, expected 0 after the episode's end",
+        ),
+        ({"alive": np.zeros((2, 3, 5), bool)}, "not true at the first step"),
         ({"rewards": np.full((2, 3, 5), np.nan)}, "rewards of task 0, episode 0, step 0 is not finite"),
     ],
 )
 def test_an_environment_that_breaks_its_contract_is_named(change, message):
     episodes = random_episodes(np.random.default_rng(0))._replace(**change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(rl.ContractError, match=message):
         rl.transitions(episodes)
+
+
+def test_other_things_than_episodes_are_refused():
+    with pytest.raises(rl.ContractError, match=r"returned a tuple, expected rl\.Episodes"):
+        rl.transitions(tuple(random_episodes(np.random.default_rng(0))))
+
+
+@pytest.mark.parametrize("asked", [(3, 3, 2, 1), (2, 4, 2, 1), (3, 2, 2, 1), (2, 3, 4, 1), (2, 3, 2, 2)])
+def test_as_many_as_were_asked_for(asked):
+    episodes = random_episodes(np.random.default_rng(0))
+    rl.check_episodes(episodes, (2, 3, 2, 1))
+    found, expected = (
+        "{} tasks of {} episodes with {} observations and {} actions a step".format(*n) for n in ((2, 3, 2, 1), asked)
+    )
+    with pytest.raises(rl.ContractError, match=f"the environment returned {found}, expected {expected}"):
+        rl.check_episodes(episodes, asked)
 
 
 def test_an_episode_that_comes_back_to_life_is_refused():
     episodes = random_episodes(np.random.default_rng(0))
     alive = np.ones_like(episodes.alive)
     alive[1, 2, 3] = False
-    with pytest.raises(ValueError, match="false from its end on"):
+    with pytest.raises(rl.ContractError, match="false from its end on"):
         rl.transitions(episodes._replace(alive=alive))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,12 @@ from ..engine.batched import Batched
 from ..engine.tensor import Tensor, as_array, describe
 
 Array = np.ndarray
+Numbers = np.ndarray | Sequence[int]
 FISHER = "fisher_diagonal"
+
+
+class NotFinite(ValueError):
+    """NaN or infinity where a number is expected, in outputs, a Fisher or a penalty: training has diverged, or x is too large."""
 
 
 def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
@@ -68,9 +73,9 @@ def check_range(labels: Array, classes: int) -> None:
         )
 
 
-def checked_logits(logits: Any, x: Array, start: int) -> Array:
-    """Finite float logits (N, C) for x (N, ...), C >= 2; `start` is the number of the first sample."""
-    logits = checked_outputs(logits, x, start)
+def checked_logits(logits: Any, x: Array, numbers: Numbers) -> Array:
+    """Finite float logits (N, C) for x (N, ...), C >= 2; `numbers` are those that the user knows the samples by."""
+    logits = checked_outputs(logits, x, numbers)
     if logits.shape[1] < 2:
         raise ValueError(
             f"{FISHER}: the net gave {describe(logits)}, one output per sample, whose softmax is 1 whatever it is; for two classes "
@@ -83,7 +88,7 @@ def checked_logits(logits: Any, x: Array, start: int) -> Array:
     return logits
 
 
-def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Array:
+def checked_outputs(outputs: Any, x: Array, numbers: Numbers, who: str = FISHER) -> Array:
     """Finite floats (N, C) for x (N, ...)."""
     if type(outputs) is Tensor:
         raise TypeError(
@@ -96,8 +101,8 @@ def checked_outputs(outputs: Any, x: Array, start: int, who: str = FISHER) -> Ar
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if wrong.size:
         n = int(wrong[0])
-        raise ValueError(
-            f"{who}: the logits of sample {start + n} are not finite ({outputs[n]}); look for NaN in x and params"
+        raise NotFinite(
+            f"{who}: the logits of sample {numbers[n]} are not finite ({outputs[n]}); look for NaN in x and params"
         )
     return outputs
 
@@ -116,7 +121,7 @@ def checked_result(fisher: Any, who: str = FISHER) -> Any:
     """The Fisher, all finite."""
     for path, F in trees.items(fisher):
         if not np.isfinite(F).all():
-            raise ValueError(
+            raise NotFinite(
                 f"{who}: the result at params{path} overflows {F.dtype}; scale x down or use float64 params"
             )
     return fisher
@@ -135,4 +140,5 @@ def check_fisher(fisher: Any, name: str) -> None:
     """Entries are finite and not negative."""
     for path, F in trees.items(fisher):
         if not (np.isfinite(F) & (F >= 0)).all():
-            raise ValueError(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")
+            error = ValueError if np.isfinite(F).all() else NotFinite
+            raise error(f"{name}{path} has entries that are negative or not finite, which no Fisher diagonal has")

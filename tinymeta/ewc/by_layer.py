@@ -33,6 +33,7 @@ class Reduction(NamedTuple):
     positions: Callable[[Array, Array], tuple[Array, Array]]  # A (n, T, I), D (n, T, O) -> (I, O), (O,)
     patches: Callable[[Array, Array], tuple[Array, Array]]  # U (n, K, L), D (n, O, L) -> (O, K), (O,)
     gradients: Callable[[Array], Array]  # g (n, ...) -> (...)
+    joined: Callable[[Array], Array]  # D (n, V, T, O) -> (n, 1, T, O): of rows, one column that counts as these
 
 
 SQUARES = Reduction(
@@ -40,6 +41,7 @@ SQUARES = Reduction(
     kernels.linear_time,
     kernels.conv,
     lambda g: np.add.reduce(np.square(g), axis=0, dtype=np.float64),
+    lambda D: np.sqrt(np.sum(D * D, axis=1, keepdims=True)),
 )
 
 
@@ -103,6 +105,9 @@ class Example:
         """To each leaf's total add the sum of φ over samples and columns (V, n, C)."""
         n = columns.shape[1]
         inputs: list[Any] = [_inputs(e, n) if e.nodes else None for e in self.entries]
+        before: dict[
+            int, Array
+        ] = {}  # one column for those that have gone, so that there is one product of rows for all
         for v in range(0, len(columns), COLUMNS):
             formed, cotangents = self._pull(np.swapaxes(columns[v : v + COLUMNS], 0, 1))
             for i, entry in enumerate(self.entries):
@@ -110,10 +115,12 @@ class Example:
                     g = _samples(next(formed), n)
                     totals[i] += reduction.gradients(g.reshape(-1, *g.shape[2:]))
                 elif entry.nodes:
-                    for weight, bias in _reduced(entry, inputs[i], _cotangents(entry, cotangents, n), reduction):
-                        totals[i] += unviewed(weight, entry)
-                        if entry.bias is not None:
-                            totals[entry.bias] += bias.reshape(totals[entry.bias].shape)
+                    D = _cotangents(entry, cotangents, n)
+                    D = np.concatenate([before[i], D], axis=1) if i in before else D
+                    if entry.rule == ROWS and v + COLUMNS < len(columns):
+                        before[i] = reduction.joined(D)
+                    else:
+                        _add(totals, i, entry, _reduced(entry, inputs[i], D, reduction))
 
     def _pull(self, columns: Array) -> tuple[Iterator, dict[Tensor, Any]]:
         """Cotangents (V, ...) of the leaves without a rule, and of the ops at which the others enter, for columns (n, V, C): they
@@ -127,6 +134,13 @@ class Example:
 
         formed, found = vmap(pull)(Batched(columns, innermost(), True))
         return iter(formed), dict(zip(nodes, found, strict=True))
+
+
+def _add(totals: list[Array], leaf: int, entry: Entry, sums: Iterator[tuple[Array, Array]]) -> None:
+    for weight, bias in sums:
+        totals[leaf] += unviewed(weight, entry)
+        if entry.bias is not None:
+            totals[entry.bias] += bias.reshape(totals[entry.bias].shape)
 
 
 def _reduced(entry: Entry, inputs: Array, D: Array, reduction: Reduction) -> Iterator[tuple[Array, Array]]:
@@ -183,11 +197,11 @@ def _mapped(node: Tensor) -> bool:
 
 def _numbers(entry: Entry, w: Tensor, columns: int) -> int:
     """How many numbers the rule holds for one sample, beside the values of the net."""
-    columns = min(columns, COLUMNS)
+    together = min(columns, COLUMNS)
     if entry.rule == GRADIENTS:
-        return columns * w.size
+        return together * w.size
     seen = sum(node.size for node in entry.nodes)
-    numbers = columns * seen
+    numbers = (together + (columns > COLUMNS)) * seen
     if entry.rule == PATCHES:
         numbers += seen // w.shape[0] * (w.size // w.shape[0])
     if entry.rule in (PATCHES, POSITIONS) and type(raw(w)) is not np.ndarray:

@@ -49,42 +49,50 @@ def fisher_diagonal(
     """The Fisher diagonal at `params` of p(c | x) = softmax(net(params, x))_c: a tree like `params`, of its dtypes.
 
     x (N, ...), y (N,) integer labels (only the empirical and batched kinds read them), net(params, x) logits (N, C). `samples`
-    of the N are taken, without replacement; None for all. `rng` draws them, and the labels of the sampled kind: one number per
-    sample (default_rng(0) for None). Only the batched kind depends on `batch_size`, the others on nothing that splits samples.
+    of the N are taken, without replacement; None for all. `rng` draws them, and the labels of the sampled kind (default_rng(0)
+    for None): one number per sample, in order, so that in whatever blocks, or calls with one rng, the samples come, each has its
+    own label (unless the number is as near to the edge of a class as logits are rounded). Only the batched kind depends on
+    `batch_size`; the others do not see it, to the last bit. Sums over other splits into calls differ by rounding.
 
     The score of sample n is that of net(params, x[n : n + 1]). Sums are in float64, and memory is bounded. `fisher_rules` tells
     how each leaf is served; a SlowFisher warning names those for which it is slow.
 
     TypeError unless params are float arrays and labels integers. ValueError for no samples, labels that are missing or out of
-    range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does.
+    range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does
+    (which one sample alone does not show).
     """
     arguments.check(params, x)
     arguments.check_kind(kind, KINDS, batch_size)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
     rng = rng or np.random.default_rng(0)
+    numbers, given = np.arange(len(x)), labels
     if samples is not None:
-        chosen = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))
-        x, labels = x[chosen], None if labels is None else labels[chosen]
-    given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x) if labels is None else labels
+        numbers = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))
+        x, given = x[numbers], None if labels is None else labels[numbers]
+    if given is None:
+        given = np.asarray(rng.random(len(x) if kind == "sampled" else 0), like=x)
 
     def columns(logits: Any, block: Array, start: int) -> Array:
-        return KINDS[kind](arguments.checked_logits(logits, block, start), given[start : start + len(block)])
+        rows = slice(start, start + len(block))
+        return KINDS[kind](arguments.checked_logits(logits, block, numbers[rows]), given[rows])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
-        first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], 0)
-        if kind in LABELLED:
-            arguments.check_range(given, first.shape[1])
+        first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], numbers)
+        if labels is not None:
+            arguments.check_range(labels, first.shape[1])  # all, also of samples that are not taken
         if kind == "batched":
-            fisher = _of_batches(net, params, x, columns, batch_size)
+            fisher = _of_batches(net, params, x, first, columns, batch_size)
         else:
-            fisher = fisher_of_perceptron(net, params, x, kind, given)
+            fisher = fisher_of_perceptron(net, params, x, first, kind, given)
         if fisher is None:
-            fisher = mean_over_samples(arguments.FISHER, net, params, x, columns)
+            fisher = mean_over_samples(arguments.FISHER, net, params, x, first, columns)
     return arguments.checked_result(fisher)
 
 
-def _of_batches(net: Callable, params: Any, x: Array, columns: Callable, batch_size: int) -> Any:
+def _of_batches(net: Callable, params: Any, x: Array, first: Array, columns: Callable, batch_size: int) -> Any:
     """The scores of a batch are summed before they are squared."""
+    alone = np.concatenate([net(params, x[n : n + 1]) for n in range(len(first))])
+    arguments.check_unmixed(alone, first)
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), batch_size):
         block = x[start : start + batch_size]

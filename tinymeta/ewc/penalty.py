@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from .. import ops
 from ..engine import trees
 from ..engine.tensor import describe
-from .arguments import check_fisher, check_like
+from .arguments import NotFinite, check_fisher, check_like
 from .backends import penalty as kernels
+
+_SOUND: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""Leaves of Fishers by their id: none is looked at twice, since a loop makes its penalty of its state anew at each step."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Penalty:
 
     With a number for gamma it is anchored at the latest task alone, and F ← gamma F + F_new: online EWC (Schwarz et al. 2018,
     arXiv 1805.06370). gamma acts there and nowhere else, so 1 is Huszár's form of EWC (2018, PNAS 115 (11) E2496), and 0 knows
-    the latest task only. ValueError if lam or gamma is negative or not finite.
+    the latest task only. ValueError if lam or gamma is negative or not finite, or if F is; NotFinite if a sum over tasks overflows.
 
     A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
     """
@@ -40,6 +45,11 @@ class Penalty:
         for name, number in (("lam", self.lam), ("gamma", self.gamma or 0.0)):
             if not 0 <= number < np.inf:
                 raise ValueError(f"Penalty: {name} is {number}, expected a finite number, 0 or more")
+        if not np.isfinite(self.constant):
+            raise NotFinite(
+                f"Penalty: constant is {self.constant}, expected a finite number; the anchors are too far apart"
+            )
+        _check_quadratic(self.fisher, self.anchor)
 
     def add_task(self, params: Any, fisher: Any, mask: Any = None) -> Penalty:
         """The penalty with one more task, learned as `params` (θ*), of Fisher diagonal `fisher`, a tree like it.
@@ -54,10 +64,11 @@ class Penalty:
         if self.fisher is None:
             return replace(self, **_folded(params, [(params, fisher)]))
         check_like(self.anchor, params, "Penalty.add_task: params")
-        if self.gamma is not None:
-            decayed = trees.map(lambda old, new: self.gamma * old + new, self.fisher, fisher)
-            return replace(self, fisher=decayed, anchor=trees.map(np.copy, params))
-        folded = _folded(params, [(self.anchor, self.fisher), (params, fisher)])
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
+            if self.gamma is not None:
+                decayed = trees.map(lambda old, new: self.gamma * old + new, self.fisher, fisher)
+                return replace(self, fisher=decayed, anchor=trees.map(np.copy, params))
+            folded = _folded(params, [(self.anchor, self.fisher), (params, fisher)])
         return replace(self, **(folded | {"constant": self.constant + folded["constant"]}))
 
     def value(self, params: Any) -> Any:
@@ -122,8 +133,9 @@ def uniform_fisher(params: Any) -> Any:
     return trees.map(np.ones_like, params)
 
 
-def warn_if_unstable(penalty: Penalty, lr: float) -> float:
-    """penalty.stability(lr), with a RuntimeWarning if it is more than 1; for use before training with plain SGD."""
+def warn_if_unstable(penalty: Penalty, lr: float, stacklevel: int = 2) -> float:
+    """penalty.stability(lr), with a RuntimeWarning if it is more than 1; for use before training with plain SGD. `stacklevel`
+    says whose line the warning names: 2 for the caller's."""
     stability = penalty.stability(lr)
     if stability > 1:
         outcome = "diverges" if stability > 2 else "overshoots its anchor"
@@ -131,9 +143,22 @@ def warn_if_unstable(penalty: Penalty, lr: float) -> float:
             f"lr * lam * max(fisher) is {stability:.3g}: gradient descent {outcome} where it passes "
             f"{2 if stability > 2 else 1}; lower lr to {lr / stability:.3g}, or lam",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
     return stability
+
+
+def _check_quadratic(fisher: Any, anchor: Any) -> None:
+    """Both are missing, or trees that fit, F finite and not negative."""
+    if (fisher is None) != (anchor is None):
+        raise ValueError("Penalty: of fisher and anchor one is missing; give both, or make the penalty by add_task")
+    if fisher is None or all(_SOUND.get(id(F)) is F for F in trees.leaves(fisher)):
+        return
+    check_like(anchor, fisher, "Penalty: fisher")
+    check_fisher(fisher, "Penalty: fisher")
+    for F in trees.leaves(fisher):
+        with contextlib.suppress(TypeError):  # not every array can be referred to weakly
+            _SOUND[id(F)] = F
 
 
 def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:

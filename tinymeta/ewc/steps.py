@@ -1,12 +1,14 @@
-"""Optimizers on loss + penalty in one pass over the parameters, in optax's protocol; formulas (3) to (5) of kernels.penalty.
+"""Optimizers on loss + penalty in optax's protocol; formulas (3) to (5) of kernels.penalty, one kernel for the whole step.
+
+Compiled, by Numba or for CUDA, that is one pass over the parameters; proximal_adam forms its moments and its metric before it.
 
     optimizer = ewc.proximal_sgd(0.1, penalty)
     state = optimizer.init(params)
     params, state = optimizer.step(params, grads, state)            # grads of the loss alone; or, as in tm.optim,
     updates, state = optimizer.update(grads, state, params)         # to be added
 
-The explicit steps diverge where η λ F passes 2 (`warn_if_unstable`); the proximal ones are stable at every λ. For the next task
-make an optimizer with its penalty and go on with the same state, or with a new one. All can be differentiated, to any order.
+An explicit step of SGD diverges where η λ F passes 2, with a warning from 1 on; the proximal ones are stable at every λ. For the
+next task make an optimizer with its penalty and go on with the same state, or a new one. All can be differentiated, to any order.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ..engine import trees
 from ..ops.kernel import kernel
 from ..optim import Rate, State
 from .backends import table
-from .penalty import Penalty
+from .penalty import Penalty, warn_if_unstable
 
 
 class PenalisedOptimizer(NamedTuple):
@@ -34,7 +36,10 @@ class PenalisedOptimizer(NamedTuple):
 
 
 def penalised_sgd(lr: Rate, penalty: Penalty) -> PenalisedOptimizer:
-    """θ ← θ - η (g + λ F (θ - θ*)): gradient descent on loss + penalty."""
+    """θ ← θ - η (g + λ F (θ - θ*)): gradient descent on loss + penalty. A RuntimeWarning where max η λ F passes 1, if lr is a
+    number: it takes a look at F, once for all steps."""
+    if not callable(lr):
+        warn_if_unstable(penalty, lr, stacklevel=3)
 
     def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
         anchor, fisher = penalty.quadratic(params)

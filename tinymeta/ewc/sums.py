@@ -25,7 +25,7 @@ Columns = Callable[[Any, Array, int], Array]
 ONE_BY_ONE = "one gradient per sample and label"
 BLOCK_BYTES = 32_000_000  # of the values and cotangents of a block; NumPy's temporaries come on top
 MOST_SAMPLES = 1024  # at a time: more would not be faster
-CHECKED = 8  # samples of each block whose outputs are compared with those that the net gives for all of them together
+CHECKED = 8  # first samples, of all and of each block, whose outputs are compared with those in one another's company
 
 
 class SlowFisher(UserWarning):
@@ -49,15 +49,21 @@ def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
 
 
 def mean_over_samples(
-    who: str, net: Callable, params: Any, x: Array, columns: Columns, reduction: Reduction = SQUARES
+    who: str, net: Callable, params: Any, x: Array, first: Array, columns: Columns, reduction: Reduction = SQUARES
 ) -> Any:
-    """mean_n Σ_v φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), a tree like `params` in its dtypes; z (N, C) the outputs for x (N, ...)."""
+    """mean_n Σ_v φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), a tree like `params` in its dtypes; z (N, C) the outputs for x (N, ...), and
+    `first` those that the net gives for x[:CHECKED] together."""
     rows, together = _blocks(who, net, params, x)
-    form = _together if together else _one_by_one
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
-        form(who, totals, net, params, block, lambda z, block=block, start=start: columns(z, block, start), reduction)
+        found = lambda z, block=block, start=start: columns(z, block, start)
+        if together:
+            # a block may hold one sample, which has no company there
+            company = first[start : start + rows] if start < CHECKED else net(params, block[:CHECKED])
+            _together(who, totals, net, params, block, company, found, reduction)
+        else:
+            _one_by_one(who, totals, net, params, block, found, reduction)
     return means(totals, len(x), params)
 
 
@@ -68,13 +74,20 @@ def means(totals: list[Array], n: int, params: Any) -> Any:
 
 
 def _together(
-    who: str, totals: list[Array], net: Callable, params: Any, x: Array, columns: Callable, reduction: Reduction
+    who: str,
+    totals: list[Array],
+    net: Callable,
+    params: Any,
+    x: Array,
+    company: Array,
+    columns: Callable,
+    reduction: Reduction,
 ) -> None:
-    """All samples at once, each by itself in a vmap."""
+    """All samples at once, each by itself in a vmap; `company` are the outputs of the first ones, that the net gives together."""
 
     def checked(outputs: Array) -> Array:
         found = columns(outputs)
-        arguments.check_unmixed(net(params, x[:CHECKED]), outputs, who)
+        arguments.check_unmixed(company, outputs, who)
         return found
 
     add_reduced(totals, net, params, x, checked, reduction)

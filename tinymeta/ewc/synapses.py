@@ -18,6 +18,7 @@ ABSOLUTES = Reduction(
     lambda A, D: (sum(np.abs(a.T @ d) for a, d in zip(A, D, strict=True)), np.abs(D.sum(axis=1)).sum(axis=0)),
     lambda U, D: (sum(np.abs(d @ u.T) for u, d in zip(U, D, strict=True)), np.abs(D.sum(axis=2)).sum(axis=0)),
     lambda g: np.add.reduce(np.abs(g), axis=0, dtype=np.float64),
+    lambda D: np.abs(D).sum(axis=1, keepdims=True),
 )
 
 
@@ -30,8 +31,9 @@ def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any
     arguments.check(params, x, WHO)
 
     def columns(outputs: Any, block: Array, start: int) -> Array:
-        return 2 * arguments.checked_outputs(outputs, block, start, WHO)[None]  # ∂ ‖z‖² / ∂z
+        numbers = range(start, start + len(block))
+        return 2 * arguments.checked_outputs(outputs, block, numbers, WHO)[None]  # ∂ ‖z‖² / ∂z
 
     with np.errstate(over="ignore", invalid="ignore"):
-        arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], 0, WHO)
-        return arguments.checked_result(mean_over_samples(WHO, net, params, x, columns, ABSOLUTES), WHO)
+        first = arguments.checked_outputs(net(params, x[:CHECKED]), x[:CHECKED], range(CHECKED), WHO)
+        return arguments.checked_result(mean_over_samples(WHO, net, params, x, first, columns, ABSOLUTES), WHO)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from .arguments import check_fisher
+from .arguments import NotFinite, check_fisher
 
 
 def unit_trace(fisher: Any) -> Any:
@@ -15,13 +15,14 @@ def unit_trace(fisher: Any) -> Any:
 
     Online EWC normalises each Fisher, since its norm tells how sure the network is and not how much the task matters (Schwarz et
     al. 2018, arXiv 1805.06370, section 4); that the norm is the trace is our choice. λ has to be larger by the factor tr F.
-    ValueError if F has entries that are negative or not finite, or is 0 throughout.
+    ValueError if F has entries that are negative; NotFinite if they are not finite, or all 0, for 0 / 0 is neither.
     """
     check_fisher(fisher, "unit_trace: fisher")
     whole = trace(fisher)
     if whole == 0:
-        raise ValueError("unit_trace: fisher is 0 throughout, so its trace cannot be 1; it says nothing of a task")
-    return trees.map(lambda F: F / F.dtype.type(whole), fisher)
+        raise NotFinite("unit_trace: fisher is 0 throughout, so its trace cannot be 1; it says nothing of a task")
+    # in float64, for the sum need not fit into the dtype of its terms
+    return trees.map(lambda F: np.divide(F, whole, dtype=np.float64).astype(F.dtype), fisher)
 
 
 def trace(fisher: Any) -> float:

@@ -12,6 +12,7 @@ from tinymeta import nets
 from tinymeta.engine import trees
 from tinymeta.ewc import (
     KINDS,
+    NotFinite,
     Penalty,
     fisher_diagonal,
     mas_importance,
@@ -83,15 +84,19 @@ def penalty_of(learner: Learner, state: dict[str, Any]) -> Penalty:
 def remember(
     learner: Learner, state: dict[str, Any], task: Task, protocol: Protocol, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The state with a task as it was learned in its penalty; unchanged without a method, or where training has diverged."""
+    """The state with a task as it was learned in its penalty; unchanged without a method, or where training has diverged: to
+    weights that are not finite, or so large that their outputs or their Fisher are not."""
     params = state["params"]
     if learner.method in UNPROTECTED or not all(np.isfinite(leaf).all() for leaf in trees.leaves(params)):
         return state
-    if learner.method == "SI":
-        si = state["si"].end_task(params)
-        return {**state, "si": si, "penalty": vars(si.penalty(learner.lam))}
-    fisher = _importance(learner, state, task, protocol, rng)
-    penalty = penalty_of(learner, state).add_task(params, fisher)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if learner.method == "SI":
+                si = state["si"].end_task(params)
+                return {**state, "si": si, "penalty": vars(si.penalty(learner.lam))}
+            penalty = penalty_of(learner, state).add_task(params, _importance(learner, state, task, protocol, rng))
+    except NotFinite:
+        return state
     if protocol.optimizer == "sgd":
         warn_if_unstable(penalty, learner.learning_rate)
     return {**state, "penalty": vars(penalty)}

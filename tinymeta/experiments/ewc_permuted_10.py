@@ -19,7 +19,20 @@ from tinymeta.lab import Claim, Experiment, Outcome, Run, stream
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
-from .ewc_report import Trials, band, choose, final, forgotten, grid_series, mean_se, row, search, so_far, with_se
+from .ewc_report import (
+    Trials,
+    at_the_ends,
+    band,
+    choose,
+    final,
+    forgotten,
+    grid_series,
+    mean_se,
+    row,
+    search,
+    so_far,
+    with_se,
+)
 from .ewc_settings import check_settings
 from .ewc_tasks import IMAGES, Task, accuracies, tasks_of_repeat
 from .ewc_training import Course, Found, Protocol, State, begin, course, descend, look_back, summed_up
@@ -116,6 +129,7 @@ def _learn_stopping(config: Config, run: Run, at: Course, learner: Learner) -> F
         partial(_start, at),
         step,
         until=lambda state: state["task"] == config.tasks,
+        in_place=True,
     )
     return Found(state["accuracy"], state["validation"], state["stability"])
 
@@ -181,17 +195,17 @@ def _report(config: Config, trials: Trials) -> Outcome:
     for method, results in found.items():
         name = f"{method}, mean test accuracy over {config.tasks} tasks after the last"
         rows.append(row(name, final(results).mean(axis=1), source=SOURCE))
-    return Outcome(rows, _claims(found), series)
+    return Outcome(rows, _claims(found, at_the_ends(trials)), series)
 
 
-def _claims(found: Mapping[str, Any]) -> list[Claim]:
+def _claims(found: Mapping[str, Any], ends: str) -> list[Claim]:
     accuracy = {method: final(results).mean(axis=1) for method, results in found.items()}
     means = ", ".join(f"{method} {with_se(values)}" for method, values in accuracy.items())
     claims = [
         Claim(
             "EWC ends above SGD with dropout, each with the best of its random settings",
             bool((accuracy["EWC"] > accuracy["SGD+dropout"]).all()),
-            f"{means} %",
+            f"{means} %{ends}",
         )
     ]
     if final(found["EWC"]).shape[1] > 1:

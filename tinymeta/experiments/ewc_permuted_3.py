@@ -20,6 +20,7 @@ from tinymeta.lab import figures as look
 from .ewc_memory import Learner
 from .ewc_report import (
     Trials,
+    at_the_ends,
     band,
     choose,
     chosen_series,
@@ -125,7 +126,7 @@ def _report(config: Config, trials: Trials) -> Outcome:
         "grid": grid_series(trials),
     }
     rows = [line for method in METHODS for line in _rows(method, final(trials[best[method]]))]
-    return Outcome(rows, _claims(curves), series)
+    return Outcome(rows, _claims(curves, at_the_ends(trials)), series)
 
 
 def _rows(method: str, accuracy: Any) -> list[Row]:
@@ -134,7 +135,7 @@ def _rows(method: str, accuracy: Any) -> list[Row]:
     return [row(f"{method}, {name} after C", values, source=SOURCE) for name, values in named.items()]
 
 
-def _claims(curves: Mapping[str, Any]) -> list[Claim]:
+def _claims(curves: Mapping[str, Any], ends: str) -> list[Claim]:
     """Judged in every repeat by itself; the details give means ± standard errors. Curves are (repeats, points, tasks)."""
     points = (curves["SGD"].shape[1] - 1) // len(TASKS)
     lost = {method: curve[:, points, 0] - curve[:, -1, 0] for method, curve in curves.items()}
@@ -152,7 +153,7 @@ def _claims(curves: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "EWC's mean accuracy over the three tasks is above SGD's, with and without dropout, and L2's, each at its best setting",
             bool((margin > 0).all()),
-            f"{means} %; least margin in {len(margin)} repeats {margin.min():.1f} points",
+            f"{means} %; least margin in {len(margin)} repeats {margin.min():.1f} points{ends}",
         ),
     ]
 

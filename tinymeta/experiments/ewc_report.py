@@ -42,6 +42,21 @@ def choose(trials: Trials) -> dict[str, Learner]:
     return best
 
 
+def at_the_ends(trials: Trials) -> str:
+    """For a claim's details: the methods whose chosen rate or strength is the least or the greatest that was tried, so that a
+    better one may lie beyond; "" if there is none."""
+    found = []
+    for method, best in choose(trials).items():
+        mine = [learner for learner in trials if learner.method == method]
+        for name, tried, chosen in (
+            ("rate", {one.learning_rate for one in mine}, best.learning_rate),
+            ("λ", {one.lam for one in mine}, best.lam),
+        ):
+            if len(tried) > 1 and chosen in (min(tried), max(tried)):
+                found.append(f"{method} ({name} {chosen:.2g})")
+    return f"; at an end of what was tried: {', '.join(found)}" if found else ""
+
+
 def validation(found: Sequence[Found]) -> float:
     """The mean over tasks and repeats on validation images, in %."""
     return float(np.mean([one.validation for one in found]))

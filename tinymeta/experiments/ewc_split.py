@@ -19,7 +19,19 @@ from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError
 from tinymeta.lab import figures as look
 
 from .ewc_memory import Learner
-from .ewc_report import Trials, choose, chosen_series, draw_grid, final, grid_series, mean_se, row, search, with_se
+from .ewc_report import (
+    Trials,
+    at_the_ends,
+    choose,
+    chosen_series,
+    draw_grid,
+    final,
+    grid_series,
+    mean_se,
+    row,
+    search,
+    with_se,
+)
 from .ewc_settings import check_settings
 from .ewc_tasks import IMAGES, SCENARIOS, digits_of_repeat, split_tasks
 from .ewc_training import Course, Protocol, course, learn
@@ -125,7 +137,8 @@ def _report(found: Mapping[str, Trials]) -> Outcome:
         "grid": {scenario: grid_series(trials) for scenario, trials in found.items()},
     }
     rows = [_row(scenario, m, values) for scenario, methods in accuracy.items() for m, values in methods.items()]
-    return Outcome(rows, _claims(accuracy), series)
+    ends = {scenario: at_the_ends(trials) for scenario, trials in found.items()}
+    return Outcome(rows, _claims(accuracy, ends), series)
 
 
 def _row(scenario: str, method: str, accuracy: Any) -> Row:
@@ -134,21 +147,21 @@ def _row(scenario: str, method: str, accuracy: Any) -> Row:
     return row(f"{scenario}-incremental, {method}, mean of tasks after the last", accuracy, published, source)
 
 
-def _claims(accuracy: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
+def _claims(accuracy: Mapping[str, Mapping[str, Any]], ends: Mapping[str, str]) -> list[Claim]:
     """Means over repeats; the details give standard errors."""
     claims = []
     if {"none", "EWC"} <= accuracy.get("task", {}).keys():
         held = bool(np.mean(accuracy["task"]["EWC"]) > max(ALSO["task"], float(np.mean(accuracy["task"]["none"]))))
         sentence = f"Task-incremental: EWC helps, and ends above the {ALSO['task']} % published with too small a λ"
-        claims.append(Claim(sentence, held, _beside(accuracy["task"])))
+        claims.append(Claim(sentence, held, _beside(accuracy["task"]) + ends["task"]))
     if "offline" in accuracy.get("domain", {}) and "EWC" in accuracy["domain"]:
         short = bool(np.mean(accuracy["domain"]["EWC"]) < np.mean(accuracy["domain"]["offline"]) - 10)
         sentence = "Domain-incremental: EWC ends more than 10 points below joint training, as published"
-        claims.append(Claim(sentence, short, _beside(accuracy["domain"])))
+        claims.append(Claim(sentence, short, _beside(accuracy["domain"]) + ends["domain"]))
     if "EWC" in accuracy.get("class", {}):
         fails = bool(np.mean(accuracy["class"]["EWC"]) < 30)
         sentence = "Class-incremental: EWC fails, as published: it knows little but the last two digits, 20 %"
-        claims.append(Claim(sentence, fails, _beside(accuracy["class"])))
+        claims.append(Claim(sentence, fails, _beside(accuracy["class"]) + ends["class"]))
     return claims
 
 

@@ -87,7 +87,8 @@ def learn_until(run: Run, at: Course, learner: Learner, finish: Callable[[Course
     """
     done, key = at.protocol.steps, learner.beginning
     if key not in at.begun:
-        at.begun[key] = run.stage(f"{at.name}, task 1 at {key}", done, partial(begin, at), partial(_step, at, learner))
+        first = partial(_step, at, learner)
+        at.begun[key] = run.stage(f"{at.name}, task 1 at {key}", done, partial(begin, at), first, in_place=True)
     steps = (len(at.tasks) - 1) * done
 
     def step(state: State, i: int) -> tuple[State, dict[str, float]]:
@@ -95,7 +96,7 @@ def learn_until(run: Run, at: Course, learner: Learner, finish: Callable[[Course
         return (finish(at, learner, state) if i + 1 == steps else state), metrics
 
     # steps change arrays in place, and the next learner needs them as they are
-    last = run.stage(f"{at.name}, {learner.name}", steps, lambda: _copy(at.begun[key], learner), step)
+    last = run.stage(f"{at.name}, {learner.name}", steps, lambda: _copy(at.begun[key], learner), step, in_place=True)
     return last if steps else finish(at, learner, last)
 
 

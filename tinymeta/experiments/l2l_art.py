@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,23 @@ from tinymeta.data.cifar import Cifar10, cifar10
 from tinymeta.data.textures import Texture, texture
 from tinymeta.l2l.runner import losses_and_grads
 from tinymeta.l2l.style import Balance, Filters, style_problem
-from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
+from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, UserError, mean_ci95, stream
+from tinymeta.lab.experiment import config_hash
 
 from .l2l_art_figures import draw, packed
-from .l2l_art_net import accuracy, centred, learn_features
-from .l2l_comparison import LEARNED, Comparison, Setting, best_baseline, compare, rows, save_optimizer, series
+from .l2l_art_net import Classifier, accuracy, centred, learn_features
+from .l2l_comparison import (
+    LEARNED,
+    Comparison,
+    Setting,
+    below_paired,
+    best_baseline,
+    compare,
+    rows,
+    save_optimizer,
+    series,
+)
+from .l2l_trace import trace_of
 from .l2l_training import Training, meta_train
 
 TRAINED: Texture = "mosaic"  # the style of meta-training
@@ -94,28 +107,44 @@ class Studio(NamedTuple):
 def train(config: Config, run: Run) -> Outcome:
     """Train the feature net, meta-train on one style, compare on it, on a new one, and on that at double resolution."""
     training, test = cifar10("train"), cifar10("test")
-    classifier, net = learn_features(
-        run, config.seed, config.filters, config.net_steps, config.net_batch, *training[:2]
-    )
-    studio = Studio(config, net, _content(config, training, test))
+    classifier, studio = _studio(config, run, training, test)
     settings = {name: _setting(studio, name, *place) for name, place in _places(config).items()}
     optimizer, history = meta_train(config, run, settings[""].make_problem)
     found = [compare(config, run, optimizer, setting) for setting in settings.values()]
-    right = Row("feature net, test images recognised", accuracy(classifier, test.x, test.y), unit="%")
-    table = [right, *(row for comparison in found for row in rows(comparison, config.final_steps))]
+    told = [_naming(test.source, comparison) for comparison in found]
+    right = Row(f"feature net, recognised test images of {test.source}", accuracy(classifier, test.x, test.y), unit="%")
+    table = [right, *(row for comparison in told for row in rows(comparison, config.final_steps))]
     outcome = Outcome(
         [replace(row, source=SOURCE.format(test.source)) for row in table],
-        [_claim(comparison, config.final_steps) for comparison in found],
+        [_claim(comparison, config.final_steps) for comparison in told],
         {
             "history": history,
             "trained_for": config.steps,
-            "settings": [series(comparison) for comparison in found],
+            "settings": [series(comparison) for comparison in told],
             "pictures": [_picture(studio, optimizer, comparison) for comparison in found],
             "data": test.source,
         },
     )
     save_optimizer(optimizer, run, outcome)
     return outcome
+
+
+def _studio(config: Config, run: Run, training: Cifar10, test: Cifar10) -> tuple[Classifier, Studio]:
+    classifier, net = learn_features(
+        run, config.seed, config.filters, config.net_steps, config.net_batch, *training[:2]
+    )
+    return classifier, Studio(config, net, _content(config, training, test))
+
+
+def _trained_on(config: Config, folder: Path) -> Setting:
+    """The first setting of a finished run, with the feature net that its checkpoint holds; UserError if that is gone."""
+    if not (folder / "checkpoint.npz").exists():
+        raise UserError(
+            f"{folder} has no checkpoint.npz, which holds the feature net that a trace needs; start a new run"
+        )
+    with Run(folder, EXPERIMENT.name, config_hash(config)) as run:
+        _, studio = _studio(config, run, cifar10("train"), cifar10("test"))
+    return _setting(studio, "", TRAINED, config.size)
 
 
 def _places(config: Config) -> dict[str, tuple[Texture, int]]:
@@ -151,18 +180,24 @@ def _resampling(old: int, new: int) -> NDArray:
 # ---- what is reported ----
 
 
+def _naming(data: str, comparison: Comparison) -> Comparison:
+    """The comparison under a name that says where contents are from, for every number that is told of it."""
+    setting = comparison.setting
+    name = ", ".join(filter(None, (setting.name, f"contents of {data}")))
+    return comparison._replace(setting=setting._replace(name=name))
+
+
 def _claim(comparison: Comparison, last: int) -> Claim:
     """Paired: losses differ more between contents than between methods, and all methods paint the same contents from one noise."""
     final, title = comparison.final(last), comparison.setting.title
-    gains = {name: mean_ci95(final[name] - final[LEARNED]) for name in final if name != LEARNED}
     best = best_baseline(final)
-    (gain, ci), wins = gains[best], int(np.sum(final[LEARNED] < final[best]))
+    (gain, ci), wins = mean_ci95(final[best] - final[LEARNED]), int(np.sum(final[LEARNED] < final[best]))
     detail = (
-        f"the best is {best} with learning rate {comparison.rates[best]:g}: {np.mean(final[best]):.4g} against "
+        f"the best is {best} with {comparison.rate(best)}: {np.mean(final[best]):.4g} against "
         f"{np.mean(final[LEARNED]):.4g}, difference {gain:.3g} ± {ci:.2g}; below it on {wins} of {len(final[best])} contents"
     )
     sentence = f"{title}: the learned optimizer ends below every tuned baseline, 95 % interval of the paired difference above 0"
-    return Claim(sentence, all(bool(mean - half > 0) for mean, half in gains.values()), detail)
+    return Claim(sentence, below_paired(final, LEARNED), detail)
 
 
 def _picture(studio: Studio, optimizer: Any, comparison: Comparison) -> dict[str, Any]:
@@ -217,4 +252,5 @@ EXPERIMENT = Experiment(
     train=train,
     draw=draw,
     minutes={"quick": 5, "paper": 70},
+    trace=trace_of(_trained_on),
 )  # fmt: skip

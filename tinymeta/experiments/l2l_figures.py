@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = "Loss on held-out {problems} against optimization steps, each baseline at its best learning rate; bands are 95 % CIs."
+TITLE = 58  # characters in a line, which the width of a panel has room for
 
 
 def loss_curves(settings: Sequence[Mapping[str, Any]], trained_for: int, problems: str) -> Figure:
@@ -38,7 +40,7 @@ def _panel(panel: Any, setting: Mapping[str, Any], trained_for: int) -> None:
     if setting["steps"] > trained_for:
         panel.axvline(trained_for, color=BLACK, linestyle=":", linewidth=1)
     start = max(curve["mean"][0] for curve in setting["curves"].values())
-    panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=setting["title"])
+    panel.set(yscale="log", ylabel="loss", ylim=(None, 1.6 * start), title=fill(setting["title"], TITLE))
 
 
 def meta_training(history: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> Figure:

@@ -31,11 +31,11 @@ GRID = 81  # gradients, from -REACH to REACH times the largest that the coordina
 REACH = 1.25
 
 
-def trace_of(settings: Callable[[Any], list[Setting]]) -> Trace:
-    """The trace of an experiment whose first setting is what the optimizer was trained on."""
+def trace_of(trained_on: Callable[[Any, Path], Setting]) -> Trace:
+    """The trace of an experiment with one LSTM; `trained_on(config, folder)` is its first setting, that of meta-training."""
 
     def record(config: Training, folder: Path, outcome: Outcome) -> dict[str, NDArray]:
-        setting, optimizer = settings(config)[0], l2l.LSTMOptimizer.load(folder / "optimizer.npz")
+        setting, optimizer = trained_on(config, folder), l2l.LSTMOptimizer.load(folder / "optimizer.npz")
         rates = outcome.series["settings"][0]["rates"]
         rivals = {name: l2l.BASELINES[name](rates[name]) for name in RIVALS}
         problem = setting.make_problem(stream(config.seed, "test"), 1, "test")

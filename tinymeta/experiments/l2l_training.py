@@ -17,6 +17,11 @@ State = dict[str, Any]
 GUIDE = optim.adam(0.01)  # takes the steps before a late start
 READ = 100  # so many of its last gradients the LSTM has read then
 
+# What train.py of the authors' code sets, for presets `code`. Other than there, the meta-learning rate falls along half a cosine,
+# the meta-gradient is clipped, and the baselines are tuned: their evaluate.py has ADAM alone, at a rate of one's own.
+AUTHORS = {"meta_lr": 0.001, "meta_epochs": 10_000, "validate_every": 1000}
+AUTHORS_VALIDATION = 20  # epochs of evaluation, each on problems of its own
+
 
 @dataclass(frozen=True)
 class Training:

@@ -50,7 +50,8 @@ class RLConfig:
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
-    """The policy with the best average return, after adaptation if it `adapts`; else this is pretraining on all tasks."""
+    """The policy of the iteration with the best average return, after adaptation if it `adapts`; else this is pretraining on all
+    tasks. The return is that on the iteration's own training goals, as in the paper: no validation, and no early stopping."""
 
     def begin() -> dict[str, Any]:
         policy = first_policy(config, world)
@@ -89,17 +90,26 @@ def first_policy(config: RLConfig, world: World) -> rl.Policy:
     return rl.init_policy(stream(config.seed, "init"), world.observation_size, world.action_size, config.hidden)
 
 
+def sample_episodes(
+    world: World, policy: rl.Policy, goals: NDArray, count: int, rng: np.random.Generator
+) -> rl.Episodes:
+    """What the world returns, before anything is computed of it: rl.ContractError if that is not what was asked for."""
+    episodes = world.sample(policy, goals, count, rng)
+    rl.check_episodes(episodes, (len(goals), count, world.observation_size, world.action_size))
+    return episodes
+
+
 def _sampled(
     config: RLConfig, world: World, policy: rl.Policy, goals: NDArray, rng: np.random.Generator, adapts: bool
 ) -> tuple[rl.Sampled, list[float]]:
     """Episodes before and after adaptation, the policies that sampled the latter, and both average returns."""
     returns, before, adapted = [], None, policy
     if adapts:
-        episodes = world.sample(policy, goals, config.episodes, rng)
+        episodes = sample_episodes(world, policy, goals, config.episodes, rng)
         returns.append(float(rl.mean_returns(episodes).mean()))
         before = rl.transitions(episodes, config.discount)
         adapted = rl.adapt_policy(policy, before, config.inner_lr, order=1)
-    episodes = world.sample(adapted, goals, config.episodes, rng)
+    episodes = sample_episodes(world, adapted, goals, config.episodes, rng)
     returns.append(float(rl.mean_returns(episodes).mean()))
     after = rl.transitions(episodes, config.discount)
     log_probs = log_prob(adapted, after.observations, after.actions)
@@ -112,7 +122,7 @@ def returns_after_updates(config: RLConfig, world: World, policy: rl.Policy, upd
     goals = world.goals(rng, config.test_goals)
     found = []
     for update in range(updates + 1):
-        episodes = world.sample(policy, goals, config.test_episodes, rng)
+        episodes = sample_episodes(world, policy, goals, config.test_episodes, rng)
         found.append(rl.mean_returns(episodes))
         batch = rl.transitions(episodes, config.discount)
         if update == 0:

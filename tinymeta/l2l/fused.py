@@ -41,11 +41,24 @@ def cut(flat: Any, like: Sequence[Any]) -> list[Any]:
 
 
 def weights_gradient(
-    weights: Weights, blocks: Any, gradients: Any, d_updates: Any, scale: float, p: float | None
+    weights: Weights,
+    blocks: Any,
+    gradients: Any,
+    d_updates: Any,
+    scale: float,
+    p: float | None,
+    memory: int | None = None,
 ) -> Weights:
-    """dL/dφ (a Weights) of an unroll from `blocks` on the constant gradients (T, n), from dL/dg_t (T, n)."""
+    """dL/dφ (a Weights) of an unroll from `blocks` on the constant gradients (T, n), from dL/dg_t (T, n).
+
+    `memory` is that of the kernel's `unroll_backward`: bytes of activations to hold at a time. Others are computed anew.
+    """
+    if memory is not None and memory < 0:
+        raise ValueError(
+            f"weights_gradient: memory is {memory}, expected a number of bytes, or None for what is fastest"
+        )
     backward = choose("lstm unroll", _table("unroll_backward", "cpu_unroll"), [blocks, gradients])
-    return backward(weights, blocks, gradients, d_updates, np.zeros_like(blocks), scale, p)[0]
+    return backward(weights, blocks, gradients, d_updates, np.zeros_like(blocks), scale, p, memory=memory)[0]
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engine import trees
 from ..kernels.lstm import Weights
-from .optimizer import LSTMOptimizer, LSTMState, _check_finite
+from .optimizer import LSTMOptimizer, LSTMState, _check_finite, checked_leaves
 from .sampling import Sample
 
 Label = Callable[[str], str]
@@ -42,11 +42,14 @@ class Grouped:
         self, grads: Any, state: Mapping[str, LSTMState], params: Any = None, in_place: bool = False
     ) -> tuple[Any, dict[str, LSTMState]]:
         """(updates like grads, next states), as `LSTMOptimizer.update`."""
-        if in_place:
-            _check_finite(grads)  # of all groups, before the state of the first is overwritten
+        groups = self._split(grads)
+        if in_place:  # all are checked before the state of the first is overwritten
+            _check_finite(grads)
+            for name, group in groups.items():
+                checked_leaves(self.optimizers[name].weights, group, state[name])
         updates: dict[str, Any] = {}
         after: dict[str, LSTMState] = {}
-        for name, group in self._split(grads).items():
+        for name, group in groups.items():
             part, after[name] = self.optimizers[name].update(group, state[name], in_place=in_place)
             updates |= part
         return trees.unflatten(grads, [updates[path] for path, _ in trees.items(grads)]), after
@@ -57,11 +60,14 @@ class Grouped:
         gradients: Sequence[Any],
         d_updates: Sequence[Any],
         sample: Sample | None = None,
+        memory: int | None = None,
     ) -> dict[str, Weights]:
         """dL/dφ of each optimizer, as `LSTMOptimizer.weights_gradient`: given the updates, none depends on another's φ."""
         read, d_read = [self._split(tree) for tree in gradients], [self._split(tree) for tree in d_updates]
         return {
-            name: optimizer.weights_gradient(state[name], [g[name] for g in read], [d[name] for d in d_read], sample)
+            name: optimizer.weights_gradient(
+                state[name], [g[name] for g in read], [d[name] for d in d_read], sample, memory
+            )
             for name, optimizer in self.optimizers.items()
         }
 

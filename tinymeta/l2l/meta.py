@@ -56,7 +56,12 @@ def unroll(
 
 
 def meta_gradient(
-    optimizer: LSTMOptimizer, problem: Problem, carry: Carry, unroll_length: int, sample: Sample | None = None
+    optimizer: LSTMOptimizer,
+    problem: Problem,
+    carry: Carry,
+    unroll_length: int,
+    sample: Sample | None = None,
+    memory: int | None = None,
 ) -> tuple[Any, Any, Carry]:
     """(the total of `unroll`, its gradient in φ, the new carry), with ∂∇_t/∂φ = 0; estimated from a `sample`, if one is given.
 
@@ -73,7 +78,7 @@ def meta_gradient(
         seen.append(gradient)
         total += float(np.mean(losses))
     d_updates = _sums_of_later(seen[1:], 1 / len(losses))
-    gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates, sample)
+    gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates, sample, memory)
     return total, gradient, Carry(theta, state, first + unroll_length)
 
 
@@ -95,22 +100,26 @@ def meta_step(
     clip_norm: float = 1.0,
     second_derivatives: bool = False,
     sample: Sample | None = None,
+    memory: int | None = None,
 ) -> tuple[LSTMOptimizer, Any, Carry, float]:
     """One update of φ from one unroll; `carry` None starts at θ_0 with a zero state. θ and the state are carried on as
     constants: the gradient is truncated at the boundary. Returns (optimizer, meta_state, carry, mean loss per step).
 
-    ValueError for a sample with second derivatives, which tie the coordinates together."""
+    `sample` and `memory` are those of `LSTMOptimizer.weights_gradient`; ValueError for either with second derivatives, which tie
+    the coordinates together and store the whole graph."""
     if second_derivatives and sample is not None:
         raise ValueError(
             "meta_step: with second_derivatives the gradient is no sum over coordinates; leave out `sample`"
         )
+    if second_derivatives and memory is not None:
+        raise ValueError("meta_step: with second_derivatives the whole graph is stored; leave out `memory`")
     start = carry or Carry(problem.theta, optimizer.init(problem.theta), 0)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # proposals that diverge are reported below
             if second_derivatives:
                 total, gradient, end = _total_gradient(optimizer, problem, start, unroll_length)
             else:
-                total, gradient, end = meta_gradient(optimizer, problem, start, unroll_length, sample)
+                total, gradient, end = meta_gradient(optimizer, problem, start, unroll_length, sample, memory)
     except FloatingPointError:  # of the optimizer's: ∇f is not finite any more
         total = np.nan
     if not np.isfinite(total):

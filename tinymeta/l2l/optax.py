@@ -10,8 +10,11 @@ optax itself is not needed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +30,19 @@ try:
 except ImportError as error:
     raise ImportError("tinymeta.l2l.optax needs JAX: pip install jax", name="jax") from error
 
-State = tuple[tuple[Any, Any], ...]
-"""Per layer (h, c), each (n, H): all leaves are one vector of n coordinates, so that there is one small program to compile."""
+Layers = tuple[tuple[Any, Any], ...]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=["leaves"])
+@dataclass(frozen=True)
+class State:
+    """Per layer (h, c), each (n, H): all leaves are one vector of n coordinates, so that there is one small program to compile.
+
+    `leaves` are the path and shape of each leaf of the parameters: no arrays but structure, so that they are known when traced.
+    """
+
+    layers: Layers
+    leaves: tuple[str, ...]
 
 
 class GradientTransformation(NamedTuple):
@@ -47,21 +61,22 @@ def lstm_optimizer(optimizer: LSTMOptimizer | str | Path, nonfinite: str = "prop
 
     Dtypes: all is computed in float32, leaves in half precision too, or in float64 if a leaf of the parameters is float64,
     which JAX has only where x64 is enabled. The state is in the dtype of the computation, an update in that of its gradient.
-    When traced: TypeError for a leaf that is not of floats, ValueError for gradients of another size than the state's.
+    When traced: TypeError for a leaf that is not of floats, ValueError for gradients of other paths or shapes than those of the
+    parameters that the state is for.
     """
     learned, zero = open_optimizer(optimizer), check_nonfinite(nonfinite, ("propagate", "zero")) == "zero"
 
     def init(params: Any) -> State:
         n, dtype = sum(map(jnp.size, jax.tree.leaves(params))), _working_dtype(params)
         zeros = lambda b: jnp.zeros((n, b.size // 4), dtype)
-        return tuple((zeros(b), zeros(b)) for _, b in learned.weights.layers)
+        return State(tuple((zeros(b), zeros(b)) for _, b in learned.weights.layers), _outline(params))
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         found = _working_dtype(grads)
-        flat = _flatten(grads, state[0][0].dtype if state else found)
-        _check_state(flat, state, learned.weights)
-        proposal, state = _step(learned, jnp.where(jnp.isfinite(flat), flat, 0) if zero else flat, state)
-        return _unflatten(grads, proposal), state
+        _check_state(grads, state, learned.weights)
+        flat = _flatten(grads, state.layers[0][0].dtype if state.layers else found)
+        proposal, layers = _step(learned, jnp.where(jnp.isfinite(flat), flat, 0) if zero else flat, state.layers)
+        return _unflatten(grads, proposal), State(layers, state.leaves)
 
     return GradientTransformation(init, update)
 
@@ -69,7 +84,7 @@ def lstm_optimizer(optimizer: LSTMOptimizer | str | Path, nonfinite: str = "prop
 # ---- the network, numbered as in tinymeta.kernels.lstm ----
 
 
-def _step(learned: LSTMOptimizer, gradient: Any, state: State) -> tuple[Any, State]:
+def _step(learned: LSTMOptimizer, gradient: Any, state: Layers) -> tuple[Any, Layers]:
     """(update (n,), next state) for a gradient (n,)."""
     layers, w_out, b_out = jax.tree.map(lambda w: jnp.asarray(w, gradient.dtype), learned.weights)
     x = gradient[:, None] if learned.p is None else _log_and_sign(gradient, learned.p)
@@ -123,11 +138,27 @@ def _unflatten(like: Any, flat: Any) -> Any:
     return jax.tree.unflatten(structure, updates)
 
 
-def _check_state(flat: Any, state: State, weights: Weights) -> None:
-    expected = [(flat.size, b.size // 4) for _, b in weights.layers for _ in "hc"]
-    found = [x.shape for x in jax.tree.leaves(state)]
+def _outline(tree: Any) -> tuple[str, ...]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return tuple(f"{jax.tree_util.keystr(path)}{list(jnp.shape(x))}" for path, x in leaves)
+
+
+def _check_state(grads: Any, state: State, weights: Weights) -> None:
+    if not isinstance(state, State):
+        raise TypeError(f"lstm_optimizer: the state is of type {type(state).__name__}, expected that of init(params)")
+    outline = _outline(grads)
+    if state.leaves != outline:
+        pairs = zip_longest(state.leaves, outline, fillvalue="no leaf")
+        mine, given = next((a, b) for a, b in pairs if a != b)
+        raise ValueError(
+            f"lstm_optimizer: the state is for parameters of other paths or shapes than these gradients, first {mine} where they "
+            f"have {given}; call init(params) with the parameters that these are gradients of"
+        )
+    n = sum(map(jnp.size, jax.tree.leaves(grads)))
+    expected = [(n, b.size // 4) for _, b in weights.layers for _ in "hc"]
+    found = [jnp.shape(x) for x in jax.tree.leaves(state)]
     if found != expected:
         raise ValueError(
-            f"lstm_optimizer: the gradients have {flat.size} coordinates, the state has arrays of shapes {found}, "
-            f"expected {expected}; call init(params) with the parameters that these are gradients of"
+            f"lstm_optimizer: the state has arrays of shapes {found}, an optimizer of these layers has {expected} for {n} "
+            "coordinates: it is that of another optimizer, so call init(params) of this one"
         )

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
-from ..engine.tensor import Tensor, describe
+from ..engine.batched import raw
+from ..engine.tensor import OPEN, Tensor, describe, examine
 from ..kernels.lstm import Weights
 from ..kernels.lstm.blocks import from_blocks, hidden_sizes, zero_blocks
 from . import fused
@@ -23,12 +25,15 @@ from .network import init_weights
 from .sampling import Sample
 
 FORMAT = 1
+TREE = 0xFFFFFFFF
+"""The bits of `LSTMState.tree` that stand for the parameters; those above stand for the layers."""
 
 
 class LSTMState(NamedTuple):
     """The hidden state of n coordinates in the kernels' layout, (tiles, R, 64): see `tinymeta.kernels.lstm.blocks`.
 
-    `tree` is a checksum of the names and shapes of the parameters; None, in a state made by hand, fits every tree of n coordinates.
+    `tree` is a checksum of the parameters' names and shapes and of the optimizer's layers; None, in a state made by hand,
+    fits every tree of n coordinates, and layers of as many units.
     """
 
     blocks: Any
@@ -66,19 +71,19 @@ class LSTMOptimizer:
     def init(self, params: Any) -> LSTMState:
         """The state before the first step: h = c = 0 for each of the n coordinates of the tree `params`."""
         n = sum(int(np.size(x)) for x in trees.leaves(params))
-        return LSTMState(zero_blocks(self.weights, n), n, _checksum(params))
+        return LSTMState(zero_blocks(self.weights, n), n, _checksum(params, self.weights))
 
     def update(self, grads: Any, state: LSTMState, params: Any = None, in_place: bool = False) -> tuple[Any, LSTMState]:
         """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
 
-        `in_place` overwrites `state` with the next one, which saves its memory. ValueError if the state is for other parameters
-        or layers, FloatingPointError, before anything is changed, if a gradient holds inf or NaN: it names the leaf.
+        `in_place` overwrites `state` with the next one, which saves its memory, where no derivative, vmap or capture is running.
+        ValueError if the state is for other parameters or layers, FloatingPointError, before anything is changed, if a gradient
+        holds inf or NaN: it names the leaf, inside tm.grad, tm.vmap and tm.compile too.
         """
-        leaves = _leaves(grads, state)
-        _check_layers(self.weights, state)
-        if any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
-            return self._traced(grads, leaves, state)
+        leaves = checked_leaves(self.weights, grads, state)
         _check_finite(grads)
+        if OPEN or any(type(x) is Tensor for x in (*leaves, *trees.leaves((state, self.weights)))):
+            return self._traced(grads, leaves, state)
         updates, after = fused.advance(self.weights, state.blocks, leaves, float(self.scale), self.p, in_place)
         return trees.unflatten(grads, updates), state._replace(blocks=after)
 
@@ -89,22 +94,30 @@ class LSTMOptimizer:
         return trees.unflatten(grads, fused.cut(proposal, leaves)), state._replace(blocks=blocks)
 
     def weights_gradient(
-        self, state: LSTMState, gradients: Sequence[Any], d_updates: Sequence[Any], sample: Sample | None = None
+        self,
+        state: LSTMState,
+        gradients: Sequence[Any],
+        d_updates: Sequence[Any],
+        sample: Sample | None = None,
+        memory: int | None = None,
     ) -> Weights:
         """dL/dφ of the unroll that starts in `state`, with ∂∇_t/∂φ = 0: from the trees ∇_t that it reads and the dL/dg_t.
 
         Truncated backpropagation through time in one kernel, which recomputes the forward pass; on all coordinates, or
-        estimated from a sample of them.
+        estimated from a sample of them. At most `memory` bytes of activations are held at a time, as far as a step allows:
+        with less than an unroll's, its segments run forward twice. None: what is fastest, a few MB for each thread.
         """
+        _check_layers(self.weights, state)
         blocks = state.blocks
         read, d_read = (np.stack([_flat(tree) for tree in steps]) for steps in (gradients, d_updates))
         if sample is not None:
             sizes = [int(np.size(x)) for x in trees.leaves(gradients[0])]
             blocks, read, d_read = sample.of(sizes, blocks, read, d_read)
-        return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p)
+        return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p, memory)
 
     def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
         """The (h, c) of each layer, (n, H), for study."""
+        _check_layers(self.weights, state)
         return from_blocks(state.blocks, hidden_sizes(self.weights), state.n)
 
     def with_weights(self, weights: Weights) -> LSTMOptimizer:
@@ -116,7 +129,7 @@ class LSTMOptimizer:
         header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
         buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
+        np.savez_compressed(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
         temporary = Path(f"{path}.tmp")  # the old file stays whole until the new one is
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
@@ -175,8 +188,8 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
-def _leaves(grads: Any, state: LSTMState) -> list:
-    """The gradients' arrays, of one dtype and as many coordinates as the state is for."""
+def checked_leaves(weights: Weights, grads: Any, state: LSTMState) -> list:
+    """The gradients' arrays, if of one dtype, and if the state is for them and for these weights."""
     leaves = trees.leaves(grads)
     if not leaves:
         raise ValueError("LSTMOptimizer.update: the gradients are an empty tree")
@@ -190,12 +203,27 @@ def _leaves(grads: Any, state: LSTMState) -> list:
             f"LSTMOptimizer.update: gradients have {n} coordinates, the state is for {state.n}; "
             "call init(params) with the parameters that these are gradients of"
         )
-    if state.tree not in (None, _checksum(grads)):
+    if state.tree is not None and state.tree & TREE != _checksum(grads, weights) & TREE:
         raise ValueError(
             f"LSTMOptimizer.update: the state is for parameters of other names or shapes than these gradients ({_outline(grads)}), "
             "if of as many coordinates; call init(params) with the parameters that these are gradients of"
         )
+    _check_layers(weights, state)
     return leaves
+
+
+def _check_layers(weights: Weights, state: LSTMState) -> None:
+    sizes, rows = hidden_sizes(weights), state.blocks.shape[1]
+    if rows != 2 * sum(sizes):
+        raise ValueError(
+            f"LSTMOptimizer: the state has {rows} numbers for each coordinate, an optimizer with layers of "
+            f"{sizes} has {2 * sum(sizes)}: it is that of another optimizer, so call init(params) of this one"
+        )
+    if state.tree is not None and state.tree >> 32 not in (0, _layers_checksum(weights)):
+        raise ValueError(
+            f"LSTMOptimizer: the state has {rows} numbers for each coordinate, as layers of {sizes} have, but is that of an "
+            "optimizer with other layers, so call init(params) of this one"
+        )
 
 
 def _outline(tree: Any) -> str:
@@ -203,28 +231,29 @@ def _outline(tree: Any) -> str:
     return ", ".join(f"{path}[{','.join(map(str, np.shape(x)))}]" for path, x in trees.items(tree))
 
 
-def _checksum(tree: Any) -> int:
-    return zlib.crc32(_outline(tree).encode())
+def _checksum(tree: Any, weights: Weights) -> int:
+    """Of the tree's names and shapes, in the bits of TREE, and of the layers above them, where states of old checkpoints have 0."""
+    return zlib.crc32(_outline(tree).encode()) | _layers_checksum(weights) << 32
 
 
-def _check_layers(weights: Weights, state: LSTMState) -> None:
-    rows, expected = state.blocks.shape[1], 2 * sum(hidden_sizes(weights))
-    if rows != expected:
-        raise ValueError(
-            f"LSTMOptimizer.update: the state has {rows} numbers for each coordinate, an optimizer with layers of "
-            f"{hidden_sizes(weights)} has {expected}: it is that of another optimizer, so call init(params) of this one"
-        )
+def _layers_checksum(weights: Weights) -> int:
+    """31 bits, so that the whole is an int64."""
+    return zlib.crc32(repr(hidden_sizes(weights)).encode()) >> 1
 
 
 def _check_finite(grads: Any) -> None:
     """A coordinate that has seen inf or NaN once would never recover: its state keeps it."""
     for path, leaf in trees.items(grads):
-        if not np.isfinite(leaf).all():
-            bad = int(np.size(leaf) - np.isfinite(leaf).sum())
-            raise FloatingPointError(
-                f"LSTMOptimizer.update: the gradient {path or 'given'}, {describe(leaf)}, holds {bad} values that are inf or NaN; "
-                "state and parameters are unchanged: skip this step, or lower the scale of the updates"
-            )
+        examine(partial(_refuse_unless_finite, path), raw(leaf))
+
+
+def _refuse_unless_finite(path: str, gradient: Any) -> None:
+    if not np.isfinite(gradient).all():
+        bad = int(np.size(gradient) - np.isfinite(gradient).sum())
+        raise FloatingPointError(
+            f"LSTMOptimizer.update: the gradient {path or 'given'}, {describe(gradient)}, holds {bad} values that are inf or NaN; "
+            "state and parameters are unchanged: skip this step, or lower the scale of the updates"
+        )
 
 
 def _flat(tree: Any) -> Any:

@@ -36,8 +36,8 @@ class LSTMOptimizer(torch.optim.Optimizer):
     - nonfinite: "raise" refuses a step with NaN or infinite gradients by a FloatingPointError, before anything is changed;
       "zero" takes such entries for 0, without waiting for the device.
 
-    State: `state[p]` has h0, c0, h1, c1, ..., an (n, H) pair per layer for the n entries of p, in the dtype of p in which all
-    is computed. TypeError for parameters of other dtypes (half precision would lose the state) and for sparse gradients.
+    State: `state[p]` has h0, c0, h1, c1, ..., a pair per layer of the shape of p and H, its units, in the dtype of p in which
+    all is computed. TypeError for parameters of other dtypes (half precision would lose the state) and for sparse gradients.
     """
 
     def __init__(self, params: Any, optimizer: Learned | str | Path, nonfinite: str = "raise") -> None:
@@ -69,7 +69,7 @@ class LSTMOptimizer(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch; ValueError, and nothing is changed, if the state is of other weights or of parameters of other sizes."""
+        """As in torch; ValueError, and nothing is changed, if the state is of other weights or of parameters of other shapes."""
         for number, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             if saved.get("learned") != group["learned"]:
                 raise ValueError(
@@ -77,7 +77,7 @@ class LSTMOptimizer(torch.optim.Optimizer):
                     "build this one from the file that the other was built from"
                 )
             for index, (p, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
-                _check_rows(_name(group, index, number), p, state_dict["state"].get(key, {}))
+                _check_shape(_name(group, index, number), p, state_dict["state"].get(key, {}))
         super().load_state_dict(state_dict)  # refuses another number of groups or parameters
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class LSTMOptimizer(torch.optim.Optimizer):
         weights, state = self._weights(p), self.state[p]
         if not state:
             for i, (_, w_state, _) in enumerate(weights.layers):
-                state[f"h{i}"], state[f"c{i}"] = (p.new_zeros(p.numel(), len(w_state)) for _ in "hc")
-        flat = gradient.reshape(-1)
+                state[f"h{i}"], state[f"c{i}"] = (p.new_zeros(*p.shape, len(w_state)) for _ in "hc")
+        flat, by_entry = gradient.reshape(-1), {name: x.view(-1, x.shape[-1]) for name, x in state.items()}
         proposal, rows = torch.empty_like(flat), CPU_ROWS if p.device.type == "cpu" else GPU_ROWS
         for start in range(0, p.numel(), rows):
             tile = slice(start, start + rows)
-            hidden = [(state[f"h{i}"][tile], state[f"c{i}"][tile]) for i in range(len(weights.layers))]
+            hidden = [(by_entry[f"h{i}"][tile], by_entry[f"c{i}"][tile]) for i in range(len(weights.layers))]
             proposal[tile] = _propose(weights, hidden, flat[tile], self.learned.p)
         p.add_(proposal.view(p.shape), alpha=scale)
 
@@ -189,7 +189,7 @@ def _check_dtype(name: str, p: torch.Tensor) -> None:
 
 
 def _check_state(name: str, p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
-    _check_rows(name, p, state)
+    _check_shape(name, p, state)
     for x in state.values():
         if (x.dtype, x.device) != (p.dtype, p.device):
             raise ValueError(
@@ -198,10 +198,13 @@ def _check_state(name: str, p: torch.Tensor, state: dict[str, torch.Tensor]) -> 
             )
 
 
-def _check_rows(name: str, p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
-    if any(len(x) != p.numel() for x in state.values()):
-        rows = len(next(iter(state.values())))
-        raise ValueError(f"LSTMOptimizer: {name} is {_describe(p)}, its state is for {rows} entries, not {p.numel()}")
+def _check_shape(name: str, p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+    for x in state.values():
+        if x.shape[:-1] != p.shape:
+            raise ValueError(
+                f"LSTMOptimizer: {name} is {_describe(p)}, its state is for one of shape {list(x.shape[:-1])}; "
+                "expected the state of an optimizer of the same parameters in the same order"
+            )
 
 
 def _name(group: dict[str, Any], index: int, number: int) -> str:

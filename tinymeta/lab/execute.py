@@ -29,7 +29,7 @@ def execute(
 
     A finished run that is resumed is drawn and printed again; with `trace` its trace.npz is written too. UserError if
     `resume` holds another experiment or configuration, or there is nothing to trace; KeyboardInterrupt, whose text says
-    how to resume, on Ctrl-C.
+    how to resume, on Ctrl-C. What else training raises has a note that says it.
     """
     require("matplotlib")  # hours of training must not end in a missing package
     if trace and experiment.trace is None:
@@ -46,18 +46,31 @@ def execute(
         with figures.style():
             figures.save({**experiment.draw(outcome), **_draw_trace(experiment, folder)}, folder / "figures")
     except KeyboardInterrupt:
-        command = f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
-        raise KeyboardInterrupt(f"Stopped, nothing is lost; go on with: {command}") from None
+        raise KeyboardInterrupt(f"Stopped, nothing is lost; go on with: {_resuming(experiment, folder)}") from None
     _print_outcome(experiment, outcome, folder)
     return folder
+
+
+def _resuming(experiment: Experiment, folder: Path) -> str:
+    return f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
 
 
 def _find_outcome(experiment: Experiment, config: Any, folder: Path) -> Outcome:
     """Always as read from result.json, so that the figures of a new and of a resumed run are drawn from the same."""
     if not (folder / "result.json").exists():
         with Run(folder, experiment.name, config_hash(config)) as run:
-            write_result(experiment, experiment.train(config, run), folder)
+            write_result(experiment, _trained(experiment, config, run), folder)
     return read_result(folder)[1]
+
+
+def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
+    try:
+        return experiment.train(config, run)
+    except UserError:  # which says itself what to do
+        raise
+    except Exception as error:
+        error.add_note(f"to go on: {_resuming(experiment, run.folder)}")
+        raise
 
 
 def _write_trace(experiment: Experiment, config: Any, folder: Path, outcome: Outcome) -> None:

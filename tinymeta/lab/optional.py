@@ -24,6 +24,8 @@ PACKAGES = {
     "numba": Optional("fast", "compiled CPU kernels and fused replay"),
     "cupy": Optional("cuda", "GPU arrays and CUDA C++ kernels"),
     "numba_cuda": Optional("cuda", "the readable GPU kernels"),
+    "gymnasium": Optional("rl", "maml-cheetah: the environment"),
+    "mujoco": Optional("rl", "maml-cheetah: the simulator"),
     "torch": Optional("bench", "tinymeta.l2l.torch, and peer in the benchmarks"),
     "jax": Optional("bench", "tinymeta.l2l.optax, and peer in the benchmarks"),
     "autograd": Optional("bench", "peer in the benchmarks"),

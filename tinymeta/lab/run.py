@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinymeta.lab import checkpoint
 from tinymeta.lab.checkpoint import Tree, dress, named_tuples, settle
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.files import file_errors, open_locked, to_json
 from tinymeta.lab.interrupt import held_interrupt
 from tinymeta.lab.progress import progress
@@ -54,13 +54,15 @@ class Run:
         step: Step,
         log_every: int | None = None,
         until: Callable[[Tree], bool] = lambda state: False,
+        in_place: bool = False,
     ) -> Tree:
         """Carry `state = init()` through `state, metrics = step(state, i)` for i in range(steps); the last state.
 
         It ends early after a step whose state is such that `until(state)`. `step` must depend on (state, i) alone: draw by
         `lab.stream(seed, name, i)`. The state is a tree that `lab.checkpoint` can hold. Every `log_every`-th step and the
         last one go to metrics.jsonl. On resume `init` is called again, for the classes of its NamedTuples, but no step
-        that was saved. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved.
+        that was saved. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved. What a step raises is raised
+        after the state before it is saved, unless steps change the state that they are given `in_place`.
         """
         first = init()
         known = named_tuples(first)
@@ -70,8 +72,14 @@ class Run:
         with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, at["done"]) as report:
             while not ended:
                 i = at["done"]
-                state, metrics = step(at["state"], i)
-                at = self._stages[name] = {"steps": steps, "done": i + 1, "state": settle(state, known)}
+                try:
+                    state, metrics = step(at["state"], i)
+                    state = settle(state, known)
+                except Exception as error:
+                    if not in_place:
+                        self._save_before(error, name, at)
+                    raise
+                at = self._stages[name] = {"steps": steps, "done": i + 1, "state": state}
                 ended = i + 1 == steps or until(at["state"])
                 if i % every == 0 or ended:
                     self._log({"stage": name, "step": i, **metrics})
@@ -97,6 +105,14 @@ class Run:
                 "the experiment has changed since, so start a new run"
             )
         return saved | {"state": dress(saved["state"], known)}
+
+    def _save_before(self, error: Exception, name: str, at: dict[str, Tree]) -> None:
+        """Save a stage as it was before the step that failed; if that fails as well, it is a note to the error."""
+        self._stages[name] = at
+        try:
+            self._save()
+        except Exception as failure:
+            error.add_note(f"nor could the steps before it be saved: {one_line(failure)}")
 
     def _log(self, line: dict[str, object]) -> None:
         with file_errors("write", Path(self._metrics.name)):

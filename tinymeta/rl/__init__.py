@@ -11,13 +11,14 @@ Arrays of many tasks have a leading task axis (T, ...); T tasks of E episodes of
 """
 
 from .cheetah import Cheetah
-from .episodes import Episodes, Transitions, mean_returns, transitions
+from .episodes import ContractError, Episodes, Transitions, check_episodes, mean_returns, transitions
 from .navigation import Navigation
 from .objectives import Sampled, adapt_further, adapt_policy, kl_divergence, policy_gradient_loss, surrogate_loss
 from .policy import Policy, init_policy
 from .trpo import Step, trpo_step
 
 __all__ = [
-    "Cheetah", "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further", "adapt_policy", "init_policy",
-    "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss", "transitions", "trpo_step",
+    "Cheetah", "ContractError", "Episodes", "Navigation", "Policy", "Sampled", "Step", "Transitions", "adapt_further",
+    "adapt_policy", "check_episodes", "init_policy", "kl_divergence", "mean_returns", "policy_gradient_loss", "surrogate_loss",
+    "transitions", "trpo_step",
 ]  # fmt: skip

@@ -8,13 +8,19 @@ import numpy as np
 
 Array = np.ndarray
 RIDGE, TRIES = 1e-5, 5
+KINDS = {"f": "floating point", "b": "bool"}
+OWED = {"observations": (4, "f"), "actions": (4, "f"), "rewards": (3, "f"), "alive": (3, "b")}  # rank, kind of dtype
+
+
+class ContractError(ValueError):
+    """An environment did not return the Episodes that it owes: what it returned, and what was expected."""
 
 
 class Episodes(NamedTuple):
     """What was seen and done: E episodes of at most H steps in each of T tasks.
 
-    observations (T, E, H, O), actions (T, E, H, A), rewards (T, E, H); alive (T, E, H) says which steps were taken before an
-    episode ended, rewards are 0 after it.
+    observations (T, E, H, O), actions (T, E, H, A), rewards (T, E, H), floating point and finite; alive (T, E, H), bool, says
+    which steps were taken before an episode ended, rewards are 0 after it.
     """
 
     observations: Array
@@ -49,26 +55,56 @@ def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     return Transitions(observations, actions, scaled, weights.astype(observations.dtype))
 
 
-def check_episodes(episodes: Episodes) -> None:
-    """What an environment owes: arrays of one (T, E, H), finite numbers, and episodes that begin alive and end once."""
+def check_episodes(episodes: Episodes, asked: tuple[int, int, int, int] | None = None) -> None:
+    """ContractError where Episodes are not as they are described there, or not of the (T, E, O, A) that were asked for."""
+    if not isinstance(episodes, Episodes):
+        raise ContractError(f"the environment returned a {type(episodes).__name__}, expected rl.Episodes")
+    for name, (_, kind) in OWED.items():
+        x = getattr(episodes, name)
+        if not isinstance(x, np.ndarray) or x.dtype.kind != kind:
+            found = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+            raise ContractError(f"episodes: {name} must be {KINDS[kind]}, the environment returned {found}")
+    _check_shapes(episodes, asked)
+    _check_values(episodes)
+
+
+def _check_shapes(episodes: Episodes, asked: tuple[int, int, int, int] | None) -> None:
     shape = episodes.rewards.shape
-    for name, x, rank in zip(Episodes._fields, episodes, (4, 4, 3, 3), strict=True):
+    for name, (rank, _) in OWED.items():
+        x = getattr(episodes, name)
         if x.ndim != rank or x.shape[:3] != shape or 0 in shape:
-            raise ValueError(
+            raise ContractError(
                 f"episodes: {name} has shape {x.shape} where rewards has {shape}, expected (T, E, H) in front"
             )
-        wrong = np.argwhere(~np.isfinite(x))
-        if len(wrong):
-            task, episode, step = wrong[0][:3]
-            raise ValueError(
-                f"episodes: {name} of task {task}, episode {episode}, step {step} is not finite; the environment or the "
-                "policy has diverged"
+    found = (*shape[:2], episodes.observations.shape[-1], episodes.actions.shape[-1])
+    if asked is not None and found != asked:
+        counted = "{} tasks of {} episodes with {} observations and {} actions a step"
+        raise ContractError(
+            f"episodes: the environment returned {counted.format(*found)}, expected {counted.format(*asked)}"
+        )
+
+
+def _check_values(episodes: Episodes) -> None:
+    for name, x in episodes._asdict().items():
+        for where in np.argwhere(~np.isfinite(x))[:1]:
+            raise ContractError(
+                f"episodes: {name} of {_place(where)} is not finite; the environment or the policy has diverged"
             )
     alive = episodes.alive
-    if alive.dtype != bool or not alive[..., 0].all() or (alive[..., 1:] & ~alive[..., :-1]).any():
-        raise ValueError(
-            "episodes: alive must be bool, true at the first step of every episode and false from its end on"
+    if not alive[..., 0].all() or (alive[..., 1:] & ~alive[..., :-1]).any():
+        raise ContractError(
+            "episodes: the environment returned an alive that is not true at the first step of every episode and false from its "
+            "end on"
         )
+    for where in np.argwhere(~alive & (episodes.rewards != 0))[:1]:
+        reward = episodes.rewards[tuple(where)]
+        raise ContractError(
+            f"episodes: the reward of {_place(where)} is {reward:g}, expected 0 after the episode's end"
+        )
+
+
+def _place(where: Array) -> str:
+    return "task {}, episode {}, step {}".format(*where)
 
 
 def discounted(rewards: Array, discount: float) -> Array:
