@@ -40,7 +40,7 @@ def run_source(compiled, args):
     exec(compiled.source, names)
     flat = [*tm.trees.leaves(args), *(v.constant for v in program.program.constants)]
     with np.errstate(all="ignore"):
-        made = dict(zip(program.code.outputs, names["program"](*map(np.ravel, flat)), strict=True))
+        made = dict(zip(program.code.machine.outputs, names["program"](*map(np.ravel, flat)), strict=True))
     given = dict(zip(program.program.inputs, tm.trees.leaves(args), strict=True))
     arrays = [made[v].reshape(v.shape)[()] if v in made else given[v] for v in program.program.results]
     return program.write(arrays)

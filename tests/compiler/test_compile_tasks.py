@@ -39,7 +39,7 @@ def test_the_meta_step_of_every_number_of_tasks(tasks):
     x, y, u, v = numbers(rng, 4, tasks, 6, 1)
     compiled = check(step, params, init(params), (x, y), (u, v), factor=1e4)
     if tasks > 1:
-        code = compiled._last().code
+        code = compiled._last().code.machine
         assert code.tasks.count == tasks
         assert sum(op.prim.name == "matmul" for op in code.tasks.after) == 0, "every product is in the loop over tasks"
 
@@ -55,7 +55,7 @@ def test_conv_nets_with_batch_norm_are_in_the_loop_over_tasks():
     labels = rng.integers(0, 3, size=(3, 4))
     x, u = numbers(rng, 2, 3, 4, 1, 10, 10)
     compiled = check(step, params, init(params), (x, labels), (u, labels), factor=1e7)
-    code = compiled._last().code
+    code = compiled._last().code.machine
     assert code.tasks.count == 3
     assert not {"correlate", "match", "spread"} & {op.prim.name for op in code.tasks.after}
 
@@ -109,7 +109,7 @@ def inside(of_task):
 
 
 def assert_in_the_loop(compiled, count):
-    tasks = compiled._last().code.tasks
+    tasks = compiled._last().code.machine.tasks
     assert tasks.count == count
     left = [op.prim.name for op in (*tasks.before, *tasks.after) if op.prim.name in PRODUCTS]
     assert left == [], "every product is in the loop over tasks"
@@ -175,7 +175,7 @@ def test_products_that_gain_nothing_from_the_loop_stay_one():
         lambda p, *data: ops.mean(tm.vmap(lambda *own: mse_of_task(own[0], own[1:]), (None, 0, 0))(p, *data))
     )
     compiled = check(of_mean, params, x, y)
-    tasks = compiled._last().code.tasks
+    tasks = compiled._last().code.machine.tasks
     assert not PRODUCTS & {op.prim.name for op in tasks.ops}
     shapes = [op.out.shape for op in tasks.after if op.prim.name == "matmul"]
     assert shapes == [(7, 5), (7, 2), (7, 5), (5, 2), (3, 5)]
@@ -185,7 +185,7 @@ def test_each_tasks_places_in_an_array_of_all():
     rng = np.random.default_rng(15)
     x, at = numbers(rng, 3, 5), rng.integers(-5, 5, size=(4, 3, 2))
     compiled = check(tm.vmap(lambda x, i: ops.take_along_axis(x, i, 1) ** 2, (None, 0)), x, at)
-    assert "getitem" in {op.prim.name for op in compiled._last().code.tasks.ops}
+    assert "getitem" in {op.prim.name for op in compiled._last().code.machine.tasks.ops}
     wrong = at.copy()
     wrong[2, 1, 0] = 5
     with pytest.raises(IndexError, match="an index is out of range"):

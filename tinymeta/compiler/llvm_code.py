@@ -39,7 +39,7 @@ class Machine:
         self.tasks = split(program) or Tasks(0, after=program.ops)
         self.runs = min(RUNS, self.tasks.count)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
-        self.outputs = [v for v in program.results if v.op is not None]
+        self.outputs = computed(program)
         self.table = {v: i for i, v in enumerate([*program.inputs, *program.constants, *self.outputs])}
         self.shared: dict[Value, int] = {}
         self.indexing: list[
@@ -78,6 +78,11 @@ class Machine:
             ),
             Part("after", self, [*totals, *tasks.after], {v: v for v in self.outputs if v in after}, {}),
         ]
+
+
+def computed(program: Program) -> list[Value]:
+    """The results that are no argument or constant."""
+    return [v for v in program.results if v.op is not None]
 
 
 class Part:
