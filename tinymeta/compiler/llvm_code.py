@@ -17,7 +17,7 @@ from ..ops import reduce
 from . import convolutions as convolutions  # puts its prims into the table of loops
 from .arena import arrange
 from .graph import Op, Program, Value, values
-from .loops import Gather, Loop, Lowering, Product, Statement, Unsupported, View, contiguous
+from .loops import Gather, Loop, Lowering, Product, Statement, View, contiguous, unsupported
 from .nests import Nest, Place
 from .products import Sizes, product, room
 from .python_code import Text
@@ -92,7 +92,7 @@ class Part:
         for op in ops:
             for v in (*values(op.inputs), *op.outputs):
                 if not supported(v.dtype):
-                    raise Unsupported(f"{op.prim.name} of {v}")
+                    raise unsupported(op, v)
         self.name, self.machine, self.sums = name, machine, sums
         self.one = {to: Value(v.shape, v.dtype) for v, to in sums.items()}  # the partial sum of one run
         self.lowering = Lowering(ops, results, {v: self.one[to] for v, to in sums.items()})
