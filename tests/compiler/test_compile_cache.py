@@ -22,12 +22,13 @@ pytest.importorskip("llvmlite", reason="machine code needs llvmlite, which comes
 pytestmark = pytest.mark.usefixtures("machine_code")
 
 PROGRAM = """
-import numpy as np, tinymeta as tm
+import sys, numpy as np, tinymeta as tm
 from tinymeta.compiler import machine
 written, Machine = [], machine.Machine
 machine.Machine = lambda *given: written.append(given) or Machine(*given)
 f = tm.compile(lambda x: tm.ops.sin(x) * 2)
 print(f(np.arange(3.0)).tolist(), f.backend, len(written))
+assert "numba" not in sys.modules, "it takes a while to load, and a small program needs no threads"
 print(f.source)
 """
 

@@ -145,6 +145,17 @@ def test_the_meta_step_of_conv_nets_by_vmap(derivative):
     assert_in_the_loop(compiled, 3)
 
 
+def test_a_vmap_over_examples_in_one_over_tasks():
+    rng = np.random.default_rng(16)
+    params = nets.init_mlp(rng, (2, 7, 1), dtype=np.float64)
+    support, query = ((numbers(rng, 5, 6, 2), numbers(rng, 5, 6, 1)) for _ in range(2))
+
+    def loss(params, data):
+        return ops.mean(tm.vmap(lambda p, *own: mse_of_task(p, own), (None, 0, 0))(params, *data))
+
+    assert_in_the_loop(check(outside(adapted(loss)), params, support, query, factor=1e4), 5)
+
+
 def test_the_hessian_of_a_meta_loss_by_vmap():
     rng = np.random.default_rng(12)
     params = nets.init_mlp(rng, (2, 4, 1), dtype=np.float64)

@@ -115,12 +115,10 @@ def _compiled(cpu: Any, text: str) -> bytes:
 
 
 def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine: Any) -> Callable:
-    from tinymeta.kernels.simd import available, together
-
     constants = [v.constant for v in program.constants]
-    threads = min(available(), layout.runs) if layout.work >= THREADS_FROM else 1
+    threads, together = _threads(layout)
     addresses = _addresses if data_at() is None else lambda arrays: list(map(id, arrays))
-    shared, own = _block(layout.shared_bytes), [_block(layout.own_bytes) for _ in range(max(threads, 1))]
+    shared, own = _block(layout.shared_bytes), [_block(layout.own_bytes) for _ in range(threads)]
     inputs = {v: k for k, v in enumerate((*program.inputs, *program.constants))}
     outputs = {v: k for k, v in enumerate(computed(program))}
     made = [(v.shape, v.dtype) for v in outputs]
@@ -155,6 +153,15 @@ def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine:
 
     replay.owned = engine, shared, own  # type: ignore[attr-defined]  # the code and the memory behind the addresses
     return replay
+
+
+def _threads(layout: Layout) -> tuple[int, Callable]:
+    """How many threads share the tasks, and what runs a function in so many; without one more, Numba need not be loaded."""
+    if layout.work < THREADS_FROM:
+        return 1, lambda work, _: work(0)
+    from tinymeta.kernels.simd import available, together
+
+    return min(available(), layout.runs), together
 
 
 def data_at() -> int | None:
