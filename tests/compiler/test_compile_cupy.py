@@ -169,7 +169,9 @@ def evaluate(tower, leaves):
     kind, what, *below = tower
     if kind == "leaf":
         return leaves[what] if isinstance(what, int) else what
-    return what(*(evaluate(t, leaves) for t in below))
+    given = [evaluate(t, leaves) for t in below]
+    number = all(isinstance(x, float) for x in given)  # what is made of numbers alone is no array of any library
+    return float(what(*given)) if number else what(*given)
 
 
 @ONE_GPU

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from compiler.machine_code import assert_close, check, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymeta as tm
-from tinymeta import maml, nets, ops, optim
+from tinymeta import ops
 from tinymeta.check import strategies
 
 pytest.importorskip("llvmlite", reason="machine code needs llvmlite, which comes with numba")
+pytestmark = pytest.mark.usefixtures("machine_code")
 DTYPES = (np.float32, np.float64)
-
-
-@pytest.fixture(autouse=True)
-def _free(monkeypatch):
-    monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
-
-
-def assert_close(found, expected, factor=64.0):
-    """Within so many units in the last place of the largest number of each array."""
-
-    def close(a, b):
-        a, b = np.asarray(a), np.asarray(b)
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        if b.dtype.kind != "f":
-            np.testing.assert_array_equal(a, b)
-            return
-        scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
-        np.testing.assert_allclose(a, b, rtol=0, atol=factor * np.finfo(b.dtype).eps * scale)
-
-    tm.trees.map(close, found, expected)
-
-
-def check(f, *args, factor=64.0, source=True):
-    """f compiled to machine code, by its numbers and by its source (whose formulas overflow where the code does not)."""
-    compiled, expected = tm.compile(f), f(*args)
-    for _ in range(2):
-        assert_close(compiled(*args), expected, factor)
-    assert compiled.backend == "llvm", compiled.why_not_compiled
-    if source:
-        assert_close(run_source(compiled, args), compiled(*args), factor)
-    return compiled
-
-
-def run_source(compiled, args):
-    from tinymeta.compiler.python_code import NAMES
-
-    program, names = compiled._last(), dict(NAMES)
-    exec(compiled.source, names)
-    flat = [*tm.trees.leaves(args), *(v.constant for v in program.program.constants)]
-    with np.errstate(all="ignore"):
-        made = dict(zip(program.code.outputs, names["program"](*map(np.ravel, flat)), strict=True))
-    given = dict(zip(program.program.inputs, tm.trees.leaves(args), strict=True))
-    arrays = [made[v].reshape(v.shape)[()] if v in made else given[v] for v in program.program.results]
-    return program.write(arrays)
-
-
-def numbers(rng, *shape, dtype=np.float64):
-    return rng.normal(size=shape).astype(dtype)
 
 
 # ---- ops ----
@@ -164,7 +114,7 @@ def test_the_code_of_a_product_does_not_grow_with_its_columns():
     def code(n):
         compiled = tm.compile(ops.matmul)
         compiled(np.ones((20, 3), np.float32), np.ones((3, n), np.float32))
-        return str(compiled._last().code.module)
+        return str(compiled._last().code.machine.module)
 
     assert len(code(64_000)) < 1.1 * len(code(640))
 
@@ -252,78 +202,6 @@ def test_random_programs_and_their_derivatives(program, seed, order):
         tm.trees.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), compiled(x), expected)
 
 
-# ---- the loop over tasks ----
-
-
-def mse(params, data):
-    x, y = data
-    return ops.mean(ops.square(nets.mlp(params, x, ops.tanh) - y), axis=(-2, -1))
-
-
-def meta_step(loss, steps):
-    adam = optim.adam(1e-2)
-
-    def step(params, state, support, query):
-        value, gradient = tm.value_and_grad(lambda p: maml.meta_loss(loss, p, support, query, 0.1, steps))(params)
-        updates, state = adam.update(gradient, state)
-        return optim.apply_updates(params, updates), state, value, gradient
-
-    return step, lambda params: adam.init(params)._replace(step=np.asarray(0))
-
-
-@pytest.mark.parametrize("tasks", [1, 2, 3, 8, 11, 40])
-def test_the_meta_step_of_every_number_of_tasks(tasks):
-    rng = np.random.default_rng(5)
-    step, init = meta_step(mse, 2)
-    params = nets.init_mlp(rng, (1, 9, 5, 1), dtype=np.float64)
-    x, y, u, v = numbers(rng, 4, tasks, 6, 1)
-    compiled = check(step, params, init(params), (x, y), (u, v), factor=1e4)
-    if tasks > 1:
-        code = compiled._last().code
-        assert code.tasks.count == tasks
-        assert sum(op.prim.name == "matmul" for op in code.tasks.after) == 0, "every product is in the loop over tasks"
-
-
-def test_conv_nets_with_batch_norm_are_in_the_loop_over_tasks():
-    rng = np.random.default_rng(6)
-
-    def loss(params, data):
-        return ops.mean(ops.softmax_cross_entropy(nets.conv4(params, data[0]), data[1]), axis=-1)
-
-    step, init = meta_step(loss, 1)
-    params = nets.init_conv4(rng, 3, filters=4, dtype=np.float64)
-    labels = rng.integers(0, 3, size=(3, 4))
-    x, u = numbers(rng, 2, 3, 4, 1, 10, 10)
-    compiled = check(step, params, init(params), (x, labels), (u, labels), factor=1e7)
-    code = compiled._last().code
-    assert code.tasks.count == 3
-    assert not {"correlate", "match", "spread"} & {op.prim.name for op in code.tasks.after}
-
-
-def test_sums_over_tasks_do_not_depend_on_the_number_of_threads(monkeypatch):
-    from tinymeta.compiler import machine
-
-    rng = np.random.default_rng(7)
-    step, init = meta_step(mse, 1)
-    params = nets.init_mlp(rng, (1, 20, 20, 1))
-    data = tuple(numbers(rng, 4, 30, 10, 1, dtype=np.float32))
-    results = []
-    for least in (0, 10**18):
-        monkeypatch.setattr(machine, "THREADS_FROM", least)
-        results += [tm.compile(step)(params, init(params), data[:2], data[2:]) for _ in range(3)]
-    for result in results[1:]:
-        tm.trees.map(np.testing.assert_array_equal, result, results[0])
-
-
-def test_vmapped_functions_and_values_that_leave_the_loop():
-    rng = np.random.default_rng(8)
-    w, x = numbers(rng, 4, 3), numbers(rng, 6, 5, 4)
-    check(tm.vmap(lambda x: ops.sum(ops.tanh(x) * ops.softmax(x), axis=0)), x)
-    check(lambda x: ops.sum(ops.sin(x)[:, 0] * 2, axis=0), x)
-    check(lambda x: ops.sin(x) - ops.mean(ops.sin(x), axis=0), x)
-    check(lambda w, x: tm.vmap(tm.grad(lambda w, x: ops.sum(ops.tanh(x @ w))), (None, 0))(w, x), w, x)
-
-
 def test_arguments_may_lie_in_memory_as_they_like():
     rng = np.random.default_rng(9)
     compiled = tm.compile(lambda x, y: ops.sin(x) @ y)
@@ -335,61 +213,12 @@ def test_arguments_may_lie_in_memory_as_they_like():
     assert compiled.backend == "llvm"
 
 
-# ---- what has no loops, the cache, and other processes ----
-
-
 def test_ops_without_loops_run_on_numpy_and_say_why():
     x = np.eye(3) * 2
     compiled = tm.compile(lambda x: ops.cholesky(x) * 2)
     np.testing.assert_array_equal(compiled(x), np.linalg.cholesky(x) * 2)
     assert compiled.backend == "numpy"
-    assert compiled.why_not_compiled == "there are no loops for cholesky of float64[3,3]"
+    line = compiled.__wrapped__.__code__.co_firstlineno
+    assert compiled.why_not_compiled == f"there are no loops for cholesky of float64[3,3], at {__file__}:{line}"
     empty = tm.compile(lambda x: ops.sum(ops.sin(x), axis=0))
     np.testing.assert_array_equal(empty(np.zeros((0, 3))), np.zeros(3))
-
-
-PROGRAM = """
-import numpy as np, tinymeta as tm
-f = tm.compile(lambda x: tm.ops.sin(x) * 2)
-print(f(np.arange(3.0)).tolist(), f.backend)
-"""
-
-
-def run_with(cache, **more):
-    environment = (
-        {k: v for k, v in os.environ.items() if k != "TINYMETA_BACKEND"} | {"TINYMETA_CACHE": str(cache)} | more
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True
-    )
-    return done.stdout
-
-
-def test_machine_code_is_kept_on_disk_and_a_damaged_file_is_made_anew(tmp_path):
-    first = run_with(tmp_path)
-    (file,) = tmp_path.iterdir()
-    content, changed = file.read_bytes(), file.stat().st_ino
-    assert run_with(tmp_path) == first
-    assert file.stat().st_ino == changed, "the second process has read it"
-    file.write_bytes(content[:-7])
-    assert run_with(tmp_path) == first
-    assert file.read_bytes() == content
-    assert "llvm" in first
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    assert "llvm" in run_with(blocked / "below")
-
-
-def test_old_files_go(tmp_path, monkeypatch):
-    from tinymeta.compiler import cache
-
-    monkeypatch.setenv("TINYMETA_CACHE", str(tmp_path))
-    monkeypatch.setattr(cache, "KEPT", 2)
-    for k in range(4):
-        assert cache.cached(f"text {k}", lambda k=k: bytes([k])) == bytes([k])
-        os.utime(next(p for p in tmp_path.glob("*.o") if p.read_bytes()[32:] == bytes([k])), (k, k))
-    assert {p.read_bytes()[32] for p in tmp_path.glob("*.o")} == {2, 3}
-    assert cache.cached("text 3", lambda: b"never") == b"\x03"

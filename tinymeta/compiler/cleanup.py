@@ -31,7 +31,7 @@ def clean(program: Program) -> Program:
         return stand_ins.get(x, x) if type(x) is Value else x
 
     checks = [check._replace(values=tuple(map(new, check.values))) for check in program.checks]
-    return _without_dead(replace(program, ops=ops, outputs=list(map(new, program.outputs)), checks=checks))
+    return without_dead(replace(program, ops=ops, outputs=list(map(new, program.outputs)), checks=checks))
 
 
 def _simplified(ops: list[Op]) -> tuple[list[Op], dict[Value, Value]]:
@@ -54,7 +54,7 @@ def _simplified(ops: list[Op]) -> tuple[list[Op], dict[Value, Value]]:
     return kept, stand_ins
 
 
-def _without_dead(program: Program) -> Program:
+def without_dead(program: Program) -> Program:
     needed = set(program.results)
     live = []
     for op in reversed(program.ops):

@@ -16,7 +16,7 @@ from ..ops import conv
 from ..ops import elementwise as ew
 from .cleanup import ADD
 from .graph import Op, Value
-from .loops import STATEMENTS, Loop, Lowering, Unsupported, View, contiguous, steps
+from .loops import STATEMENTS, Loop, Lowering, View, contiguous, steps, unsupported
 
 
 def _of_one_task(lower: Callable) -> Callable:
@@ -25,7 +25,7 @@ def _of_one_task(lower: Callable) -> Callable:
     def checked(low: Lowering, op: Op) -> None:
         lead = op.out.ndim - 4
         if any(n != 1 for x in (*op.inputs, op.out) for n in x.shape[:-4]):
-            raise Unsupported(f"{op.prim.name} of {op.out}, with leading axes that are not tasks")
+            raise unsupported(op, f"{op.out} with leading axes that are not tasks")
         out = Value(op.out.shape[lead:], op.out.dtype)
         lower(low, Op(op.prim, tuple(_last_four_axes(low, x) for x in op.inputs), op.params, op.site, (out,)))
         view = low.view(out)

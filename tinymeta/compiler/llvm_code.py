@@ -17,7 +17,7 @@ from ..ops import reduce
 from . import convolutions as convolutions  # puts its prims into the table of loops
 from .arena import arrange
 from .graph import Op, Program, Value, values
-from .loops import Gather, Loop, Lowering, Product, Statement, Unsupported, View, contiguous
+from .loops import Gather, Loop, Lowering, Product, Statement, View, contiguous, unsupported
 from .nests import Nest, Place
 from .products import Sizes, product, room
 from .python_code import Text
@@ -39,7 +39,7 @@ class Machine:
         self.tasks = split(program) or Tasks(0, after=program.ops)
         self.runs = min(RUNS, self.tasks.count)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
-        self.outputs = [v for v in program.results if v.op is not None]
+        self.outputs = computed(program)
         self.table = {v: i for i, v in enumerate([*program.inputs, *program.constants, *self.outputs])}
         self.shared: dict[Value, int] = {}
         self.indexing: list[
@@ -80,6 +80,11 @@ class Machine:
         ]
 
 
+def computed(program: Program) -> list[Value]:
+    """The results that are no argument or constant."""
+    return [v for v in program.results if v.op is not None]
+
+
 class Part:
     """One function: `results` are values and where they go, `sums` values and the partial sums to which they are added."""
 
@@ -87,7 +92,7 @@ class Part:
         for op in ops:
             for v in (*values(op.inputs), *op.outputs):
                 if not supported(v.dtype):
-                    raise Unsupported(f"{op.prim.name} of {v}")
+                    raise unsupported(op, v)
         self.name, self.machine, self.sums = name, machine, sums
         self.one = {to: Value(v.shape, v.dtype) for v, to in sums.items()}  # the partial sum of one run
         self.lowering = Lowering(ops, results, {v: self.one[to] for v, to in sums.items()})

@@ -16,7 +16,7 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops import indexing, linalg, reduce, shape
 from .cleanup import ADD
-from .graph import Op, Value, values
+from .graph import Op, Value, line, values
 from .plan import is_view, part_of
 from .tasks import full_index, positive_axes
 
@@ -25,6 +25,11 @@ LARGEST = 48  # computations in one loop nest: more than the registers hold is s
 
 class Unsupported(Exception):
     """An op that has no loops; the program runs on NumPy."""
+
+
+def unsupported(op: Op, of: Any) -> Unsupported:
+    """The op, what it is of, and the line that asked for it."""
+    return Unsupported(f"{op.prim.name} of {of}{f', at {line(op.site)}' if op.site else ''}")
 
 
 class View(NamedTuple):
@@ -157,7 +162,7 @@ class Lowering:
 
     def _lower(self, op: Op) -> None:
         if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
-            raise Unsupported(f"{op.prim.name} of {op.out}")
+            raise unsupported(op, op.out)
         if is_view(op) and type(op.inputs[0]) is Value:
             self._view(op)
         elif op.prim in STATEMENTS:
@@ -165,7 +170,7 @@ class Lowering:
         elif op.prim.kind == "elementwise" or op.prim in (structural._astype, structural._cast):
             self._elementwise(op)
         else:
-            raise Unsupported(f"{op.prim.name} of {op.out}")
+            raise unsupported(op, op.out)
 
     # ---- views ----
 
@@ -337,7 +342,7 @@ def _indexed(low: Lowering, op: Op) -> None:
         or len(arrays) != len(inside)
         or any(a.dtype.kind not in "iu" for a in arrays)
     ):
-        raise Unsupported(f"{op.prim.name} of {op.out}")
+        raise unsupported(op, op.out)
     over = np.broadcast_shapes(*(a.shape for a in arrays))
     source = contiguous(op.out) if add else low.stored(x)
     to = _broadcast(low.stored(x), over) if add else contiguous(op.out)

@@ -129,7 +129,7 @@ class Text:
             self._line(
                 inner,
                 f"{place} = {more.get(total.kind, f'np.{total.kind}imum({place}, {value})')}",
-                f"{total.kind} {total.out!r}",
+                f"{total.kind} {total.out!r}{_asked(total.out.op)}",
             )
 
     def _gather(self, depth: int, g: Gather) -> None:
@@ -195,5 +195,9 @@ def _first(kind: str) -> str:
 
 
 def _comment(op: Op, out: Value) -> str:
-    at = f"  {short_line(op.site)}: {text_of_line(op.site)}" if op.site else ""
-    return f"{op.prim.name} {out!r}{at}"
+    return f"{op.prim.name} {out!r}{_asked(op)}"
+
+
+def _asked(op: Op | None) -> str:
+    """The user's line."""
+    return f"  {short_line(op.site)}: {text_of_line(op.site)}" if op and op.site else ""

@@ -12,7 +12,7 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
 from .graph import Op, Value
-from .loops import Unsupported
+from .loops import unsupported
 from .vectors import Code, by_lanes, combine, convert, intrinsic, number
 
 Row = Callable[[ir.IRBuilder, np.dtype, int, list[Code]], Code]
@@ -28,10 +28,10 @@ def compute(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype | N
         return _as(b, arguments[0], out, width)
     name = op.prim.name
     if name not in ROWS:
-        raise Unsupported(f"{name} of {op.out}")
+        raise unsupported(op, op.outputs[0])
     within = out if out.kind != "b" or name in LOGIC else np.result_type(*(x if d is None else d for x, d in arguments))
     if within.kind not in ("b" if name in LOGIC else "fi" if name in INTEGER else "f"):
-        raise Unsupported(f"{name} in {within}")
+        raise unsupported(op, within)
     return ROWS[name](b, within, width, [_as(b, x, within, width) for x in arguments])
 
 
@@ -40,7 +40,7 @@ def check(op: Op) -> None:
     known = op.prim in (_where, structural._astype, structural._cast, IDENTITY) or op.prim.name in ROWS
     dtypes = [x.dtype for x in (*op.inputs, *op.outputs) if type(x) is Value]
     if not known:
-        raise Unsupported(f"{op.prim.name} of {', '.join(map(str, dtypes))}")
+        raise unsupported(op, ", ".join(map(str, dtypes)))
 
 
 def _as(b: ir.IRBuilder, x: tuple[Any, np.dtype | None], dtype: np.dtype, width: int) -> Code:

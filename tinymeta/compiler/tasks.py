@@ -7,7 +7,6 @@ over the tasks leaves it, as one partial sum per run of tasks, and these are add
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops import conv, indexing, linalg, reduce, shape
+from .apart import PRODUCTS, apart
 from .cleanup import DIVIDE
 from .graph import Op, Program, Value, values
 
@@ -51,11 +51,21 @@ def split(program: Program) -> Tasks | None:
 
     An array of T numbers need not be one of each task, as the weights of T inner steps are not: it is tried both ways.
     """
-    lengths = Counter(v.shape[0] for v in program.inputs if v.ndim and v.shape[0] > 1)
+    lengths = dict.fromkeys(v.shape[0] for v in program.inputs if v.ndim and v.shape[0] > 1)
     flat = {v.shape[0] for v in program.inputs if v.ndim == 1}
-    found = [_Split(program, n, least).tasks for n in lengths for least in ((1, 2) if n in flat else (1,))]
+    found = [_best_for(program, n, least) for n in lengths for least in ((1, 2) if n in flat else (1,))]
     best = max(found, key=lambda t: sum(op.out.size for op in t.ops), default=None)
     return best if best is not None and best.ops else None
+
+
+def _best_for(program: Program, count: int, least: int) -> Tasks:
+    """With the products of all tasks taken apart if that gains something: those of one row too, or else the others."""
+    for rows in (1, 2):
+        parted, products = apart(program, count, rows)
+        made = _Split(parted, count, least) if products else None
+        if made is not None and made.gains(parted, products):
+            return made.tasks
+    return _Split(program, count, least).tasks
 
 
 class _Split:
@@ -72,6 +82,13 @@ class _Split:
             self._place(op)
         self._store(program)
         self._fetch(program)
+
+    def gains(self, program: Program, products: set[Value]) -> bool:
+        """Whether the loop has all of these products, which by themselves are faster in one for all tasks, and more: one of two
+        matrices that each task has of its own."""
+        others = [op for op in program.ops if op.prim in PRODUCTS and op.out not in products]
+        own = {*self.one, *self.slices}
+        return products <= self.one.keys() and any(op.out in own and own.issuperset(op.inputs) for op in others)
 
     def _place(self, op: Op) -> None:
         if any(v in self.late for v in values(op.inputs)):
@@ -247,17 +264,23 @@ def _same(op: Op, kinds: list[int], count: int) -> Any:
 
 
 def _indexed(op: Op, kinds: list[int], count: int) -> Any:
-    """x[t, ...]: the first item is a whole slice, or the task's own number."""
+    """x[t, ...]: the first item is a whole slice, or the task's own number; or each task's own places in an x for all of them."""
     whole, arrays = op.params.get("shape", op.inputs[0].shape), op.inputs[1:]
     index = full_index(op.params["index"], len(whole))
-    if not kinds[0] or not index or whole[0] != count:
+    if not index:
         return None
     params = op.params | {"index": index[1:]} | ({"shape": whole[1:]} if "shape" in op.params else {})
-    if isinstance(index[0], slice) and index[0].indices(count) == (0, count, 1) and not arrays:
+    of_task = kinds[0] and whole[0] == count
+    if of_task and isinstance(index[0], slice) and index[0].indices(count) == (0, count, 1) and not arrays:
         return params, [SLICE]
-    if all(i is indexing.ARRAY for i in index) and _own_number(arrays[0], count):
+    if not all(i is indexing.ARRAY for i in index):
+        return None
+    if of_task and _own_number(arrays[0], count):
         how = [_broadcasting(a, kind, arrays[0].ndim) for a, kind in zip(arrays[1:], kinds[2:], strict=True)]
         return None if None in how or WHOLE in how else (params, [SLICE, DROP, *how])
+    if kinds[0] != MAPPED and "shape" not in op.params:
+        how = [_broadcasting(a, kind, op.out.ndim) for a, kind in zip(arrays, kinds[1:], strict=True)]
+        return None if None in how else (op.params, [WHOLE, *how])
     return None
 
 
