@@ -144,7 +144,7 @@ def tinymeta(kind: str, setting: Setting, backend: str = "", compiled: bool = Tr
 
     def one() -> tuple:
         *state[:], value, gradient = run(*state, support, query)
-        return value, tm.trees.leaves(gradient)
+        return value, gradient
 
     return one
 
@@ -227,12 +227,15 @@ def exact_results(kind: str) -> dict[str, np.ndarray]:
         step, *state = tinymeta_step(kind, setting)
         given = [*state, *data(kind, setting)[1:]]
         _, _, loss, gradient = step(*tm.trees.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, given))
-        found |= {f"loss, {setting}": np.asarray(loss), f"gradient, {setting}": _flat(tm.trees.leaves(gradient))}
+        found |= {f"loss, {setting}": np.asarray(loss), f"gradient, {setting}": _flat(gradient)}
     return found
 
 
-def _flat(gradient: list[Any]) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(g)) for g in gradient])
+def _flat(gradient: Any) -> np.ndarray:
+    """All numbers of a tree of lists and tuples, in order."""
+    if isinstance(gradient, (list, tuple)):
+        return np.concatenate([_flat(part) for part in gradient])
+    return np.ravel(np.asarray(gradient))
 
 
 FIRST = "first call | "  # before the name of a contender whose process only makes first calls

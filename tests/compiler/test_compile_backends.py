@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from compiler.machine_code import assert_close
 
 import tinymeta as tm
 from tinymeta import ops
-from tinymeta.compiler import numpy_code, tasks
+from tinymeta.compiler import numpy_code, replay, tasks
 from tinymeta.l2l.network import lstm_cell
 from tinymeta.ops import linalg, reduce
 
@@ -174,3 +179,39 @@ def test_kernel_ops_run_on_numpy_and_their_compositions_as_machine_code(backend,
     if backend == "llvm":
         assert "there are no loops for lstm" in compiled.why_not_compiled
         assert f"at {__file__}:" in compiled.why_not_compiled
+
+
+HELD = """
+import numpy as np
+from pathlib import Path
+from tinymeta.compiler import replay
+
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1e3
+
+blocks = [np.ones(12_000) for _ in range(600)]  # each too small for memory of its own
+last, before = blocks[-1], held()
+del blocks
+freed = held()
+replay._trim()
+print(before - freed, freed - held())
+"""
+
+
+def test_a_first_call_gives_memory_back_to_the_system(backend, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(replay, "_trim", lambda: trimmed.append(1))
+    f = tm.compile(network)
+    for _ in range(3):
+        f(*arrays())
+    assert len(trimmed) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps what was freed")
+def test_what_was_freed_below_a_block_in_use_is_given_back():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", HELD], check=True, capture_output=True, text=True, env=environment)
+    kept_by_python, given_back = map(float, done.stdout.split())
+    assert kept_by_python < 10
+    assert given_back > 40

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -132,6 +134,7 @@ class Compiled:
         expected = self._f(*args, **kwargs)
         program = Specialisation(self._f, args, kwargs)
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
+        _trim()
         with self._lock:
             self._programs.insert(0, program)
         if len(self._programs) == MANY:
@@ -162,6 +165,13 @@ def compile(f: Callable) -> Compiled:
     arrays; floating-point warnings are not given. Inside a derivative, a vmap or another compiled function it is f itself.
     """
     return Compiled(f)
+
+
+def _trim() -> None:
+    """Give back to the system what the runs op by op, for capture and comparison, have taken and freed: glibc would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _places(program: Program) -> tuple[list, list]:
