@@ -2,6 +2,7 @@
 
 import tracemalloc
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -226,6 +227,16 @@ def peak(f):
     return found
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """A second one, which may or may not be awake in time, would keep room to work in of its own."""
+    if find_spec("numba"):
+        from tinymeta.kernels.fisher import cpu
+
+        monkeypatch.setattr(cpu, "available", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     """8000 samples need no more than 2000, and less than their per-sample gradients."""
     rng = np.random.default_rng(0)
@@ -238,6 +249,7 @@ def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     assert peaks[1] < 2000 * 8000 * 4
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_perceptron_takes_no_memory_of_the_size_of_its_samples():
     params, x = nets.init_mlp(np.random.default_rng(0), (200, 30, 10)), np.ones((60_000, 200), np.float32)
     x[::2] = 0.5
