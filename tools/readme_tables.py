@@ -73,6 +73,7 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
     ("maml", "maml-sine", "paper", "MAML, 5 points, after"),
     ("maml", "maml-omniglot", "paper", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense", "MAML, transductive"),
+    ("maml", "maml-omniglot", "paper-dense-5-shot", "MAML, transductive"),
     ("rl", "maml-nav2d", "published", "MAML, return"),
     ("ewc", "ewc-domain-10", "published-ewc-seeds", ""),
     ("ewc", "ewc-domain-10", "tuned-decay", ""),
