@@ -10,7 +10,6 @@ from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
 from tinymeta.experiments import ewc_steps, ewc_tasks
 from tinymeta.experiments.ewc_memory import Learner, penalty_of, remember, task_fisher
-from tinymeta.experiments.ewc_report import Found, at_the_ends, choose, forgotten, mean_se, search, so_far, with_se
 from tinymeta.experiments.ewc_tasks import (
     Digits,
     Task,
@@ -311,8 +310,7 @@ def test_a_decay_is_online_ewcs_alone(method, gamma):
     assert penalty_of(Learner("online EWC", LR, 1.0, gamma=0.5), {"penalty": None}).gamma == 0.5
 
 
-# ---- reports ----
-
+# ---- what diverged ----
 
 DIVERGED = {
     "EWC": Learner("EWC", LR, 1.0),
@@ -364,50 +362,3 @@ def test_what_else_is_wrong_with_a_fisher_is_not_taken_for_divergence(digits):
     state, protocol = {"params": params, "penalty": None, "v": v}, Protocol((8,), "sgd", 5, 10, squares=True)
     with pytest.raises(ValueError, match="negative or not finite"):
         remember(Learner("EWC", LR, 1.0, "squisher"), state, task, protocol, np.random.default_rng(0))
-
-
-def test_settings_are_chosen_in_the_first_repeat_and_only_the_best_are_run_in_the_others():
-    ran = []
-
-    def learn(learner, repeat):
-        ran.append((learner.lam, repeat))
-        right = np.full(3, 50 + learner.lam if repeat == 0 else 100 - learner.lam)
-        return Found(np.zeros((2, 3)), right, 0.0)
-
-    learners = [Learner("EWC", LR, lam) for lam in (1.0, 3.0, 2.0)]
-    trials = search(learners, 3, learn)
-    assert ran == [(1.0, 0), (3.0, 0), (2.0, 0), (3.0, 1), (3.0, 2)]
-    assert choose(trials) == {"EWC": learners[1]}
-    assert [len(found) for found in trials.values()] == [1, 3, 1]
-
-
-def test_a_best_setting_at_an_end_of_what_was_tried_is_named():
-    def trials(method, *tried):
-        return {
-            Learner(method, rate, lam): [Found(np.zeros((2, 3)), np.full(3, right), 0.0)] for rate, lam, right in tried
-        }
-
-    inside = trials("SGD", (0.1, 0.0, 50), (0.2, 0.0, 60), (0.3, 0.0, 55)) | trials("none", (0.1, 0.0, 20))
-    assert at_the_ends(inside) == ""
-    beyond = (
-        inside
-        | trials("L2", (0.1, 1.0, 70), (0.1, 2.0, 60))
-        | trials("EWC", (0.1, 1.0, 70), (0.2, 3.0, 80), (0.2, 2.0, 9))
-    )
-    assert at_the_ends(beyond) == "; at an end of what was tried: L2 (λ 1), EWC (rate 0.2), EWC (λ 3)"
-
-
-def test_means_have_standard_errors_and_one_seed_has_none():
-    assert mean_se([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / np.sqrt(3)))
-    assert with_se([1.0, 3.0]) == "2.00 ± 1.00"
-    assert with_se([1.0]) == "1.00 (one seed)"
-    assert np.isnan(mean_se([1.0])[1])
-
-
-def test_what_is_read_off_an_accuracy_curve():
-    curve = np.array(
-        [[10, 10], [50, 10], [90, 20], [80, 40], [70, 80.0]]
-    )  # before, then two points for each of two tasks
-    found = [Found(curve, curve[-1], 0.0)]
-    np.testing.assert_array_equal(so_far(found), [[90, 75]])
-    np.testing.assert_array_equal(forgotten(found), [20])
