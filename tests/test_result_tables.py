@@ -11,7 +11,7 @@ import pytest
 from tinymeta import experiments
 from tinymeta.experiments.l2l_comparison import Comparison, Setting, series
 from tinymeta.lab import Claim, Outcome, Row, configure, execute
-from tools import collect_results, readme_tables
+from tools import collect_results, readme_tables, targets
 
 RATES = {"SGD": 0.1, "ADAM": 0.01}
 GRID = {"SGD": {0.1: 0.5, 0.03: 0.75, 0.01: 0.8}, "ADAM": {0.1: np.inf, 0.03: 0.6, 0.01: 0.4}}
@@ -103,3 +103,25 @@ def test_the_page_has_a_table_of_fisher_kinds_by_lambda():
     assert lines[start + 2 : start + 4] == [
         "| exact | 92.00 ± 0.25 | **93.50 ± 0.50** |", "| batched | **93.00 ± 0.50** | 90.00 ± 1.00 |",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured", "mark"),
+    [
+        ({}, 2.0, "✓"),
+        ({"bound": 2.5}, 2.0, "✗"),
+        ({"aim": 2.0}, 2.0, "✓ aim"),
+        ({"at_most": True}, 3.0, "✗"),
+        ({"at_most": True, "against": ("mine", "theirs")}, 3.0 / 2.0, "✓"),
+    ],
+)
+def test_a_target_is_judged_by_the_worst_of_its_rows(changes, measured, mark):
+    rows = [{"name": "mine", "ratio": 2.0}, {"name": "theirs", "ratio": 3.0}, {"name": "other", "ratio": 1.0}]
+    target = targets.Target("a step", 1.8, None, "toy", ("mine", "theirs"))._replace(**changes)
+    assert targets.measured(target, lambda file: {"toy": {"rows": rows}}[file]) == measured
+    assert targets._mark(target, measured) == mark
+
+
+def test_every_target_has_its_rows_among_the_committed_ones():
+    lines = targets.targets(readme_tables.committed).splitlines()
+    assert len(lines) == 2 + len(targets.TARGETS)
