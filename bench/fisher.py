@@ -20,7 +20,7 @@ import tinymeta as tm
 from tinymeta.kernels.fisher import sample_labels
 
 from . import fisher_peers as peers
-from .measure import alternate, write
+from .measure import alternate, memory, new_peak, write
 
 N, C, SLOW_N = 1024, 10, 64
 """Samples, classes, and the samples of contenders that hold every per-sample gradient."""
@@ -220,18 +220,12 @@ def all_of_mnist(contender: str) -> dict[str, dict[str, float]]:
         params = mlp(width)[0]
         CONTENDERS[contender]([params[0][:, :2], params[1][:2]], x[:2], None, "exact")()  # compiled, or found on disk
         call = CONTENDERS[contender](params, x, None, "exact")
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of this process begins here
-        before, start = _memory("VmRSS"), time.perf_counter()
+        new_peak()
+        before, start = memory("VmRSS"), time.perf_counter()
         call()
         milliseconds = 1e3 * (time.perf_counter() - start)
-        found[name_of(width)] = {"ms": milliseconds, "MB": (_memory("VmHWM") - before) / 1e3}
+        found[name_of(width)] = {"ms": milliseconds, "MB": memory("VmHWM") - before}
     return found
-
-
-def _memory(name: str) -> float:
-    """kB of this process, from Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 # ---- the table ----

@@ -105,9 +105,8 @@ class Example:
         """To each leaf's total add the sum of φ over samples and columns (V, n, C)."""
         n = columns.shape[1]
         inputs: list[Any] = [_inputs(e, n) if e.nodes else None for e in self.entries]
-        before: dict[
-            int, Array
-        ] = {}  # one column for those that have gone, so that there is one product of rows for all
+        # of the columns that have gone one that counts as they do, so that there is one product of rows for all
+        before: dict[int, Array] = {}
         for v in range(0, len(columns), COLUMNS):
             formed, cotangents = self._pull(np.swapaxes(columns[v : v + COLUMNS], 0, 1))
             for i, entry in enumerate(self.entries):

@@ -152,11 +152,10 @@ def rows(comparison: Comparison, last: int) -> list[Row]:
         for method, losses in final.items()
     ]
     best = best_baseline(final)
-    ratio = float(np.mean(final[LEARNED]) / np.mean(final[best]))
     quantity = (
         f"{LEARNED} / best baseline ({best}){f', {setting.name},' if setting.name else ''} at step {setting.steps}"
     )
-    return [*found, _row(quantity, ratio, None, setting, known.get("ratio"))]
+    return [*found, _row(quantity, _ratio(final), None, setting, known.get("ratio"))]
 
 
 def _row(quantity: str, ours: float, ci95: float | None, setting: Setting, published: float | None) -> Row:
@@ -168,13 +167,17 @@ def best_baseline(losses: Mapping[str, NDArray]) -> str:
     return min((name for name in losses if name in l2l.BASELINES), key=lambda name: float(np.mean(losses[name])))
 
 
+def _ratio(final: Mapping[str, NDArray]) -> float:
+    """The LSTM's mean loss, of the best baseline's."""
+    return float(np.mean(final[LEARNED]) / np.mean(final[best_baseline(final)]))
+
+
 def claims(comparison: Comparison, last: int, goal: Goal | None = None) -> list[Claim]:
     """That the LSTM ends below every baseline, and by the ratio of the `goal`; that it fails, where the paper's does; and of
     further learned optimizers that they end below every baseline."""
     setting, final = comparison.setting, comparison.final(last)
-    best = best_baseline(final)
     if setting.fails:
-        worse = not float(np.mean(final[LEARNED])) <= float(np.mean(final[best]))  # NaN is worse
+        worse = not float(np.mean(final[LEARNED])) <= float(np.mean(final[best_baseline(final)]))  # NaN is worse
         return [
             Claim(
                 f"{setting.title}: the learned optimizer fails, as in the paper",
@@ -184,7 +187,7 @@ def claims(comparison: Comparison, last: int, goal: Goal | None = None) -> list[
         ]
     found = [_below(comparison, final, name) for name in final if name not in l2l.BASELINES]
     if goal is not None:
-        found.append(_reaches(comparison, float(np.mean(final[LEARNED]) / np.mean(final[best])), goal))
+        found.append(_reaches(comparison, _ratio(final), goal))
     return found
 
 
