@@ -260,9 +260,7 @@ def _draw_search(tried: list[dict[str, Any]]) -> Figure:
 
 
 # a tenth of the paper's epochs, of minibatches ten times as large, which bear larger rates
-BRIEF = {
-    "rates": (0.03, 0.3), "lams": (1.0, 30.0), "epochs": 10, "ewc_dropout": False, "batch_size": 100, "repeats": 2,
-}  # fmt: skip
+BRIEF = {"epochs": 10, "ewc_dropout": False, "batch_size": 100, "repeats": 2}
 
 EXPERIMENT = Experiment(
     name="ewc-permuted-10",
@@ -282,15 +280,24 @@ EXPERIMENT = Experiment(
         | {
             "tasks": 5,
             "combinations": 4,
+            "rates": (0.03, 0.3),
+            "lams": (1.0, 30.0),
             "widths": (100, 200),
             "images": "subset",
             "fisher_samples": 1000,
             "validation": 1000,
         },
-        "short": BRIEF | {"combinations": 6, "widths": (400, 800), "fisher_samples": 5000},
+        "short": BRIEF
+        | {
+            "combinations": 8,
+            "rates": (0.003, 0.6),
+            "lams": (1.0, 100.0),
+            "widths": (400, 800),
+            "fisher_samples": 5000,
+        },
         "paper": {},
     },
     train=train,
     draw=draw,
-    minutes={"quick": 2, "short": 60, "paper": 30_000},
+    minutes={"quick": 2, "short": 80, "paper": 30_000},
 )
