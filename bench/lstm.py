@@ -21,7 +21,7 @@ from tinymeta.kernels.lstm import Weights, reference
 from tinymeta.kernels.lstm.blocks import flat_weights, from_blocks, to_blocks, zero_blocks
 
 from .lstm_peers import SCALE, JaxNetwork, P, Problem, TorchNetwork
-from .measure import alternate, median_seconds, memory, new_peak, summarise, write
+from .measure import alternate, median_seconds, memory, new_peak, sgemm, summarise, write
 
 SIZES = (15_910, 100_000)  # the parameters of the paper's MNIST network, and more
 LARGE = 1_000_000
@@ -194,12 +194,6 @@ def exact_gradient() -> list[np.ndarray]:
     return total
 
 
-def time_sgemm() -> dict[str, float]:
-    a = np.random.default_rng(0).random((2048, 2048), np.float32)
-    out = np.empty_like(a)
-    return {"gflops": 2 * 2048**3 / median_seconds(lambda: np.matmul(a, a, out=out), 9) / 1e9}
-
-
 def time_growth() -> dict[str, float]:
     """ns of a step by n, per coordinate."""
     from tinymeta.kernels.lstm import cpu
@@ -241,7 +235,7 @@ def time_cold_start() -> dict[str, float]:
 
 
 TASKS: dict[str, Callable[..., dict[str, float]]] = {
-    "step": time_steps, "unroll": time_unroll, "sgemm": time_sgemm, "growth": time_growth, "start": time_start,
+    "step": time_steps, "unroll": time_unroll, "sgemm": sgemm, "growth": time_growth, "start": time_start,
     "cold start": time_cold_start,
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).with_name("results")
 UNSET = (
     "OPENBLAS_CORETYPE",
@@ -34,6 +36,13 @@ def median_seconds(f: Callable[[], Any], calls: int) -> float:
         f()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def sgemm() -> dict[str, float]:
+    """The machine's rate: GF/s of NumPy's product of 2048 x 2048 float32 matrices, a report for `alternate`."""
+    a = np.random.default_rng(0).random((2048, 2048), np.float32)
+    out = np.empty_like(a)
+    return {"gflops": 2 * 2048**3 / median_seconds(lambda: np.matmul(a, a, out=out), 9) / 1e9}
 
 
 def memory(field: str) -> float:
