@@ -281,6 +281,37 @@ def test_batch_norm_in_training_mode_is_refused(monkeypatch, block_bytes):
         ewc.mas_importance(nets.conv4, params, x)
 
 
+@pytest.mark.parametrize("mask", [0.0, -1e4, -1e9])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_classes_that_are_masked_hide_no_mixing(mask, hidden):
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(5, 6)), "out": rng.normal(size=(6, 4))}
+    params, x = trees.map(np.float32, params), rng.normal(size=(9, 5)).astype(np.float32)
+    excluded = np.array([0, 0, mask, mask], np.float32)
+
+    def net(p, x, mixed=True):
+        h = x @ p["w"]
+        return ops.relu(h - ops.mean(h, axis=0) if mixed else h) @ p["out"] + excluded
+
+    wrap = hidden_structure if hidden else lambda net: net
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ewc.SlowFisher)
+        with pytest.raises(ValueError, match=r"logits of a sample change by .* without the rest of its batch"):
+            ewc.fisher_diagonal(wrap(net), params, x)
+        sound = ewc.fisher_diagonal(wrap(lambda p, x: net(p, x, mixed=False)), params, x)
+    assert (sound["out"].max(axis=0)[2:] > 0).all() == (mask == 0)
+    with pytest.raises(ewc.NotFinite, match="mask classes by a finite number"):
+        ewc.fisher_diagonal(lambda p, x: net(p, x) + np.float32([0, 0, 0, -np.inf]), params, x)
+
+
+def test_rng_is_a_generator_and_params_hold_an_array():
+    params, x, _ = problem(0, (2, 3), 4)
+    with pytest.raises(TypeError, match="rng is 0, expected a generator such as"):
+        ewc.fisher_diagonal(nets.mlp, params, x, kind="sampled", rng=0)
+    with pytest.raises(ValueError, match="params has no arrays, expected a tree of one or more"):
+        ewc.fisher_diagonal(lambda p, x: x, {}, x)
+
+
 # ---- the labels that the sampled kind draws ----
 
 

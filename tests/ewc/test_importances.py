@@ -69,6 +69,8 @@ def test_other_trees_are_refused():
     si = ewc.PathIntegral.begin({"w": np.zeros(2)})
     with pytest.raises(ValueError, match=r"PathIntegral.step: grads\['w'\] is float64\[3\], expected float64\[2\]"):
         si.step({"w": np.zeros(3)}, {"w": np.zeros(2)}, {"w": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"PathIntegral.step: after\['w'\] is float64\[1,2\], expected float64\[2\]"):
+        si.step({"w": np.zeros(2)}, {"w": np.zeros(2)}, {"w": np.zeros((1, 2))})
     with pytest.raises(ValueError, match="trees differ at the root"):
         si.end_task({"v": np.zeros(2)})
 

@@ -147,7 +147,7 @@ def test_a_network_may_grow_a_head(seed, gamma):
     assert further.value(trees.map(lambda w: w + 1.0, head | params)) > 3.0 / 2 * 9
     with pytest.raises(ValueError, match=r"params\['layer'\]\['b'\] is missing, which the penalty holds"):
         penalty.grown(head)
-    assert Penalty(1.0).grown(params) == Penalty(1.0)
+    assert (empty := Penalty(1.0)).grown(params) is empty
 
 
 def test_it_comes_back_from_a_checkpoint_bit_for_bit(tmp_path):
@@ -243,6 +243,7 @@ def test_it_is_a_value_that_nothing_changes_later():
     assert (two.value(params), online.value(params)) == values
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.lam = 2.0
+    assert len({one, two, one}) == 2  # one is itself, and no comparison looks into the arrays
 
 
 def test_the_l2_baseline_holds_all_weights_alike():
@@ -328,6 +329,30 @@ def test_so_must_the_fisher_that_a_checkpoint_gives_back(fisher):
             Penalty(**(saved | {name: None}))
     with pytest.raises(ewc.NotFinite, match="Penalty: constant is inf"):
         Penalty(**(saved | {"constant": np.inf}))
+
+
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_weights_that_diverged_are_no_anchor(gamma):
+    params, F = {"w": np.zeros(2)}, {"w": np.ones(2)}
+    penalty = Penalty(1.0, gamma).add_task(params, F)
+    for one in (Penalty(1.0, gamma), penalty):
+        with pytest.raises(ewc.NotFinite, match=r"add_task: params\['w'\] is not finite; training has diverged"):
+            one.add_task({"w": np.array([1.0, np.nan])}, F)
+
+
+@given(seed=seeds, count=st.integers(2, 3))
+def test_a_scalar_of_numpys_for_gamma_leaves_the_dtype(seed, count):
+    rng = np.random.default_rng(seed)
+    tasks = [task(rng, np.float32) for _ in range(count)]
+    found, expected = (added(Penalty(1.0, gamma), tasks) for gamma in (np.float64(0.9), 0.9))
+    trees.map(np.testing.assert_array_equal, found.fisher, expected.fisher)
+    assert {F.dtype for F in trees.leaves(found.fisher)} == {np.dtype(np.float32)}
+
+
+def test_an_anchor_must_fit_a_fisher_that_was_looked_at_before():
+    known = Penalty(1.0).add_task({"w": np.zeros(3)}, {"w": np.ones(3)})
+    with pytest.raises(ValueError, match=r"Penalty: fisher\['w'\] is float64\[3\], expected float64\[1\]"):
+        dataclasses.replace(known, anchor={"w": np.zeros(1)})
 
 
 def test_a_fisher_is_looked_at_once(monkeypatch):

@@ -84,6 +84,18 @@ def test_with_lambda_0_they_are_sgd_bit_for_bit(name, seed, tasks):
     trees.map(np.testing.assert_array_equal, after, trees.map(lambda w, g: w - 0.1 * g, params, grads))
 
 
+@pytest.mark.parametrize("name", ["penalised_adam", "proximal_adam"])
+def test_scalars_of_numpys_leave_the_dtype(name):
+    rng = np.random.default_rng(0)
+    params, grads, penalty = weights(rng, np.float32), weights(rng, np.float32), penalty_of(rng, 0.3, np.float32)
+    steps = []
+    for number in (float, np.float64):
+        optimizer = MAKERS[name](number(1e-2), penalty, number(0.9), number(0.999), number(1e-8))
+        steps.append(optimizer.step(params, grads, optimizer.init(params)))
+    trees.map(np.testing.assert_array_equal, *(step[0] for step in steps))
+    assert all(w.dtype == np.float32 for w in trees.leaves([step[0] for step in steps]))
+
+
 def test_without_a_penalty_proximal_adam_is_adam():
     rng = np.random.default_rng(0)
     params = expected = weights(rng)

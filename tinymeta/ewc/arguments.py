@@ -29,7 +29,9 @@ def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
 
 
 def check(params: Any, x: Any, who: str = FISHER) -> None:
-    """params as float arrays, x as an array of at least one sample."""
+    """params as float arrays, one or more, x as an array of at least one sample."""
+    if not trees.leaves(params):
+        raise ValueError(f"{who}: params has no arrays, expected a tree of one or more")
     for path, w in trees.items(params):
         if type(w) is Tensor:
             raise TypeError(f"{who}: params{path} is a Tensor; the Fisher has no derivative, call it on plain arrays")
@@ -39,6 +41,13 @@ def check(params: Any, x: Any, who: str = FISHER) -> None:
         raise TypeError(f"{who}: x is a {type(x).__name__}; the Fisher has no derivative, call it on plain arrays")
     if not hasattr(x, "shape") or x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{who}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
+
+
+def checked_rng(rng: Any) -> np.random.Generator:
+    """A generator; that of seed 0 for None."""
+    if rng is not None and not hasattr(rng, "random"):
+        raise TypeError(f"{FISHER}: rng is {rng!r}, expected a generator such as np.random.default_rng(0)")
+    return np.random.default_rng(0) if rng is None else rng
 
 
 def checked_count(samples: Any, available: int) -> int:
@@ -102,17 +111,19 @@ def checked_outputs(outputs: Any, x: Array, numbers: Numbers, who: str = FISHER)
     if wrong.size:
         n = int(wrong[0])
         raise NotFinite(
-            f"{who}: the logits of sample {numbers[n]} are not finite ({outputs[n]}); look for NaN in x and params"
+            f"{who}: the logits of sample {numbers[n]} are not finite ({outputs[n]}); look for NaN in x and params, and mask "
+            "classes by a finite number such as -1e4"
         )
     return outputs
 
 
 def check_unmixed(again: Any, logits: Array, who: str = FISHER) -> None:
     """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
-    change = float(np.max(np.abs(again - logits[: len(again)])))
-    if change > np.cbrt(np.finfo(logits.dtype).eps) * np.max(np.abs(logits)):
+    change, size = (np.abs(z).max(axis=0) for z in (again - logits[: len(again)], logits))
+    size = np.maximum(size, np.sort(size)[:2][-1])  # by class, for a mask may make some huge; two or more have none
+    if (change > np.cbrt(np.finfo(logits.dtype).eps) * size).any():
         raise ValueError(
-            f"{who}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
+            f"{who}: the logits of a sample change by {change.max():.3g} when it is evaluated without the rest of its batch, so "
             "no score is its own; use a net without batch statistics (batch norm as in evaluation) and without dropout"
         )
 
@@ -134,6 +145,13 @@ def check_like(expected: Any, tree: Any, name: str) -> None:
     for (path, wanted), leaf in zip(trees.items(expected), found, strict=True):
         if describe(leaf) != describe(wanted):
             raise ValueError(f"{name}{path} is {describe(leaf)}, expected {describe(wanted)}")
+
+
+def check_finite(params: Any, name: str) -> None:
+    """Weights that have not diverged."""
+    for path, w in trees.items(params):
+        if not np.isfinite(w).all():
+            raise NotFinite(f"{name}{path} is not finite; training has diverged")
 
 
 def check_fisher(fisher: Any, name: str) -> None:

@@ -27,7 +27,7 @@ Array = np.ndarray
 
 # kind -> columns S (V, N, C) of output scores, from the logits and what is given per sample: labels, or uniforms to draw them
 KINDS: dict[str, Callable[[Array, Any], Array]] = {
-    "exact": lambda logits, _: (kernels.scores_reduced if logits.shape[1] > 1 else kernels.scores)(logits),
+    "exact": lambda logits, _: kernels.scores_reduced(logits),
     "sampled": lambda logits, uniforms: kernels.label_scores(logits, kernels.sample_labels(logits, uniforms))[None],
     "empirical": lambda logits, labels: kernels.label_scores(logits, labels)[None],
     "batched": lambda logits, labels: kernels.label_scores(logits, labels)[None],
@@ -54,8 +54,8 @@ def fisher_diagonal(
     own label (unless the number is as near to the edge of a class as logits are rounded). Only the batched kind depends on
     `batch_size`; the others do not see it, to the last bit. Sums over other splits into calls differ by rounding.
 
-    The score of sample n is that of net(params, x[n : n + 1]). Sums are in float64, and memory is bounded. `fisher_rules` tells
-    how each leaf is served; a SlowFisher warning names those for which it is slow.
+    The score of sample n is that of net(params, x[n : n + 1]). Blocks of samples, in whose bounded memory it is done, are summed in
+    float64. `fisher_rules` tells how each leaf is served; a SlowFisher warning names those for which it is slow.
 
     TypeError unless params are float arrays and labels integers. ValueError for no samples, labels that are missing or out of
     range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does
@@ -64,7 +64,7 @@ def fisher_diagonal(
     arguments.check(params, x)
     arguments.check_kind(kind, KINDS, batch_size)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
-    rng = rng or np.random.default_rng(0)
+    rng = arguments.checked_rng(rng)
     numbers, given = np.arange(len(x)), labels
     if samples is not None:
         numbers = np.sort(rng.choice(len(x), arguments.checked_count(samples, len(x)), replace=False))

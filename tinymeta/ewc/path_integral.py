@@ -35,7 +35,8 @@ class PathIntegral(NamedTuple):
     def step(self, grads: Any, before: Any, after: Any) -> PathIntegral:
         """ω ← ω - g Δθ (there Eq. 3) after a step from `before` to `after`; `grads` are of the loss at `before`, without the
         penalty, for else what holds a weight would count as what it is needed for."""
-        check_like(self.path, grads, "PathIntegral.step: grads")
+        for name, tree in (("grads", grads), ("before", before), ("after", after)):
+            check_like(self.path, tree, f"PathIntegral.step: {name}")
         return self._replace(path=trees.map(lambda p, g, a, b: p - g * (b - a), self.path, grads, before, after))
 
     def end_task(self, params: Any) -> PathIntegral:

@@ -13,14 +13,14 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.tensor import describe
-from .arguments import NotFinite, check_fisher, check_like
+from .arguments import NotFinite, check_finite, check_fisher, check_like
 from .backends import penalty as kernels
 
 _SOUND: WeakValueDictionary[int, Any] = WeakValueDictionary()
 """Leaves of Fishers by their id: none is looked at twice, since a loop makes its penalty of its state anew at each step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class Penalty:
     """λ/2 Σ_tasks Σ_i F_i (θ_i - θ*_i)², a value: add_task gives a new one. Without tasks it is 0.
 
@@ -56,9 +56,10 @@ class Penalty:
 
         Where `mask` is False F counts as 0: a tree of booleans or boolean arrays, or the beginning of one such as
         {"trunk": True, "heads": False}. All is copied. ValueError if params, fisher and earlier tasks differ in structure,
-        shapes or dtypes, if the mask does not fit, or if F is negative or not finite.
+        shapes or dtypes, if the mask does not fit, or if F is negative; NotFinite if F or params are not finite.
         """
         check_like(params, fisher, "Penalty.add_task: fisher")
+        check_finite(params, "Penalty.add_task: params")
         check_fisher(fisher, "Penalty.add_task: fisher")
         fisher = fisher if mask is None else masked(fisher, mask)
         if self.fisher is None:
@@ -66,7 +67,8 @@ class Penalty:
         check_like(self.anchor, params, "Penalty.add_task: params")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
             if self.gamma is not None:
-                decayed = trees.map(lambda old, new: self.gamma * old + new, self.fisher, fisher)
+                gamma = float(self.gamma)  # a scalar of NumPy's would decide on the dtype
+                decayed = trees.map(lambda old, new: gamma * old + new, self.fisher, fisher)
                 return replace(self, fisher=decayed, anchor=trees.map(np.copy, params))
             folded = _folded(params, [(self.anchor, self.fisher), (params, fisher)])
         return replace(self, **(folded | {"constant": self.constant + folded["constant"]}))
@@ -152,9 +154,11 @@ def _check_quadratic(fisher: Any, anchor: Any) -> None:
     """Both are missing, or trees that fit, F finite and not negative."""
     if (fisher is None) != (anchor is None):
         raise ValueError("Penalty: of fisher and anchor one is missing; give both, or make the penalty by add_task")
-    if fisher is None or all(_SOUND.get(id(F)) is F for F in trees.leaves(fisher)):
+    if fisher is None:
         return
     check_like(anchor, fisher, "Penalty: fisher")
+    if all(_SOUND.get(id(F)) is F for F in trees.leaves(fisher)):
+        return
     check_fisher(fisher, "Penalty: fisher")
     for F in trees.leaves(fisher):
         with contextlib.suppress(TypeError):  # not every array can be referred to weakly

@@ -85,6 +85,7 @@ def proximal_adam(
 
     The same metric on both parts leaves the stationary points those of loss + penalty.
     """
+    b1, b2, eps = float(b1), float(b2), float(eps)  # scalars of NumPy's would decide on the dtype
 
     def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
         t, (anchor, fisher) = state.step + 1, penalty.quadratic(params)

@@ -86,7 +86,7 @@ def train(config: Config, run: Run) -> Outcome:
 
 
 def _overlaps(config: Config) -> Any:
-    """What is kept of a learned pair: overlap (layers,), accuracies of A and B, and the loss of nothing else."""
+    """All that is kept of a learned pair: overlap (layers,), and the accuracies of A and B."""
 
     def finish(at: Course, learner: Learner, state: State) -> State:
         rng = at.draw("fisher", 1)

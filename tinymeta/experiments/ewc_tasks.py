@@ -123,7 +123,7 @@ def accuracies(params: Any, tasks: Sequence[Task], part: str = "test") -> NDArra
 
 
 def accuracy(params: Any, task: Task, digits: Digits) -> float:
-    """In %; that of weights that are not finite is what argmax makes of it: chance."""
+    """In %; weights that are not finite answer with class 0, as argmax has it."""
     right = 0
     for start in range(0, len(digits.y), CHUNK):
         x, y = task.seen(digits, slice(start, start + CHUNK))

@@ -176,7 +176,7 @@ def descend(at: Course, learner: Learner, state: State, number: int, step: int) 
     x, y, mask = _batch(at, learner, number, step)
     kept = drop(at.draw("dropout", number, step), params, len(x)) if learner.dropout else None
     penalty = penalty_of(learner, state)
-    with np.errstate(over="ignore", invalid="ignore"):  # a λ that diverges ends with the accuracy of chance
+    with np.errstate(over="ignore", invalid="ignore"):  # a λ that diverges ends with weights that are not finite
         loss, grads = _loss_and_grad(params, x, y, mask, kept)
         if protocol.squares:
             squares_(grads, state["v"])
