@@ -1,7 +1,8 @@
 """Many permuted-MNIST tasks in a row: Fig. 2B of Kirkpatrick et al. 2016 (arXiv 1612.00796; Fig. 3B in PNAS).
 
 Its protocol: SGD with dropout against EWC, each with the best of 50 random settings, and an early stopping that looks at the
-validation images of all tasks seen so far, "to give SGD with dropout the best possible chance". The paper prints curves only.
+validation images of all tasks seen so far, "to give SGD with dropout the best possible chance". The paper prints curves only. Ours
+has SGD without dropout too, which in short training is the better one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .ewc_report import (
     row,
     search,
     so_far,
+    validation,
     with_se,
 )
 from .ewc_settings import check_settings
@@ -40,7 +42,7 @@ from .ewc_training import Course, Found, Protocol, State, begin, course, descend
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("SGD+dropout", "EWC")
+METHODS = ("SGD", "SGD+dropout", "EWC")
 SOURCE = "1612.00796, Fig. 2B: curves, no numbers"
 
 
@@ -83,19 +85,20 @@ class Config:
 
     @property
     def settings(self) -> list[tuple[Learner, int]]:
-        """(learner, width) of everything that is tried; both methods draw the same rates and widths."""
+        """(learner, width) of everything that is tried; all methods draw the same rates and widths."""
         found = []
         for number in range(self.combinations):
             rng = stream(self.seed, "search", number)
             rate, lam = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (self.rates, self.lams))
             width = int(rng.integers(self.widths[0], self.widths[1] + 1))
+            found.append((Learner("SGD", rate), width))
             found.append((Learner("SGD+dropout", rate, dropout=True), width))
             found.append((Learner("EWC", rate, lam, self.fisher, dropout=self.ewc_dropout), width))
         return found
 
 
 def train(config: Config, run: Run) -> Outcome:
-    """All settings of both methods; repeat with the best of each, on other permutations."""
+    """All settings of all methods; repeat with the best of each, on other permutations."""
     widths = dict(config.settings)
 
     @lru_cache(maxsize=1)
@@ -180,8 +183,9 @@ def _end_task(at: Course, learner: Learner, state: State) -> State:
 def _report(config: Config, trials: Trials) -> Outcome:
     best = choose(trials)
     found = {method: trials[best[method]] for method in METHODS}
-    first = [np.array([one.accuracy[1, 0] for one in results]) for results in found.values()]
-    alone = max(first, key=np.mean)  # on the first task there is nothing to forget
+    alone = np.array(
+        [one.accuracy[1, 0] for one in max(found.values(), key=validation)]
+    )  # there is nothing to forget yet
     widths = dict(config.settings)
     series = {
         "curves": {m: dict(zip(("mean", "se"), mean_se(so_far(results)), strict=True)) for m, results in found.items()},
@@ -191,7 +195,7 @@ def _report(config: Config, trials: Trials) -> Outcome:
             {**point, "width": widths[learner]} for learner, point in zip(trials, grid_series(trials), strict=True)
         ],
     }
-    rows = [row("a single task (the first, by the better method), test accuracy", alone, source=SOURCE)]
+    rows = [row("a single task (the first, by the method that ends best), test accuracy", alone, source=SOURCE)]
     for method, results in found.items():
         name = f"{method}, mean test accuracy over {config.tasks} tasks after the last"
         rows.append(row(name, final(results).mean(axis=1), source=SOURCE))
@@ -201,17 +205,18 @@ def _report(config: Config, trials: Trials) -> Outcome:
 def _claims(found: Mapping[str, Any], ends: str) -> list[Claim]:
     accuracy = {method: final(results).mean(axis=1) for method, results in found.items()}
     means = ", ".join(f"{method} {with_se(values)}" for method, values in accuracy.items())
+    baseline = np.maximum(accuracy["SGD"], accuracy["SGD+dropout"])
     claims = [
         Claim(
-            "EWC ends above SGD with dropout, each with the best of its random settings",
-            bool((accuracy["EWC"] > accuracy["SGD+dropout"]).all()),
+            "EWC ends above SGD, with dropout and without, each with the best of its random settings",
+            bool((accuracy["EWC"] > baseline).all()),
             f"{means} %{ends}",
         )
     ]
     if final(found["EWC"]).shape[1] > 1:
         lost = {method: forgotten(results) for method, results in found.items()}
         fall = ", ".join(f"{with_se(values)} with {method}" for method, values in lost.items())
-        held = bool((lost["EWC"] < lost["SGD+dropout"] / 2).all())
+        held = bool((lost["EWC"] < np.minimum(lost["SGD"], lost["SGD+dropout"]) / 2).all())
         claims.append(
             Claim("EWC forgets less than half as much", held, f"points lost since a task was learned: {fall}")
         )
@@ -267,11 +272,11 @@ EXPERIMENT = Experiment(
     title="EWC on many permuted-MNIST tasks",
     paper="Kirkpatrick et al. 2016, Overcoming catastrophic forgetting in neural networks, arXiv 1612.00796, Fig. 2B",
     summary=(
-        "Task after task the network learns MNIST with its pixels shuffled in another way. SGD with dropout, with early stopping "
+        "Task after task the network learns MNIST with its pixels shuffled in another way. SGD, with dropout and an early stopping "
         "that may look at old tasks, forgets a little more with each; EWC should not."
     ),
     how_to_read=(
-        "EWC's curve should stay near the dotted line, what a single task reaches, while that of SGD with dropout falls. Each "
+        "EWC's curve should stay near the dotted line, what a single task reaches, while those of SGD fall. Each "
         "method is shown with the best of its random settings; the search is the second figure."
     ),
     config=Config,
@@ -299,5 +304,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 2, "short": 80, "paper": 30_000},
+    minutes={"quick": 3, "short": 110, "paper": 45_000},
 )
