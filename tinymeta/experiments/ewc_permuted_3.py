@@ -163,7 +163,8 @@ def _claims(curves: Mapping[str, Any], ends: str) -> list[Claim]:
 def draw(outcome: Outcome) -> dict[str, Figure]:
     """Fig. 2A, and what the choice of λ did."""
     figure, axes = look.subplots(
-        caption="Mean accuracy over the three tasks on validation images, by which settings are chosen: the best rate at each λ (rings: the best), level for SGD."
+        caption="Mean accuracy over the three tasks on validation images, by which settings are chosen (rings): "
+        "the best rate at each λ; level: SGD's best rate."
     )
     draw_grid(axes, outcome.series["grid"])
     return {"accuracy": _draw_curves(outcome.series), "lambda": figure}
@@ -210,10 +211,10 @@ EXPERIMENT = Experiment(
             "epochs": 5,
             "images": "subset",
             "batch_size": 100,
-            "rates": (0.05, 0.1, 0.2),
-            "penalty_rates": (0.2,),
-            "l2_lams": (1e-3, 3e-3, 1e-2),
-            "ewc_lams": (1.0, 4.0, 12.0),
+            "rates": (0.05, 0.1, 0.2, 0.4),
+            "penalty_rates": (0.1, 0.2, 0.4),
+            "l2_lams": (3e-4, 1e-3, 3e-3),
+            "ewc_lams": (4.0, 12.0, 36.0),
             "validation": 1000,
             "evaluations": 6,
             "repeats": 3,
