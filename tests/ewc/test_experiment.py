@@ -11,7 +11,7 @@ from tinymeta.lab.records import read_result
 
 EXPERIMENT = load("ewc-permuted-3")
 SMALL = {
-    "images": "subset", "hidden": "12", "learning_rate": "0.1", "epochs": "1", "batch_size": "50", "rates": "0.05,0.1",
+    "images": "subset", "hidden": "12", "penalty_rates": "0.1", "epochs": "1", "batch_size": "50", "rates": "0.05,0.1",
     "l2_lams": "0.01", "ewc_lams": "0.5,2", "validation": "9000", "evaluations": "2", "repeats": "2",
 }  # fmt: skip
 
@@ -130,5 +130,7 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path):
 
 def test_the_defaults_are_the_papers_protocol():
     config = Config()
-    assert (config.hidden, config.learning_rate, config.epochs, config.images) == ((400, 400), 1e-3, 20, "mnist")
+    assert (config.hidden, config.epochs, config.images) == ((400, 400), 20, "mnist")
+    assert config.rates == config.penalty_rates  # the same choice for all methods
+    assert 1e-3 in config.rates
     assert configure(EXPERIMENT, "paper", {}) == config
