@@ -170,7 +170,8 @@ def test_a_decay_is_tuned_over_several_sequences(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "preset", ["published-ewc", "published-ewc-seeds", "published-si", "published-bounds", "paper"]
+    "preset",
+    ["published-ewc", "published-ewc-seeds", "published-si", "published-si-seeds", "published-bounds", "paper"],
 )
 def test_the_protocol_is_van_de_vens(preset):
     config = configure(experiments.load("ewc-domain-10"), preset, {})
