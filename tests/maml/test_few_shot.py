@@ -62,6 +62,23 @@ def test_methods_have_their_rows(tmp_path, overrides):
     assert any("Second order is better" in claim.sentence for claim in outcome.claims)
 
 
+def test_a_method_is_judged_after_the_steps_that_it_was_trained_for(monkeypatch, tmp_path):
+    """Or after those of the tests if these are more: selected after them, and reported."""
+    seen, validation = [], few_shot.validation_accuracy
+    monkeypatch.setattr(few_shot, "validation_accuracy", lambda *a: seen.append(a[-1]) or validation(*a))
+    trained = {"variant_steps": "3", "implicit_steps": "5", "inner_steps": "1"}
+    config = configure(trained | {"methods": "maml,maml++,implicit", "norm": "adapted", "iterations": "1"})
+    outcome = train(config, tmp_path)
+    assert seen == [2, 3, 5]
+    found = [row.quantity for row in outcome.rows if ", transductive, " in row.quantity]
+    after = {"MAML": (1, 2), "MAML++": (1, 2, 3), "implicit MAML": (1, 2, 5)}
+    assert found == [
+        f"{name}, transductive, after {n} step{'s' if n > 1 else ''}" for name, steps in after.items() for n in steps
+    ]
+    assert {len(result["transductive"][0]) for result in outcome.series["test"].values()} == {3, 4, 6}
+    assert set(maml_omniglot.EXPERIMENT.draw(outcome)) == {"validation", "steps"}
+
+
 def test_the_split_is_the_one_asked_for():
     for preset, sizes in (("paper", (1200, 1200, 423)), ("code", (1100, 100, 423))):
         config = lab.configure(maml_omniglot.EXPERIMENT, preset, {})
@@ -110,7 +127,7 @@ def run_scripted(monkeypatch, tmp_path, accuracies, **overrides):
     config = configure({"iterations": "8", "validate_every": "1"} | overrides)
     supply, seen = iter(accuracies), []
 
-    def scripted(config, method, loss, net, meta, draw):
+    def scripted(config, method, loss, net, meta, draw, steps):
         seen.append(meta)
         return next(supply)
 

@@ -18,6 +18,7 @@ from tinymeta.experiments.maml_methods import (
     gradient_of,
     meta_step,
     multi_step,
+    trained_steps,
 )
 from tinymeta.lab import Run, stream
 
@@ -42,6 +43,7 @@ class FewShot(InnerLoop):
     loss, and so of `inner_lr`: "per shot" sums over examples and divides by shots, which is `ways` times the mean over examples,
     as in the authors' code; "mean" is the mean. Batch norm takes the statistics of the batch at hand in training and in tests;
     norm="shared" leaves its parameters out of the inner loop (authors: a shift only, for scaled=False), "adapted" has them in it.
+    Methods are selected and judged after `test_steps` inner steps, those that are trained for more after as many as that.
     `clip` bounds each element of the meta-gradient, 0 for no bound. The parameters with the best validation accuracy are kept,
     and training ends after `patience` validations without a better one, for 0 never. Inductive results, for which each query
     image is classified in a batch of its own with the support set (1803.02999), are of the first `inductive_tasks` test tasks.
@@ -149,10 +151,15 @@ def _with_weights(tree: Any, fast: Any) -> Any:
     return fast if isinstance(tree, nets.Layer) else tuple(map(_with_weights, tree, fast))
 
 
+def judged_steps(config: FewShot, key: str) -> int:
+    """The inner steps after which a method is judged: fewer than it was trained for would say nothing of it."""
+    return max(config.test_steps, trained_steps(key, config))
+
+
 def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Trained:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; the parameters of the best validation are kept."""
     method, loss, adam = method_of(config, key), loss_of(config, net), optim.adam(config.meta_lr)
-    gradient = gradient_of(config, method, loss)
+    gradient, judged = gradient_of(config, method, loss), judged_steps(config, key)
 
     def first() -> State:
         state = begin(method, net.params, adam)
@@ -165,7 +172,7 @@ def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Tra
         state, value = meta_step(gradient, adam, state, support, query, config.clip, **more)
         done = i + 1
         if done % config.validate_every == 0 or done == config.iterations:
-            accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw)
+            accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw, judged)
             state = _validated(state, done, accuracy)
         return state, {"loss": value, "best": max(state["accuracies"], default=0.0)}
 
@@ -184,23 +191,25 @@ def _validated(state: State, done: int, accuracy: float) -> State:
     return {**state, "iterations": [*state["iterations"], done], "accuracies": [*state["accuracies"], accuracy]}
 
 
-def validation_accuracy(config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw) -> float:
-    """The mean accuracy, in %, after the last step on validation tasks, the same each time."""
+def validation_accuracy(
+    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
+) -> float:
+    """The mean accuracy, in %, after `steps` inner steps on validation tasks, the same each time."""
     found = [
-        accuracies(net, method.path(loss, meta, support, config.test_steps)[-1], query)
+        accuracies(net, method.path(loss, meta, support, steps)[-1], query)
         for support, query in _chunks(config, draw, "validation", config.validation_tasks)
     ]
     return float(np.mean(np.concatenate(found)))
 
 
 def test_accuracies(
-    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw
+    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
 ) -> tuple[NDArray, NDArray]:
-    """In %, before and after each inner step: of all test tasks (T, steps + 1), the query set of a task being one batch, and of
-    the first tasks (T', steps + 1), each query image being classified on its own."""
+    """In %, before and after each of `steps` inner steps: of all test tasks (T, steps + 1), the query set of a task being one
+    batch, and of the first tasks (T', steps + 1), each query image being classified on its own."""
     together, alone = [], []
     for number, (support, query) in enumerate(_chunks(config, draw, "test", config.test_tasks)):
-        path = method.path(loss, meta, support, config.test_steps)
+        path = method.path(loss, meta, support, steps)
         together.append(np.stack([accuracies(net, params, query) for params in path], axis=1))
         if number * CHUNK < config.inductive_tasks:
             alone.append(np.stack([accuracies_alone(net, params, support, query) for params in path], axis=1))

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymeta.experiments.few_shot import Draw, FewShot, Net, Trained, loss_of, meta_train, method_of, test_accuracies
-from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.few_shot import (
+    Draw,
+    FewShot,
+    Net,
+    Trained,
+    judged_steps,
+    loss_of,
+    meta_train,
+    method_of,
+    test_accuracies,
+)
+from tinymeta.experiments.maml_methods import METHODS, trained_steps
 from tinymeta.lab import Claim, Outcome, Row, Run, figures, mean_ci95
 
 if TYPE_CHECKING:
@@ -30,30 +40,33 @@ def run_methods(config: FewShot, run: Run, net: Net, draw: Draw, published: dict
     final: dict[str, NDArray] = {}
     for key in config.methods:
         name = METHODS[key].name
-        trained = meta_train(config, run, key, net, draw)
-        together, alone = test_accuracies(config, method_of(config, key), loss_of(config, net), net, trained.meta, draw)
-        rows += _rows(config, name, trained, together, alone, published.get(name))
+        trained, judged = meta_train(config, run, key, net, draw), judged_steps(config, key)
+        together, alone = test_accuracies(
+            config, method_of(config, key), loss_of(config, net), net, trained.meta, draw, judged
+        )
+        steps = sorted({1, trained_steps(key, config), config.test_steps})
+        rows += _rows(name, trained, together, alone, steps, published.get(name))
         series["validation"][name] = {"iterations": trained.iterations, "accuracies": trained.accuracies}
         series["test"][name] = {"transductive": mean_ci95(together), "inductive": mean_ci95(alone)}
-        final[name] = together[:, -1]
+        final[name] = together[:, judged]
     return Outcome(rows, _claims(final, published), series)
 
 
 def _rows(
-    config: FewShot, name: str, trained: Trained, together: NDArray, alone: NDArray, published: Published | None
+    name: str, trained: Trained, together: NDArray, alone: NDArray, steps: list[int], published: Published | None
 ) -> list[Row]:
+    """Before adaptation and after these steps, of which the last is what the method is judged by; and when it was at its best."""
+
     def row(what: str, accuracies: NDArray, of: Published | None = None) -> Row:
         mean, ci95 = mean_ci95(accuracies)
         source = f"{of.source}: ± {of.ci95:g}" if of else ""
         return Row(f"{name}, {what}", mean, of.accuracy if of else None, ci95, "%", source)
 
-    steps = sorted({1, config.inner_steps, config.test_steps})
     after = {n: f"after {n} step{'s' if n > 1 else ''}" for n in steps}
-    last = config.test_steps
     best = int(np.argmax(trained.accuracies))
     return [
         row("before adaptation", together[:, 0]),
-        *(row(f"transductive, {after[n]}", together[:, n], published if n == last else None) for n in steps),
+        *(row(f"transductive, {after[n]}", together[:, n], published if n == steps[-1] else None) for n in steps),
         *(row(f"inductive, {after[n]}, {len(alone)} tasks", alone[:, n]) for n in steps),
         Row(f"{name}, best validation accuracy", trained.accuracies[best], unit="%"),
         Row(f"{name}, iterations up to it", trained.iterations[best]),
@@ -98,11 +111,12 @@ def _steps(results: dict[str, Any]) -> Figure:
         "each on its own with the support set (inductive)."
     )
     figure, axes = figures.subplots(1, 2, caption=caption, sharey=True)
+    most = max(len(result["transductive"][0]) for result in results.values()) - 1
     for panel, kind in zip(axes, ("transductive", "inductive"), strict=True):
         for name, result in results.items():
             mean, ci95 = result[kind]
             panel.errorbar(range(len(mean)), mean, ci95, capsize=3, **figures.line(name))
-        panel.set(title=kind, xlabel="inner steps", xticks=range(len(mean)))
+        panel.set(title=kind, xlabel="inner steps", xticks=range(0, most + 1, -(-most // 8)))
     axes[0].set_ylabel("accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -32,10 +32,12 @@ class InnerLoop:
 
 
 class Entry(NamedTuple):
-    """A method's name in tables, and how it is made of a setting and the part of the parameters that the inner loop changes."""
+    """A method's name in tables, how it is made of a setting and the part of the parameters that the inner loop changes, and which
+    key of the setting has the number of inner steps that it is trained for."""
 
     name: str
     build: Callable[[Any, maml.Part | None], maml.Method]
+    steps: str = "inner_steps"
 
 
 METHODS: dict[str, Entry] = {
@@ -43,10 +45,12 @@ METHODS: dict[str, Entry] = {
     "first-order": Entry("first-order MAML", lambda c, part: maml.maml(c.inner_lr, c.inner_steps, 1, part)),
     "anil": Entry("ANIL", lambda c, part: maml.anil(c.inner_lr, c.inner_steps)),
     "meta-sgd": Entry("Meta-SGD", lambda c, part: maml.meta_sgd(c.inner_lr, c.inner_steps)),
-    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps)),
-    "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps)),
+    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps), "variant_steps"),
+    "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps), "variant_steps"),
     "implicit": Entry(
-        "implicit MAML", lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps)
+        "implicit MAML",
+        lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps),
+        "implicit_steps",
     ),
 }
 
@@ -56,6 +60,11 @@ def check_methods(key: str, chosen: Iterable[str]) -> None:
     for name in chosen:
         if name not in METHODS:
             raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
+
+
+def trained_steps(name: str, config: InnerLoop) -> int:
+    """The inner steps that a method is trained for."""
+    return getattr(config, METHODS[name].steps)
 
 
 def multi_step(name: str, config: InnerLoop, progress: float) -> dict[str, Any]:
