@@ -68,8 +68,12 @@ def trained_steps(name: str, config: InnerLoop) -> int:
 
 
 def multi_step(name: str, config: InnerLoop, progress: float) -> dict[str, Any]:
-    """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training."""
-    return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if name == "maml++" else {}
+    """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training.
+
+    After that the loss of the last step alone counts, as in the authors' code (few_shot_learning_system.py, `forward`).
+    """
+    annealing = name == "maml++" and 10 * progress < 1
+    return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if annealing else {}
 
 
 def begin(method: maml.Method, params: Any, optimizer: optim.Optimizer) -> dict[str, Any]:
