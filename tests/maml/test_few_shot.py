@@ -11,6 +11,7 @@ from PIL import Image
 
 from tinymeta import lab, maml, nets, ops, trees
 from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
+from tinymeta.experiments.maml_methods import gradient_of
 from tinymeta.lab import Run
 from tinymeta.lab.files import to_json
 
@@ -186,14 +187,32 @@ def test_shared_norms_stay_and_are_meta_learned(net):
         assert np.abs(layer.beta).max() > 0
 
 
-def test_cross_entropy_per_shot_is_ways_times_the_mean():
-    data = np.zeros((1, 15, 1, 28, 28), np.float32), np.arange(15)[None] % 5
-    losses = []
+@pytest.mark.parametrize("examples", [3, 4, 15])
+def test_cross_entropy_per_shot_is_the_sum_over_examples_by_shots(examples):
+    """The authors' loss: more query images a class than shots make the outer loss larger (15 of mini-ImageNet's, 3 shots)."""
+    count, losses = 5 * examples, []
+    data = np.zeros((1, count, 1, 28, 28), np.float32), np.arange(count)[None] % 5
+    logits = np.arange(count * 5, dtype=float).reshape(1, count, 5) % 7
     for scale in ("mean", "per shot"):
         config = configure({"shots": "3", "cross_entropy": scale})
-        net = few_shot.Net(None, lambda params, x: np.arange(15 * 5, dtype=float).reshape(1, 15, 5) % 7)
-        losses.append(few_shot.loss_of(config, net)(None, data))
-    np.testing.assert_allclose(losses[1], 5 * losses[0])
+        losses.append(few_shot.loss_of(config, few_shot.Net(None, lambda params, x: logits))(None, data))
+    shifted = logits[0] - np.log(np.sum(np.exp(logits[0]), axis=-1, keepdims=True))
+    np.testing.assert_allclose(losses[1], [-np.sum(shifted[np.arange(count), data[1][0]]) / 3])
+    np.testing.assert_allclose(losses[1], 5 * examples / 3 * losses[0])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["op by op", "compiled"])
+@pytest.mark.parametrize(("ways", "shots"), [("5", "1"), ("5", "5"), ("20", "1"), ("20", "5")])
+def test_with_as_many_queries_as_shots_it_is_ways_times_the_mean_to_the_last_bit(ways, shots, compiled):
+    config = configure({"ways": ways, "shots": shots, "compiled": str(compiled)})
+    net, parts = maml_omniglot.net_of(config), maml_omniglot.characters(config)
+    sets = maml_omniglot.draw_tasks(config, parts, "train", np.random.default_rng(0), 2, int(shots))
+    mean = few_shot.loss_of(configure({"cross_entropy": "mean"}), net)
+    results = [
+        gradient_of(config, few_shot.method_of(config, "maml"), loss)(net.params, *sets)
+        for loss in (few_shot.loss_of(config, net), lambda params, data: config.ways * mean(params, data))
+    ]
+    trees.map(np.testing.assert_array_equal, *results)
 
 
 def test_an_inductive_result_does_not_depend_on_the_other_query_images():

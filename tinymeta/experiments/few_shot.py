@@ -40,9 +40,11 @@ class FewShot(InnerLoop):
     """The protocol of MAML's section 5.2; `methods` are trained one after the other (see maml_methods.py).
 
     `queries` and `test_queries` are drawings a class in query sets, 0 for as many as `shots`. `cross_entropy` is the scale of the
-    loss, and so of `inner_lr`: "per shot" sums over examples and divides by shots, which is `ways` times the mean over examples,
-    as in the authors' code; "mean" is the mean. Batch norm takes the statistics of the batch at hand in training and in tests;
+    loss, and so of `inner_lr`: "per shot" sums over examples and divides by shots, as in the authors' code; "mean" is the mean over
+    examples. A set of as many examples a class as shots thus has `ways` times the mean, a larger query set more (for Reptile, which
+    descends that too, the steps on it are longer). Batch norm takes the statistics of the batch at hand in training and in tests;
     norm="shared" leaves its parameters out of the inner loop (authors: a shift only, for scaled=False), "adapted" has them in it.
+
     Methods are selected and judged after `test_steps` inner steps, those that are trained for more after as many as that.
     `clip` bounds each element of the meta-gradient, 0 for no bound. The parameters with the best validation accuracy are kept,
     and training ends after `patience` validations without a better one, for 0 never. Inductive results, for which each query
@@ -120,10 +122,10 @@ class Trained(NamedTuple):
 
 def loss_of(config: FewShot, net: Net) -> Callable[[Any, Batch], Any]:
     """The cross-entropy of each task, on the scale that the configuration asks for."""
-    scale = config.ways if config.cross_entropy == "per shot" else 1
 
     def loss(params: Any, data: Batch) -> Any:
         x, y = data
+        scale = y.shape[-1] / config.shots if config.cross_entropy == "per shot" else 1
         return scale * ops.mean(ops.softmax_cross_entropy(net.apply(params, x), y), axis=-1)
 
     return loss
