@@ -20,6 +20,7 @@ from tinymeta.experiments.maml_methods import (
     multi_step,
     trained_steps,
 )
+from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
@@ -77,13 +78,11 @@ class FewShot(InnerLoop):
     inductive_tasks: int = 100
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            _expect(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("queries", "test_queries", "patience", "clip"):
-            _expect(self, name, getattr(self, name) >= 0, "0 or more")
-        _expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
-        _expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
-        _expect(self, "methods", len(set(self.methods)) == len(self.methods) > 0, "one or more, each once")
+        expect_at_least(1, self, AT_LEAST_ONE)
+        expect_at_least(0, self, ("queries", "test_queries", "patience", "clip"))
+        expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
+        expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
+        expect(self, "methods", len(set(self.methods)) == len(self.methods) > 0, "one or more, each once")
         check_methods("methods", self.methods)
         whole = set(self.methods) - {"maml", "first-order", "anil"}
         if self.norm == "shared" and whole:
@@ -98,11 +97,6 @@ class FewShot(InnerLoop):
             raise ValueError(
                 f"shots = {self.shots} and {queries} queries, expected at most the {per_class} images of a class together"
             )
-
-
-def _expect(config: Any, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} = {getattr(config, name)}, expected {expected}")
 
 
 class Net(NamedTuple):

@@ -14,6 +14,7 @@ from tinymeta.data.omniglot import CHARACTERS, DRAWINGS, SIDE, few_shot_tasks, o
 from tinymeta.experiments.few_shot import Batch, FewShot, Net
 from tinymeta.experiments.few_shot_report import Published, draw_figures, run_methods
 from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.settings import expect
 from tinymeta.lab import Experiment, Outcome, Run, stream
 
 DENSE = (256, 128, 64, 64)  # hidden units of the net without convolutions
@@ -53,8 +54,7 @@ class Config(FewShot):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.net not in ("conv", "dense"):
-            raise ValueError(f"net = {self.net}, expected conv or dense")
+        expect(self, "net", self.net in ("conv", "dense"), "conv or dense")
         used = self.train_characters + self.validation_characters
         if min(self.train_characters, CHARACTERS - used) < self.ways or self.validation_characters < 0:
             raise ValueError(

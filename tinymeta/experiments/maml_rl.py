@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import rl
+from tinymeta.experiments.settings import expect_at_least
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
+
+AT_LEAST_ONE = ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates")
 
 Returns = dict[str, NDArray]  # by method: average returns (goals, updates + 1)
 
@@ -44,9 +47,7 @@ class RLConfig:
     updates: int = 4  # at test; all but the first with half the rate
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}, expected 1 or more")
+        expect_at_least(1, self, AT_LEAST_ONE)
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
