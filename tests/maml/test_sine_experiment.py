@@ -154,7 +154,8 @@ def test_presets(preset):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1")]
+    ("key", "value"),
+    [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1"), ("iterations", "-1")],
 )
 def test_wrong_configuration(key, value):
     with pytest.raises(lab.UserError, match=f"{key} = {value}, expected"):

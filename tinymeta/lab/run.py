@@ -64,6 +64,10 @@ class Run:
         that was saved. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved. What a step raises is raised
         after the state before it is saved, unless steps change the state that they are given `in_place`.
         """
+        if steps < 0:
+            raise UserError(
+                f"the stage {name!r} has {steps} steps, expected 0 or more; change the setting that says so"
+            )
         first = init()
         known = named_tuples(first)
         at = self._begin(name, steps, first, known)
