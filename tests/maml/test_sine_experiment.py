@@ -174,6 +174,19 @@ def test_wrong_variants(variants, named):
         lab.configure(maml_sine.EXPERIMENT, "quick", {"variants": "anil," + named.strip("'")})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"variants": "reptile,anil,reptile"}, "variants has 'reptile' twice, expected each method once"),
+        ({"variants": "anil,implicit", "strength": "0"}, "strength = 0.0, expected λ > 0"),
+    ],
+)
+def test_variants_that_cannot_be_trained_are_refused_before_any_is(overrides, message):
+    with pytest.raises(lab.UserError, match=message):
+        lab.configure(maml_sine.EXPERIMENT, "quick", overrides)
+    lab.configure(maml_sine.EXPERIMENT, "quick", {"variants": "anil", "strength": "0"})  # which has no λ
+
+
 def test_every_variant_has_its_rows_and_its_curve(tmp_path):
     every = "first-order,anil,meta-sgd,maml++,reptile,implicit"
     config = lab.configure(maml_sine.EXPERIMENT, "variants", TINY | {"variants": every})

@@ -82,8 +82,8 @@ class FewShot(InnerLoop):
         expect_at_least(0, self, ("queries", "test_queries", "patience", "clip"))
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
         expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
-        expect(self, "methods", len(set(self.methods)) == len(self.methods) > 0, "one or more, each once")
-        check_methods("methods", self.methods)
+        expect(self, "methods", len(self.methods) > 0, "one or more, each once")
+        check_methods("methods", self, self.methods)
         whole = set(self.methods) - {"maml", "first-order", "anil"}
         if self.norm == "shared" and whole:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,11 +55,14 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def check_methods(key: str, chosen: Iterable[str]) -> None:
-    """ValueError for a name that is not in METHODS."""
-    for name in chosen:
+def check_methods(key: str, config: InnerLoop, chosen: Sequence[str]) -> None:
+    """ValueError for a name that is not in METHODS or comes twice, and for a setting that one of them refuses."""
+    for number, name in enumerate(chosen):
         if name not in METHODS:
             raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
+        if name in chosen[:number]:
+            raise ValueError(f"{key} has {name!r} twice, expected each method once")
+        METHODS[name].build(config, None)  # now, and not after the methods before it are trained
 
 
 def trained_steps(name: str, config: InnerLoop) -> int:
