@@ -214,7 +214,13 @@ def test_presets(experiment):
         assert preset in experiment.minutes
 
 
-@pytest.mark.parametrize(("key", "value"), [("iterations", "0"), ("reward", "none"), ("updates", "0")])
+WRONG = [
+    ("iterations", "0"), ("reward", "none"), ("updates", "0"), ("hidden", "-1"), ("hidden", "100,0"), ("max_kl", "-1"),
+    ("max_kl", "0"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"), ("inner_lr", "-0.1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
 def test_wrong_configuration(key, value):
-    with pytest.raises(lab.UserError, match="expected"):
+    with pytest.raises(lab.UserError, match=f"{key}.*expected"):
         lab.configure(maml_nav2d.EXPERIMENT, "quick", {key: value})

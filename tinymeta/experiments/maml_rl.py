@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import rl
-from tinymeta.experiments.settings import expect_at_least
+from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
 
-AT_LEAST_ONE = ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates")
+AT_LEAST_ONE = ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates", "hidden")
 
 Returns = dict[str, NDArray]  # by method: average returns (goals, updates + 1)
 
@@ -48,6 +48,9 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
+        expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
+        expect(self, "max_kl", self.max_kl > 0, "more than 0: with no divergence allowed no step is taken")
+        expect(self, "discount", 0 <= self.discount <= 1, "0 to 1")
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
