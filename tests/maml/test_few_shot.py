@@ -243,6 +243,8 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
         ({"methods": "maml,first-order,maml"}, "methods has 'maml' twice, expected each method once"),
         ({"methods": "maml,implicit", "norm": "adapted", "strength": "0"}, "strength = 0.0, expected λ > 0"),
         ({"net": "deep"}, "net = deep, expected conv or dense"),
+        ({"net": "dense", "head_sigma": "1"}, "head_sigma = 1.0, expected 0 for net = dense"),
+        ({"head_sigma": "-1"}, "head_sigma = -1.0, expected 0 or more"),
         ({"train_characters": "1600"}, "train_characters = 1600 and validation_characters = 100, expected 5 or more"),
         ({"validation_characters": "3"}, "validation_characters = 3, expected 0 or 5 and more"),
         ({"shots": "15"}, "shots = 15 and 15 queries, expected at most the 20 images of a class together"),
