@@ -128,12 +128,16 @@ def returns_after_updates(config: RLConfig, world: World, policy: rl.Policy, upd
     for update in range(updates + 1):
         episodes = sample_episodes(world, policy, goals, config.test_episodes, rng)
         found.append(rl.mean_returns(episodes))
-        batch = rl.transitions(episodes, config.discount)
-        if update == 0:
-            policy = rl.adapt_policy(policy, batch, config.inner_lr, order=1)
-        else:
-            policy = rl.adapt_further(policy, batch, config.inner_lr / 2)
+        policy = _updated(config, policy, episodes, update) if update < updates else policy
     return np.stack(found, axis=1)
+
+
+def _updated(config: RLConfig, policy: rl.Policy, episodes: rl.Episodes, update: int) -> rl.Policy:
+    """One policy for each task; all updates but the first have half the rate."""
+    batch = rl.transitions(episodes, config.discount)
+    if update == 0:
+        return rl.adapt_policy(policy, batch, config.inner_lr, order=1)
+    return rl.adapt_further(policy, batch, config.inner_lr / 2)
 
 
 def rows(method: str, returns: NDArray, published: list[float], source: str) -> list[Row]:
