@@ -104,6 +104,12 @@ def test_the_split_is_the_one_asked_for():
         assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
 
 
+def test_the_order_of_the_split_is_kept_for_results_depend_on_it():
+    config = lab.configure(maml_omniglot.EXPERIMENT, "code", {"seed": "3"})
+    order = np.concatenate(list(maml_omniglot.characters(config).values()))
+    np.testing.assert_array_equal(order, lab.stream(3, "split").permutation(1623))
+
+
 @pytest.mark.parametrize("preset", maml_omniglot.EXPERIMENT.presets)
 def test_presets_of_omniglot(preset):
     """A preset is what its name says, has a time and a published result; those of the paper run to its end."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import nets, ops
-from tinymeta.data.omniglot import CHARACTERS, DRAWINGS, SIDE, few_shot_tasks, omniglot
+from tinymeta.data.omniglot import CHARACTERS, DRAWINGS, SIDE, few_shot_tasks, omniglot, split
 from tinymeta.experiments.few_shot import Batch, FewShot, Net
 from tinymeta.experiments.few_shot_report import Published, draw_figures, run_methods
 from tinymeta.experiments.maml_methods import METHODS
@@ -75,9 +75,8 @@ class Config(FewShot):
 
 def characters(config: Config) -> dict[str, NDArray[np.int64]]:
     """The characters of training, validation and test."""
-    order = stream(config.seed, "split").permutation(CHARACTERS)
-    used = config.train_characters + config.validation_characters
-    train, validation, test = np.split(order, [config.train_characters, used])
+    train, rest = split(stream(config.seed, "split"), config.train_characters)
+    validation, test = np.split(rest, [config.validation_characters])
     return {"train": train, "validation": validation if config.validation_characters else train, "test": test}
 
 
@@ -94,10 +93,10 @@ def net_of(config: Config) -> Net:
 
 
 def draw_tasks(
-    config: Config, split: dict[str, NDArray], part: str, rng: np.random.Generator, tasks: int, queries: int
+    config: Config, parts: dict[str, NDArray], part: str, rng: np.random.Generator, tasks: int, queries: int
 ) -> tuple[Batch, Batch]:
     """Support and query sets of tasks of a part, images (T, examples, 1, 28, 28); one rotation for each class of each task."""
-    found = few_shot_tasks(omniglot().images, split[part], rng, config.ways, config.shots, queries, tasks)
+    found = few_shot_tasks(omniglot().images, parts[part], rng, config.ways, config.shots, queries, tasks)
     return (found.support_x[:, :, None], found.support_y), (found.query_x[:, :, None], found.query_y)
 
 
