@@ -18,6 +18,7 @@ from tinymeta.data.errors import DataError
 from tinymeta.lab import execute, optional
 from tinymeta.lab.errors import UserError, suggest
 from tinymeta.lab.experiment import Experiment, configure
+from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.records import saved_config, unchanged_run
 
 DONE, FAILED_CHECK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # exit codes
@@ -206,8 +207,9 @@ def demo(chosen: argparse.Namespace) -> int:
             print(f"\n{head}\n{experiment.summary}", flush=True)
             config = configure(experiment, "quick", {})
             execute(experiment, config, root, unchanged_run(experiment, config, root))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Stopped, nothing is lost; the same command goes on from here.") from None
+    except KeyboardInterrupt as stop:
+        lost = f", {stop.lost}" if isinstance(stop, Stopped) else ""
+        raise KeyboardInterrupt(f"Stopped{lost}; the same command goes on from here.") from None
     print(f"\nthe page with all figures: {write_report(root)}")
     return DONE
 

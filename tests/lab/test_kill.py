@@ -67,10 +67,25 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, uninterrupted, toy_regist
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert (folder / "checkpoint.npz").exists()
-    name, resumed = re.search(r"go on with: tinymeta run (\S+) --resume (\S+)\n$", errors).groups()
+    name, resumed = re.search(
+        r"Stopped, nothing is lost; go on with: tinymeta run (\S+) --resume (\S+)\n$", errors
+    ).groups()
     assert Path(resumed) == folder
     assert main(["run", name, "--resume", resumed]) == 0
     assert toy.contents(folder) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("step", "lost"),
+    [(5, "no step was saved"), (25, "all after the last checkpoint is lost")],
+    ids=["first", "second stage"],
+)
+def test_what_stops_at_once_says_what_is_lost(tmp_path, toy_registered, capsys, step, lost):
+    """A second Ctrl-C acts within the step: before the first checkpoint, and after that of a finished stage."""
+    for command in ("run toy", "demo"):
+        with toy.failing_at(step, KeyboardInterrupt()):
+            assert main([*command.split(), "--runs", str(tmp_path / command)]) == 130
+        assert f"Stopped, {lost}; " in capsys.readouterr().err
 
 
 def test_an_interrupted_demo_goes_on_and_finished_runs_are_kept(tmp_path, toy_registered, capsys):

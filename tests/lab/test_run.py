@@ -112,6 +112,16 @@ def test_two_stages_of_one_name_are_refused(tmp_path):
             run.stage("a", 1, lambda: {"n": 0}, count)
 
 
+def test_fewer_steps_than_none_are_refused_and_none_are_done_at_once(tmp_path):
+    def never(*_):
+        raise AssertionError("a step was done")
+
+    with Run(tmp_path, "toy", "hash") as run:
+        with pytest.raises(UserError, match="the stage 'a' has -1 steps, expected 0 or more"):
+            run.stage("a", -1, lambda: {"n": 0}, never)
+        assert run.stage("b", 0, lambda: {"n": 7}, never) == {"n": 7}
+
+
 def test_another_number_of_steps_is_refused(tmp_path):
     with Run(tmp_path, "toy", "hash") as run:
         run.stage("a", 3, lambda: {"n": 0}, count)

@@ -51,6 +51,15 @@ def test_every_methods_meta_step_compiles_to_one_program(monkeypatch, key):
     check_steps(key, mse, params, lambda: points(rng, 4, 5), config)
 
 
+def test_the_multi_step_loss_ends_with_the_first_tenth_of_training():
+    """Then only the last step's loss counts: no weight is left on the others, and no pass is spent on them."""
+    weights = [multi_step("maml++", InnerLoop(variant_steps=4), i / 400).get("weights") for i in (0, 39, 40, 399)]
+    np.testing.assert_allclose(weights[0], np.full(4, 1 / 4))
+    np.testing.assert_allclose(weights[1], [0.03 / 4] * 3 + [1 - 0.03 * 3 / 4])
+    assert weights[2:] == [None, None]
+    assert multi_step("maml", InnerLoop(), 0.0) == {}
+
+
 @pytest.mark.parametrize("tasks", [2, 3], ids=["as many tasks as steps", "more tasks"])
 def test_maml_plus_plus_on_a_conv_net_with_batch_norm(monkeypatch, tasks):
     monkeypatch.delenv("TINYMETA_BACKEND", raising=False)

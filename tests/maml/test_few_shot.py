@@ -11,6 +11,7 @@ from PIL import Image
 
 from tinymeta import lab, maml, nets, ops, trees
 from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
+from tinymeta.experiments.maml_methods import gradient_of
 from tinymeta.lab import Run
 from tinymeta.lab.files import to_json
 
@@ -46,7 +47,7 @@ def test_it_learns_to_tell_characters_apart(tmp_path):
     config = configure(more | {"validate_every": "20", "validation_tasks": "20"})
     folder = lab.execute(maml_omniglot.EXPERIMENT, config, tmp_path)
     rows = {row["quantity"]: row for row in json.loads((folder / "result.json").read_text())["rows"]}
-    after = rows["MAML, transductive, after 2 steps"]
+    after = rows["MAML, transductive, after 3 steps"]
     assert rows["MAML, before adaptation"]["ours"] < 30 < 50 < after["ours"]
     assert (after["published"], after["source"]) == (98.7, "1703.03400, Table 1: ± 0.4")
     assert {path.stem for path in (folder / "figures").glob("*.png")} == {"validation", "steps"}
@@ -62,6 +63,38 @@ def test_methods_have_their_rows(tmp_path, overrides):
     assert any("Second order is better" in claim.sentence for claim in outcome.claims)
 
 
+def test_a_method_is_judged_after_the_steps_that_it_was_trained_for(monkeypatch, tmp_path):
+    """Or after those of the tests if these are more: selected after them, and reported."""
+    seen, validation = [], few_shot.validation_accuracy
+    monkeypatch.setattr(few_shot, "validation_accuracy", lambda *a: seen.append(a[-1]) or validation(*a))
+    trained = {"variant_steps": "3", "implicit_steps": "5", "inner_steps": "1"}
+    config = configure(trained | {"methods": "maml,maml++,implicit", "norm": "adapted", "iterations": "1"})
+    outcome = train(config, tmp_path)
+    assert seen == [2, 3, 5]
+    found = [row.quantity for row in outcome.rows if ", transductive, " in row.quantity]
+    after = {"MAML": (1, 2, 3), "MAML++": (1, 2, 3), "implicit MAML": (1, 2, 5)}  # MAML after the published 3 as well
+    assert found == [
+        f"{name}, transductive, after {n} step{'s' if n > 1 else ''}" for name, steps in after.items() for n in steps
+    ]
+    assert {len(result["transductive"][0]) for result in outcome.series["test"].values()} == {4, 6}
+    assert set(maml_omniglot.EXPERIMENT.draw(outcome)) == {"validation", "steps"}
+
+
+PUBLISHED = [  # ways, steps of our tests, and steps after which the published accuracy was measured (appendix A.1)
+    ("5", "1", 3), ("5", "3", 3), ("5", "10", 3), ("20", "10", 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ways", "tested", "published"), PUBLISHED)
+def test_a_published_accuracy_stands_beside_its_own_steps(tmp_path, ways, tested, published):
+    config = configure({"ways": ways, "test_steps": tested, "iterations": "1", "methods": "maml"})
+    outcome = train(config, tmp_path)
+    (row,) = [row for row in outcome.rows if row.published is not None]
+    assert row.quantity == f"MAML, transductive, after {published} steps"
+    (claim,) = outcome.claims
+    assert claim.detail.startswith(f"{row.ours:.1f} ± {row.ci95:.1f} against {row.published:g}")
+
+
 def test_the_split_is_the_one_asked_for():
     for preset, sizes in (("paper", (1200, 1200, 423)), ("code", (1100, 100, 423))):
         config = lab.configure(maml_omniglot.EXPERIMENT, preset, {})
@@ -69,6 +102,12 @@ def test_the_split_is_the_one_asked_for():
         assert tuple(map(len, parts.values())) == sizes
         assert not set(parts["test"]) & (set(parts["train"]) | set(parts["validation"]))
         assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
+
+
+def test_the_order_of_the_split_is_kept_for_results_depend_on_it():
+    config = lab.configure(maml_omniglot.EXPERIMENT, "code", {"seed": "3"})
+    order = np.concatenate(list(maml_omniglot.characters(config).values()))
+    np.testing.assert_array_equal(order, lab.stream(3, "split").permutation(1623))
 
 
 @pytest.mark.parametrize("preset", maml_omniglot.EXPERIMENT.presets)
@@ -110,7 +149,7 @@ def run_scripted(monkeypatch, tmp_path, accuracies, **overrides):
     config = configure({"iterations": "8", "validate_every": "1"} | overrides)
     supply, seen = iter(accuracies), []
 
-    def scripted(config, method, loss, net, meta, draw):
+    def scripted(config, method, loss, net, meta, draw, steps):
         seen.append(meta)
         return next(supply)
 
@@ -154,14 +193,32 @@ def test_shared_norms_stay_and_are_meta_learned(net):
         assert np.abs(layer.beta).max() > 0
 
 
-def test_cross_entropy_per_shot_is_ways_times_the_mean():
-    data = np.zeros((1, 15, 1, 28, 28), np.float32), np.arange(15)[None] % 5
-    losses = []
+@pytest.mark.parametrize("examples", [3, 4, 15])
+def test_cross_entropy_per_shot_is_the_sum_over_examples_by_shots(examples):
+    """The authors' loss: more query images a class than shots make the outer loss larger (15 of mini-ImageNet's, 3 shots)."""
+    count, losses = 5 * examples, []
+    data = np.zeros((1, count, 1, 28, 28), np.float32), np.arange(count)[None] % 5
+    logits = np.arange(count * 5, dtype=float).reshape(1, count, 5) % 7
     for scale in ("mean", "per shot"):
         config = configure({"shots": "3", "cross_entropy": scale})
-        net = few_shot.Net(None, lambda params, x: np.arange(15 * 5, dtype=float).reshape(1, 15, 5) % 7)
-        losses.append(few_shot.loss_of(config, net)(None, data))
-    np.testing.assert_allclose(losses[1], 5 * losses[0])
+        losses.append(few_shot.loss_of(config, few_shot.Net(None, lambda params, x: logits))(None, data))
+    shifted = logits[0] - np.log(np.sum(np.exp(logits[0]), axis=-1, keepdims=True))
+    np.testing.assert_allclose(losses[1], [-np.sum(shifted[np.arange(count), data[1][0]]) / 3])
+    np.testing.assert_allclose(losses[1], 5 * examples / 3 * losses[0])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["op by op", "compiled"])
+@pytest.mark.parametrize(("ways", "shots"), [("5", "1"), ("5", "5"), ("20", "1"), ("20", "5")])
+def test_with_as_many_queries_as_shots_it_is_ways_times_the_mean_to_the_last_bit(ways, shots, compiled):
+    config = configure({"ways": ways, "shots": shots, "compiled": str(compiled)})
+    net, parts = maml_omniglot.net_of(config), maml_omniglot.characters(config)
+    sets = maml_omniglot.draw_tasks(config, parts, "train", np.random.default_rng(0), 2, int(shots))
+    mean = few_shot.loss_of(configure({"cross_entropy": "mean"}), net)
+    results = [
+        gradient_of(config, few_shot.method_of(config, "maml"), loss)(net.params, *sets)
+        for loss in (few_shot.loss_of(config, net), lambda params, data: config.ways * mean(params, data))
+    ]
+    trees.map(np.testing.assert_array_equal, *results)
 
 
 def test_an_inductive_result_does_not_depend_on_the_other_query_images():
@@ -189,7 +246,11 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
         ({"methods": ""}, r"methods = \(\), expected one or more, each once"),
         ({"methods": "maml,mamml"}, "methods has 'mamml', expected names among maml"),
         ({"methods": "reptile"}, "norm = shared, but reptile adapts all parameters: expected norm=adapted"),
+        ({"methods": "maml,first-order,maml"}, "methods has 'maml' twice, expected each method once"),
+        ({"methods": "maml,implicit", "norm": "adapted", "strength": "0"}, "strength = 0.0, expected λ > 0"),
         ({"net": "deep"}, "net = deep, expected conv or dense"),
+        ({"net": "dense", "head_sigma": "1"}, "head_sigma = 1.0, expected 0 for net = dense"),
+        ({"head_sigma": "-1"}, "head_sigma = -1.0, expected 0 or more"),
         ({"train_characters": "1600"}, "train_characters = 1600 and validation_characters = 100, expected 5 or more"),
         ({"validation_characters": "3"}, "validation_characters = 3, expected 0 or 5 and more"),
         ({"shots": "15"}, "shots = 15 and 15 queries, expected at most the 20 images of a class together"),
@@ -254,8 +315,8 @@ def test_mini_imagenet_from_a_folder(tmp_path, photographs):
     config = configure(overrides, maml_miniimagenet.EXPERIMENT)
     outcome = train(config, tmp_path / "run", maml_miniimagenet.EXPERIMENT)
     rows = {row.quantity: row for row in outcome.rows}
-    assert rows["MAML, transductive, after 2 steps"].published == 48.70
-    assert rows["first-order MAML, transductive, after 2 steps"].published == 48.07
+    assert rows["MAML, transductive, after 10 steps"].published == 48.70
+    assert rows["first-order MAML, transductive, after 10 steps"].published == 48.07
     assert rows["MAML, transductive, after 2 steps"].ours > 40  # the classes differ in colour
 
 

@@ -154,7 +154,8 @@ def test_presets(preset):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1")]
+    ("key", "value"),
+    [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1"), ("iterations", "-1")],
 )
 def test_wrong_configuration(key, value):
     with pytest.raises(lab.UserError, match=f"{key} = {value}, expected"):
@@ -171,6 +172,19 @@ def test_wrong_lists(overrides):
 def test_wrong_variants(variants, named):
     with pytest.raises(lab.UserError, match=re.escape(f"variants has {named}")):
         lab.configure(maml_sine.EXPERIMENT, "quick", {"variants": "anil," + named.strip("'")})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"variants": "reptile,anil,reptile"}, "variants has 'reptile' twice, expected each method once"),
+        ({"variants": "anil,implicit", "strength": "0"}, "strength = 0.0, expected λ > 0"),
+    ],
+)
+def test_variants_that_cannot_be_trained_are_refused_before_any_is(overrides, message):
+    with pytest.raises(lab.UserError, match=message):
+        lab.configure(maml_sine.EXPERIMENT, "quick", overrides)
+    lab.configure(maml_sine.EXPERIMENT, "quick", {"variants": "anil", "strength": "0"})  # which has no λ
 
 
 def test_every_variant_has_its_rows_and_its_curve(tmp_path):

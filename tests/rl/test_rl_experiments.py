@@ -166,6 +166,18 @@ def test_a_policy_that_was_not_trained_to_adapt_moves_with_the_rate():
     assert 0 < 2 * gains[0] < gains[1]
 
 
+@pytest.mark.parametrize("updates", [0, 1, 3])
+def test_a_policy_is_updated_as_often_as_its_returns_are_asked_for(monkeypatch, updates):
+    config, taken = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY), []
+    for name in ("adapt_policy", "adapt_further"):
+        usual = getattr(rl, name)
+        monkeypatch.setattr(rl, name, lambda *a, usual=usual, name=name, **k: taken.append(name) or usual(*a, **k))
+    world = config.world()
+    returns = maml_rl.returns_after_updates(config, world, maml_rl.first_policy(config, world), updates)
+    assert returns.shape == (config.test_goals, updates + 1)
+    assert taken == ["adapt_policy", *["adapt_further"] * (updates - 1)][:updates]
+
+
 def test_the_best_policy_is_kept(tmp_path):
     """The stage's result is the policy of the iteration with the highest return, not the last one."""
     config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"iterations": "4"})
@@ -214,7 +226,13 @@ def test_presets(experiment):
         assert preset in experiment.minutes
 
 
-@pytest.mark.parametrize(("key", "value"), [("iterations", "0"), ("reward", "none"), ("updates", "0")])
+WRONG = [
+    ("iterations", "0"), ("reward", "none"), ("updates", "0"), ("hidden", "-1"), ("hidden", "100,0"), ("max_kl", "-1"),
+    ("max_kl", "0"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"), ("inner_lr", "-0.1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
 def test_wrong_configuration(key, value):
-    with pytest.raises(lab.UserError, match="expected"):
+    with pytest.raises(lab.UserError, match=f"{key}.*expected"):
         lab.configure(maml_nav2d.EXPERIMENT, "quick", {key: value})

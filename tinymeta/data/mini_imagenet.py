@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tinymeta.data.embedded import Embedded
 from tinymeta.data.errors import DataError
+from tinymeta.data.sets import labelled
 
 EMBEDDED = Path(__file__).with_name("mini_imagenet.npz")
 SPLITS = {"train": 64, "validation": 16, "test": 20}  # classes, in the order of the packed file
@@ -130,17 +131,11 @@ def image_tasks(
         for _ in range(tasks)
     ]
     x = np.array(chosen, np.float32) / np.float32(255)
-    return _labelled(x[:, :, :shots]), _labelled(x[:, :, shots:])
+    return labelled(x[:, :, :shots]), labelled(x[:, :, shots:])
 
 
 def _some(images: NDArray, rng: np.random.Generator, count: int) -> NDArray:
     return images[rng.permutation(len(images))[:count]]
-
-
-def _labelled(x: NDArray) -> tuple[NDArray, NDArray]:
-    tasks, ways, examples = x.shape[:3]
-    labels = np.repeat(np.arange(ways), examples)
-    return x.reshape(tasks, ways * examples, *x.shape[3:]), np.tile(labels, (tasks, 1))
 
 
 def _import_pillow() -> ModuleType | Any:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta.data.embedded import Embedded
+from tinymeta.data.sets import labelled
 
 EMBEDDED = Path(__file__).with_name("omniglot.npz")
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 28
@@ -51,9 +52,9 @@ def omniglot() -> Omniglot:
 
 
 def split(rng: np.random.Generator, train: int = 1200) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of `train` random characters, irrespective of alphabet, and of the rest (MAML section 5.2)."""
+    """Indices of `train` random characters, irrespective of alphabet, and of the rest (MAML section 5.2), both in random order."""
     order = rng.permutation(CHARACTERS)
-    return np.sort(order[:train]), np.sort(order[train:])
+    return order[:train], order[train:]
 
 
 def few_shot_tasks(
@@ -84,15 +85,10 @@ def few_shot_tasks(
     for turns in (1, 2, 3):
         turned = quarter_turns == turns
         x[turned] = np.rot90(x[turned], turns, axes=(-2, -1))
-    return FewShotTasks(*_labelled(x[:, :, :shots]), *_labelled(x[:, :, shots:]))
+    ink = x.astype(np.float32)
+    return FewShotTasks(*labelled(ink[:, :, :shots]), *labelled(ink[:, :, shots:]))
 
 
 def _choose(rng: np.random.Generator, items: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """`count` different items of each row of the last axis, in random order."""
     return rng.permuted(items, axis=-1)[..., :count]
-
-
-def _labelled(x: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    tasks, ways, examples = x.shape[:3]
-    labels = np.repeat(np.arange(ways), examples)
-    return x.reshape(tasks, ways * examples, *x.shape[3:]).astype(np.float32), np.tile(labels, (tasks, 1))

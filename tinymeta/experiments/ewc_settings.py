@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from .settings import expect, expect_at_least
+
 
 def check_settings(
     config: Any, known: Mapping[str, Collection[str]], positive: Sequence[str], grids: Sequence[str] = ()
@@ -15,10 +17,6 @@ def check_settings(
         wrong = [word for word in ([given] if isinstance(given, str) else given) if word not in words]
         if wrong or not given:
             raise ValueError(f"{name} = {(wrong or [given])[0]!r}, expected one of {', '.join(words)}")
-    for name in positive:
-        given = getattr(config, name)
-        if min(given if isinstance(given, tuple) else (given,), default=1) < 1:
-            raise ValueError(f"{name} = {given}, expected 1 or more")
+    expect_at_least(1, config, positive)
     for name in grids:
-        if not getattr(config, name) or min(getattr(config, name)) < 0:
-            raise ValueError(f"{name} = {getattr(config, name)}, expected at least one value, none negative")
+        expect(config, name, min(getattr(config, name), default=-1) >= 0, "at least one value, none negative")

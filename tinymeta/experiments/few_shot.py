@@ -18,7 +18,9 @@ from tinymeta.experiments.maml_methods import (
     gradient_of,
     meta_step,
     multi_step,
+    trained_steps,
 )
+from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
@@ -39,9 +41,12 @@ class FewShot(InnerLoop):
     """The protocol of MAML's section 5.2; `methods` are trained one after the other (see maml_methods.py).
 
     `queries` and `test_queries` are drawings a class in query sets, 0 for as many as `shots`. `cross_entropy` is the scale of the
-    loss, and so of `inner_lr`: "per shot" sums over examples and divides by shots, which is `ways` times the mean over examples,
-    as in the authors' code; "mean" is the mean. Batch norm takes the statistics of the batch at hand in training and in tests;
+    loss, and so of `inner_lr`: "per shot" sums over examples and divides by shots, as in the authors' code; "mean" is the mean over
+    examples. A set of as many examples a class as shots thus has `ways` times the mean, a larger query set more (for Reptile, which
+    descends that too, the steps on it are longer). Batch norm takes the statistics of the batch at hand in training and in tests;
     norm="shared" leaves its parameters out of the inner loop (authors: a shift only, for scaled=False), "adapted" has them in it.
+
+    Methods are selected and judged after `test_steps` inner steps, those that are trained for more after as many as that.
     `clip` bounds each element of the meta-gradient, 0 for no bound. The parameters with the best validation accuracy are kept,
     and training ends after `patience` validations without a better one, for 0 never. Inductive results, for which each query
     image is classified in a batch of its own with the support set (1803.02999), are of the first `inductive_tasks` test tasks.
@@ -73,14 +78,12 @@ class FewShot(InnerLoop):
     inductive_tasks: int = 100
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            _expect(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("queries", "test_queries", "patience", "clip"):
-            _expect(self, name, getattr(self, name) >= 0, "0 or more")
-        _expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
-        _expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
-        _expect(self, "methods", len(set(self.methods)) == len(self.methods) > 0, "one or more, each once")
-        check_methods("methods", self.methods)
+        expect_at_least(1, self, AT_LEAST_ONE)
+        expect_at_least(0, self, ("queries", "test_queries", "patience", "clip"))
+        expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
+        expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
+        expect(self, "methods", len(self.methods) > 0, "one or more, each once")
+        check_methods("methods", self, self.methods)
         whole = set(self.methods) - {"maml", "first-order", "anil"}
         if self.norm == "shared" and whole:
             raise ValueError(
@@ -94,11 +97,6 @@ class FewShot(InnerLoop):
             raise ValueError(
                 f"shots = {self.shots} and {queries} queries, expected at most the {per_class} images of a class together"
             )
-
-
-def _expect(config: Any, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} = {getattr(config, name)}, expected {expected}")
 
 
 class Net(NamedTuple):
@@ -118,10 +116,10 @@ class Trained(NamedTuple):
 
 def loss_of(config: FewShot, net: Net) -> Callable[[Any, Batch], Any]:
     """The cross-entropy of each task, on the scale that the configuration asks for."""
-    scale = config.ways if config.cross_entropy == "per shot" else 1
 
     def loss(params: Any, data: Batch) -> Any:
         x, y = data
+        scale = y.shape[-1] / config.shots if config.cross_entropy == "per shot" else 1
         return scale * ops.mean(ops.softmax_cross_entropy(net.apply(params, x), y), axis=-1)
 
     return loss
@@ -149,10 +147,15 @@ def _with_weights(tree: Any, fast: Any) -> Any:
     return fast if isinstance(tree, nets.Layer) else tuple(map(_with_weights, tree, fast))
 
 
+def judged_steps(config: FewShot, key: str) -> int:
+    """The inner steps after which a method is judged: fewer than it was trained for would say nothing of it."""
+    return max(config.test_steps, trained_steps(key, config))
+
+
 def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Trained:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; the parameters of the best validation are kept."""
     method, loss, adam = method_of(config, key), loss_of(config, net), optim.adam(config.meta_lr)
-    gradient = gradient_of(config, method, loss)
+    gradient, judged = gradient_of(config, method, loss), judged_steps(config, key)
 
     def first() -> State:
         state = begin(method, net.params, adam)
@@ -165,7 +168,7 @@ def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Tra
         state, value = meta_step(gradient, adam, state, support, query, config.clip, **more)
         done = i + 1
         if done % config.validate_every == 0 or done == config.iterations:
-            accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw)
+            accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw, judged)
             state = _validated(state, done, accuracy)
         return state, {"loss": value, "best": max(state["accuracies"], default=0.0)}
 
@@ -184,23 +187,25 @@ def _validated(state: State, done: int, accuracy: float) -> State:
     return {**state, "iterations": [*state["iterations"], done], "accuracies": [*state["accuracies"], accuracy]}
 
 
-def validation_accuracy(config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw) -> float:
-    """The mean accuracy, in %, after the last step on validation tasks, the same each time."""
+def validation_accuracy(
+    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
+) -> float:
+    """The mean accuracy, in %, after `steps` inner steps on validation tasks, the same each time."""
     found = [
-        accuracies(net, method.path(loss, meta, support, config.test_steps)[-1], query)
+        accuracies(net, method.path(loss, meta, support, steps)[-1], query)
         for support, query in _chunks(config, draw, "validation", config.validation_tasks)
     ]
     return float(np.mean(np.concatenate(found)))
 
 
 def test_accuracies(
-    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw
+    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
 ) -> tuple[NDArray, NDArray]:
-    """In %, before and after each inner step: of all test tasks (T, steps + 1), the query set of a task being one batch, and of
-    the first tasks (T', steps + 1), each query image being classified on its own."""
+    """In %, before and after each of `steps` inner steps: of all test tasks (T, steps + 1), the query set of a task being one
+    batch, and of the first tasks (T', steps + 1), each query image being classified on its own."""
     together, alone = [], []
     for number, (support, query) in enumerate(_chunks(config, draw, "test", config.test_tasks)):
-        path = method.path(loss, meta, support, config.test_steps)
+        path = method.path(loss, meta, support, steps)
         together.append(np.stack([accuracies(net, params, query) for params in path], axis=1))
         if number * CHUNK < config.inductive_tasks:
             alone.append(np.stack([accuracies_alone(net, params, support, query) for params in path], axis=1))

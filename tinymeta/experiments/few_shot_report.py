@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymeta.experiments.few_shot import Draw, FewShot, Net, Trained, loss_of, meta_train, method_of, test_accuracies
-from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.few_shot import (
+    Draw,
+    FewShot,
+    Net,
+    Trained,
+    judged_steps,
+    loss_of,
+    meta_train,
+    method_of,
+    test_accuracies,
+)
+from tinymeta.experiments.maml_methods import METHODS, trained_steps
 from tinymeta.lab import Claim, Outcome, Row, Run, figures, mean_ci95
 
 if TYPE_CHECKING:
@@ -16,44 +26,51 @@ if TYPE_CHECKING:
 
 
 class Published(NamedTuple):
-    """An accuracy in %, half the width of its 95 % interval, and where it stands."""
+    """An accuracy in %, half the width of its 95 % interval, where it stands, and after how many inner steps it was measured."""
 
     accuracy: float
     ci95: float
     source: str
+    steps: int
 
 
 def run_methods(config: FewShot, run: Run, net: Net, draw: Draw, published: dict[str, Published]) -> Outcome:
-    """Train and test each method; `published` has a result for some of their names."""
+    """Train and test each method; `published` has a result for some of their names, which is compared after its own steps."""
     rows: list[Row] = []
     series: dict[str, Any] = {"validation": {}, "test": {}}
-    final: dict[str, NDArray] = {}
+    judged: dict[str, NDArray] = {}
+    compared: dict[str, NDArray] = {}
     for key in config.methods:
-        name = METHODS[key].name
+        name, known = METHODS[key].name, published.get(METHODS[key].name)
         trained = meta_train(config, run, key, net, draw)
-        together, alone = test_accuracies(config, method_of(config, key), loss_of(config, net), net, trained.meta, draw)
-        rows += _rows(config, name, trained, together, alone, published.get(name))
+        steps = sorted({1, trained_steps(key, config), config.test_steps, *([known.steps] if known else [])})
+        together, alone = test_accuracies(
+            config, method_of(config, key), loss_of(config, net), net, trained.meta, draw, steps[-1]
+        )
+        rows += _rows(name, trained, together, alone, steps, known)
         series["validation"][name] = {"iterations": trained.iterations, "accuracies": trained.accuracies}
         series["test"][name] = {"transductive": mean_ci95(together), "inductive": mean_ci95(alone)}
-        final[name] = together[:, -1]
-    return Outcome(rows, _claims(final, published), series)
+        judged[name] = together[:, judged_steps(config, key)]
+        compared |= {name: together[:, known.steps]} if known else {}
+    return Outcome(rows, _claims(judged, compared, published), series)
 
 
 def _rows(
-    config: FewShot, name: str, trained: Trained, together: NDArray, alone: NDArray, published: Published | None
+    name: str, trained: Trained, together: NDArray, alone: NDArray, steps: list[int], published: Published | None
 ) -> list[Row]:
+    """Before adaptation and after these steps, the published accuracy beside its own; and when validation was at its best."""
+
     def row(what: str, accuracies: NDArray, of: Published | None = None) -> Row:
         mean, ci95 = mean_ci95(accuracies)
         source = f"{of.source}: ± {of.ci95:g}" if of else ""
         return Row(f"{name}, {what}", mean, of.accuracy if of else None, ci95, "%", source)
 
-    steps = sorted({1, config.inner_steps, config.test_steps})
     after = {n: f"after {n} step{'s' if n > 1 else ''}" for n in steps}
-    last = config.test_steps
+    beside = {published.steps: published} if published else {}
     best = int(np.argmax(trained.accuracies))
     return [
         row("before adaptation", together[:, 0]),
-        *(row(f"transductive, {after[n]}", together[:, n], published if n == last else None) for n in steps),
+        *(row(f"transductive, {after[n]}", together[:, n], beside.get(n)) for n in steps),
         *(row(f"inductive, {after[n]}, {len(alone)} tasks", alone[:, n]) for n in steps),
         Row(f"{name}, best validation accuracy", trained.accuracies[best], unit="%"),
         Row(f"{name}, iterations up to it", trained.iterations[best]),
@@ -61,18 +78,19 @@ def _rows(
     ]
 
 
-def _claims(final: dict[str, NDArray], published: dict[str, Published]) -> list[Claim]:
+def _claims(judged: dict[str, NDArray], compared: dict[str, NDArray], published: dict[str, Published]) -> list[Claim]:
+    """Of the accuracies after as many steps as the published ones, and of those by which methods are judged."""
     found = []
-    for name, (theirs, their_ci, source) in published.items():
-        if name in final:
-            ours, ci95 = mean_ci95(final[name])
+    for name, (theirs, their_ci, source, _) in published.items():
+        if name in compared:
+            ours, ci95 = mean_ci95(compared[name])
             sentence = (
                 f"{name}'s accuracy is at or above the published one, or its interval meets that one's ({source})"
             )
             detail = f"{ours:.1f} ± {ci95:.1f} against {theirs:g} ± {their_ci:g}"
             found.append(Claim(sentence, bool(ours + ci95 >= theirs - their_ci), detail))
-    if {"MAML", "first-order MAML"} <= final.keys():
-        gain, ci95 = mean_ci95(final["MAML"] - final["first-order MAML"])
+    if {"MAML", "first-order MAML"} <= judged.keys():
+        gain, ci95 = mean_ci95(judged["MAML"] - judged["first-order MAML"])
         sentence = "Second order is better than first order on the same tasks, its 95 % interval above 0"
         found.append(Claim(sentence, bool(gain > ci95), f"{gain:+.2f} ± {ci95:.2f} %"))
     return found
@@ -98,11 +116,12 @@ def _steps(results: dict[str, Any]) -> Figure:
         "each on its own with the support set (inductive)."
     )
     figure, axes = figures.subplots(1, 2, caption=caption, sharey=True)
+    most = max(len(result["transductive"][0]) for result in results.values()) - 1
     for panel, kind in zip(axes, ("transductive", "inductive"), strict=True):
         for name, result in results.items():
             mean, ci95 = result[kind]
             panel.errorbar(range(len(mean)), mean, ci95, capsize=3, **figures.line(name))
-        panel.set(title=kind, xlabel="inner steps", xticks=range(len(mean)))
+        panel.set(title=kind, xlabel="inner steps", xticks=range(0, most + 1, -(-most // 8)))
     axes[0].set_ylabel("accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,10 +32,12 @@ class InnerLoop:
 
 
 class Entry(NamedTuple):
-    """A method's name in tables, and how it is made of a setting and the part of the parameters that the inner loop changes."""
+    """A method's name in tables, how it is made of a setting and the part of the parameters that the inner loop changes, and which
+    key of the setting has the number of inner steps that it is trained for."""
 
     name: str
     build: Callable[[Any, maml.Part | None], maml.Method]
+    steps: str = "inner_steps"
 
 
 METHODS: dict[str, Entry] = {
@@ -43,24 +45,38 @@ METHODS: dict[str, Entry] = {
     "first-order": Entry("first-order MAML", lambda c, part: maml.maml(c.inner_lr, c.inner_steps, 1, part)),
     "anil": Entry("ANIL", lambda c, part: maml.anil(c.inner_lr, c.inner_steps)),
     "meta-sgd": Entry("Meta-SGD", lambda c, part: maml.meta_sgd(c.inner_lr, c.inner_steps)),
-    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps)),
-    "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps)),
+    "maml++": Entry("MAML++", lambda c, part: maml.maml_plus_plus(c.inner_lr, c.variant_steps), "variant_steps"),
+    "reptile": Entry("Reptile", lambda c, part: maml.reptile(c.inner_lr, c.variant_steps), "variant_steps"),
     "implicit": Entry(
-        "implicit MAML", lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps)
+        "implicit MAML",
+        lambda c, part: maml.implicit(c.implicit_lr, c.implicit_steps, c.strength, c.cg_steps),
+        "implicit_steps",
     ),
 }
 
 
-def check_methods(key: str, chosen: Iterable[str]) -> None:
-    """ValueError for a name that is not in METHODS."""
-    for name in chosen:
+def check_methods(key: str, config: InnerLoop, chosen: Sequence[str]) -> None:
+    """ValueError for a name that is not in METHODS or comes twice, and for a setting that one of them refuses."""
+    for number, name in enumerate(chosen):
         if name not in METHODS:
             raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
+        if name in chosen[:number]:
+            raise ValueError(f"{key} has {name!r} twice, expected each method once")
+        METHODS[name].build(config, None)  # now, and not after the methods before it are trained
+
+
+def trained_steps(name: str, config: InnerLoop) -> int:
+    """The inner steps that a method is trained for."""
+    return getattr(config, METHODS[name].steps)
 
 
 def multi_step(name: str, config: InnerLoop, progress: float) -> dict[str, Any]:
-    """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training."""
-    return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if name == "maml++" else {}
+    """The further argument of MAML++'s meta-gradient: its multi-step loss is annealed over the first tenth of training.
+
+    After that the loss of the last step alone counts, as in the authors' code (few_shot_learning_system.py, `forward`).
+    """
+    annealing = name == "maml++" and 10 * progress < 1
+    return {"weights": maml.step_weights(config.variant_steps, 10 * progress)} if annealing else {}
 
 
 def begin(method: maml.Method, params: Any, optimizer: optim.Optimizer) -> dict[str, Any]:

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import rl
+from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
+
+AT_LEAST_ONE = ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates", "hidden")
 
 Returns = dict[str, NDArray]  # by method: average returns (goals, updates + 1)
 
@@ -44,9 +47,10 @@ class RLConfig:
     updates: int = 4  # at test; all but the first with half the rate
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "meta_batch", "episodes", "horizon", "test_goals", "test_episodes", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}, expected 1 or more")
+        expect_at_least(1, self, AT_LEAST_ONE)
+        expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
+        expect(self, "max_kl", self.max_kl > 0, "more than 0: with no divergence allowed no step is taken")
+        expect(self, "discount", 0 <= self.discount <= 1, "0 to 1")
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
@@ -124,12 +128,16 @@ def returns_after_updates(config: RLConfig, world: World, policy: rl.Policy, upd
     for update in range(updates + 1):
         episodes = sample_episodes(world, policy, goals, config.test_episodes, rng)
         found.append(rl.mean_returns(episodes))
-        batch = rl.transitions(episodes, config.discount)
-        if update == 0:
-            policy = rl.adapt_policy(policy, batch, config.inner_lr, order=1)
-        else:
-            policy = rl.adapt_further(policy, batch, config.inner_lr / 2)
+        policy = _updated(config, policy, episodes, update) if update < updates else policy
     return np.stack(found, axis=1)
+
+
+def _updated(config: RLConfig, policy: rl.Policy, episodes: rl.Episodes, update: int) -> rl.Policy:
+    """One policy for each task; all updates but the first have half the rate."""
+    batch = rl.transitions(episodes, config.discount)
+    if update == 0:
+        return rl.adapt_policy(policy, batch, config.inner_lr, order=1)
+    return rl.adapt_further(policy, batch, config.inner_lr / 2)
 
 
 def rows(method: str, returns: NDArray, published: list[float], source: str) -> list[Row]:

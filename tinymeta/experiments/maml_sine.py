@@ -24,6 +24,7 @@ from tinymeta.experiments.maml_methods import (
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
+from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
 
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
@@ -67,23 +68,15 @@ class Config(Regressors, InnerLoop):
     variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_ONE:
-            found = getattr(self, name)
-            if min(found, default=0) < 1 if isinstance(found, tuple) else found < 1:
-                raise ValueError(f"{name} = {found}, expected 1 or more")
-        if not self.step_sizes:
-            raise ValueError("step_sizes = (), expected at least one step size to tune")
-        if self.order not in (1, 2):
-            raise ValueError(f"order = {self.order}, expected 2 for MAML or 1 for first-order MAML")
-        if self.test_query not in ("grid", "fresh"):
-            raise ValueError(f"test_query = {self.test_query}, expected grid or fresh")
-        if self.validate_every < 0:
-            raise ValueError(
-                f"validate_every = {self.validate_every}, expected 1 or more, or 0 to keep the last parameters"
-            )
-        if self.regressors < 0:
-            raise ValueError(f"regressors = {self.regressors}, expected 1 or more, or 0 to leave them out")
-        check_methods("variants", self.variants)
+        expect_at_least(1, self, AT_LEAST_ONE)
+        expect_at_least(0, self, ("iterations",))
+        for name in ("test_points", "hidden", "step_sizes"):
+            expect(self, name, bool(getattr(self, name)), "at least one value")
+        expect(self, "order", self.order in (1, 2), "2 for MAML or 1 for first-order MAML")
+        expect(self, "test_query", self.test_query in ("grid", "fresh"), "grid or fresh")
+        expect(self, "validate_every", self.validate_every >= 0, "1 or more, or 0 to keep the last parameters")
+        expect(self, "regressors", self.regressors >= 0, "1 or more, or 0 to leave them out")
+        check_methods("variants", self, self.variants)
         if self.hero in self.variants:
             raise ValueError(f"variants has {self.hero!r}, which is trained anyway: leave it out")
 

@@ -13,6 +13,7 @@ from tinymeta.lab import figures, table
 from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.experiment import Experiment, Outcome, config_hash
 from tinymeta.lab.files import atomic_write
+from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.optional import require
 from tinymeta.lab.records import adopt, new_folder, read_result, write_result
 from tinymeta.lab.run import Run
@@ -28,8 +29,8 @@ def execute(
     """Run into a new folder `root`/NAME/STAMP, or go on in the folder `resume`; print the table and give the folder.
 
     A finished run that is resumed is drawn and printed again; with `trace` its trace.npz is written too. UserError if
-    `resume` holds another experiment or configuration, or there is nothing to trace; KeyboardInterrupt, whose text says
-    how to resume, on Ctrl-C. What else training raises has a note that says it.
+    `resume` holds another experiment or configuration, or there is nothing to trace; Stopped, whose text says what is lost
+    and how to resume, on Ctrl-C. What else training raises has a note that says it.
     """
     require("matplotlib")  # hours of training must not end in a missing package
     if trace and experiment.trace is None:
@@ -45,14 +46,21 @@ def execute(
             _write_trace(experiment, config, folder, outcome)
         with figures.style():
             figures.save({**experiment.draw(outcome), **_draw_trace(experiment, folder)}, folder / "figures")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Stopped, nothing is lost; go on with: {_resuming(experiment, folder)}") from None
+    except KeyboardInterrupt as stop:
+        raise Stopped(_lost(stop, folder), f"go on with: {_resuming(experiment, folder)}") from None
     _print_outcome(experiment, outcome, folder)
     return folder
 
 
 def _resuming(experiment: Experiment, folder: Path) -> str:
     return f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
+
+
+def _lost(stop: KeyboardInterrupt, folder: Path) -> str:
+    """A stage that stops by itself has saved its state; a second Ctrl-C, or one outside of stages, ends the run where it is."""
+    if isinstance(stop, Stopped) or (folder / "result.json").exists():
+        return "nothing is lost"
+    return "no step was saved" if not (folder / "checkpoint.npz").exists() else "all after the last checkpoint is lost"
 
 
 def _find_outcome(experiment: Experiment, config: Any, folder: Path) -> Outcome:

@@ -12,6 +12,14 @@ from typing import Any
 NOTICE = b"\nStopping after this step; press Ctrl-C again to stop at once and keep only the last checkpoint.\n"
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in a run; `lost` says what of it is lost, and the text also how to go on."""
+
+    def __init__(self, lost: str, go_on: str = ""):
+        super().__init__(f"Stopped, {lost}{'; ' if go_on else ''}{go_on}")
+        self.lost = lost
+
+
 @contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C and give a function that says whether there was one; a second one acts at once.

@@ -11,7 +11,7 @@ from tinymeta.lab import checkpoint
 from tinymeta.lab.checkpoint import Tree, dress, named_tuples, settle
 from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.files import file_errors, open_locked, to_json
-from tinymeta.lab.interrupt import held_interrupt
+from tinymeta.lab.interrupt import Stopped, held_interrupt
 from tinymeta.lab.progress import progress
 
 SAVE_SECONDS = 10.0  # between two checkpoints
@@ -61,9 +61,13 @@ class Run:
         It ends early after a step whose state is such that `until(state)`. `step` must depend on (state, i) alone: draw by
         `lab.stream(seed, name, i)`. The state is a tree that `lab.checkpoint` can hold. Every `log_every`-th step and the
         last one go to metrics.jsonl. On resume `init` is called again, for the classes of its NamedTuples, but no step
-        that was saved. KeyboardInterrupt on Ctrl-C, after the step at work is done and saved. What a step raises is raised
+        that was saved. Stopped on Ctrl-C, after the step at work is done and saved. What a step raises is raised
         after the state before it is saved, unless steps change the state that they are given `in_place`.
         """
+        if steps < 0:
+            raise UserError(
+                f"the stage {name!r} has {steps} steps, expected 0 or more; change the setting that says so"
+            )
         first = init()
         known = named_tuples(first)
         at = self._begin(name, steps, first, known)
@@ -88,7 +92,7 @@ class Run:
                 if stop or ended or time.monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._save()
                 if stop:
-                    raise KeyboardInterrupt
+                    raise Stopped("nothing is lost")
         return at["state"]
 
     def _begin(self, name: str, steps: int, first: Tree, known: dict[str, type]) -> dict[str, Tree]:

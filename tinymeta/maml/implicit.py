@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, linearize, value_and_grad
 from .conjugate import conjugate_gradient, own_axes
 from .inner import Loss, adapt, adaptation_path
 from .methods import Method
-from .outer import query_loss
+from .outer import over_tasks, query_loss
 
 
 def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Method:
@@ -34,7 +32,7 @@ def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Metho
         solved = conjugate_gradient(
             lambda v: trees.map(lambda x, hx: x + hx / strength, v, hessian(v)), gradient, cg_steps, params
         )
-        return value, trees.map(_sum_over_tasks, solved, params)
+        return value, trees.map(functools.partial(over_tasks, ops.sum), solved, params)
 
     def path(loss: Loss, params: Any, support: Any, steps: int) -> list[Any]:
         return adaptation_path(near(loss, params), params, support, lr, steps, order=1)
@@ -51,7 +49,3 @@ def _tied(loss: Loss, params: Any, strength: float) -> Loss:
         return loss(w, data) + 0.5 * strength * functools.reduce(ops.add, squares)
 
     return tied
-
-
-def _sum_over_tasks(x: Any, like: Any) -> Any:
-    return ops.sum(x, axis=tuple(range(np.ndim(x) - np.ndim(like))))

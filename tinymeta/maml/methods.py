@@ -68,8 +68,9 @@ def meta_sgd(lr: float, steps: int, order: int = 2) -> Method:
 def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
     """MAML++ (1810.09502, section 4): a learned rate for each leaf and step, which begins at `lr`, and the multi-step loss.
 
-    Give `meta_gradient` the weights of `step_weights`. Steps beyond the last take the rates of the last. Of the paper's other
-    changes, derivative-order annealing is another `order` and cosine annealing another optim rate; batch norm by step is not here.
+    Give `meta_gradient` the weights of `step_weights` up to progress 1, and none from then on, for only the last loss then counts.
+    Steps beyond the last take the rates of the last. Of the paper's other changes, derivative-order annealing is another `order`
+    and cosine annealing another optim rate; batch norm by step is not here.
     """
 
     def init(params: Any) -> WithRates:

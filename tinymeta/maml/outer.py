@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,11 @@ def query_loss(loss: Loss, params: Any, adapted: Any, query: Any, steps: int) ->
     check_tasks(losses, tasks)
     check_finite(losses, "the query loss", f"after {steps} inner steps")
     return ops.mean(losses)
+
+
+def over_tasks(reduce: Callable[..., Any], x: Any, like: Any) -> Any:
+    """ops.sum or ops.mean of x over its leading axes that `like` has not."""
+    return reduce(x, axis=tuple(range(np.ndim(x) - np.ndim(like))))
 
 
 def _added_axes(params: Any, adapted: Any) -> tuple[int, ...]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import ops
 from ..engine import trees
 from .inner import Loss, adaptation_path, descend
 from .methods import Method
-from .outer import query_loss
+from .outer import over_tasks, query_loss
 
 
 def reptile(lr: float, steps: int) -> Method:
@@ -25,14 +23,9 @@ def reptile(lr: float, steps: int) -> Method:
     def meta_gradient(loss: Loss, params: Any, support: Any, query: Any) -> tuple[Any, Any]:
         *_, trained = descend(loss, params, lambda step: query if step % 2 else support, lr, steps, order=1)
         value = query_loss(loss, params, trained, query, steps)
-        return value, trees.map(lambda p, t: mean_over_tasks(p - t, p) / lr, params, trained)
+        return value, trees.map(lambda p, t: over_tasks(ops.mean, p - t, p) / lr, params, trained)
 
     def path(loss: Loss, params: Any, support: Any, steps: int) -> list[Any]:
         return adaptation_path(loss, params, support, lr, steps, order=1)
 
     return Method(lambda params: params, meta_gradient, path)
-
-
-def mean_over_tasks(x: Any, like: Any) -> Any:
-    """The mean over the leading axes that x has and `like` has not."""
-    return ops.mean(x, axis=tuple(range(np.ndim(x) - np.ndim(like))))

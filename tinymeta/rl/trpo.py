@@ -29,8 +29,8 @@ def trpo_step(loss: Callable, kl: Callable, params: Any, max_kl: float, damping:
     """Lower loss(params) while kl(params) ≤ max_kl: along -H⁻¹ g, H the Hessian of kl, as far as a line search allows.
 
     H is met in products with vectors only, each one forward sweep over the graph of grad(kl), which is exact however deep kl
-    adapts inside. The step of length √(2 max_kl / xᵀ H x) is shortened by 0.8 up to 15 times until loss falls and kl holds;
-    else nothing changes. FloatingPointError if the loss or its gradient is not finite.
+    adapts inside. The step of length √(2 max_kl / xᵀ H x) is tried, then 0.8 of it and so on, until loss falls and kl holds; after
+    15 lengths that do not, nothing changes. FloatingPointError if the loss or its gradient is not finite.
     """
     before, gradient = value_and_grad(loss)(params)
     if not np.isfinite(before) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):

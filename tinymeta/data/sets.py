@@ -1,0 +1,13 @@
+"""Images of a task as a set of examples: what Omniglot and mini-ImageNet share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def labelled(x: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+    """Images (T, ways, n, ...) as examples (T, ways * n, ...), ordered by class, and their labels, the class within the task."""
+    tasks, ways, examples = x.shape[:3]
+    labels = np.repeat(np.arange(ways), examples)
+    return x.reshape(tasks, ways * examples, *x.shape[3:]), np.tile(labels, (tasks, 1))
