@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensor import Prim, bind, value
+from .tensor import Prim, Tensor, bind, describe, value
 
 
 def _sum_to(x: Any, shape: tuple[int, ...]) -> Any:
@@ -47,8 +47,10 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
 
 
 def astype(x: Any, dtype: Any) -> Any:
-    """x in another float dtype; the cotangent comes back in x's own. A conversion to a non-float dtype ends the gradient."""
+    """x in another float dtype; the cotangent comes back in x's own. A conversion to integers or booleans ends the gradient."""
     dtype = np.dtype(dtype)
+    if dtype.kind == "c" and type(x) is Tensor:
+        raise TypeError(f"astype: {describe(x)} to {dtype} has no derivative rule, expected a dtype of real numbers")
     if dtype.kind != "f":
         return bind(_cast, value(x), dtype=dtype)
     return x if x.dtype == dtype else bind(_astype, x, dtype=dtype)

@@ -201,7 +201,7 @@ def lock(array: np.ndarray) -> None:
 
 def _unlockable(view: np.ndarray) -> bool:
     """Whether NumPy will make it writeable again: only for the sake of a writeable array, or buffer, that it is a view of."""
-    base = view.base
+    base: Any = view.base
     while isinstance(base, _ndarray):
         if base.flags.writeable or id(base) in THREAD.locked:
             return True
