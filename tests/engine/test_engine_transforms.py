@@ -202,3 +202,29 @@ def test_methods_and_iteration_of_tensors():
         e[index] = step
         np.testing.assert_allclose(tm.grad(f)(x)[index], (f(x + e) - f(x - e)) / (2 * step), rtol=1e-7)
     assert ops.sum(x) == 11
+
+
+@pytest.mark.parametrize(
+    ("f", "gradient"),
+    [
+        (lambda x: np.sum(x + np.zeros_like(a=x)), [1, 1]),
+        (lambda x: x[np.argmax(a=x)], [0, 1]),
+        (lambda x: np.sum(x * np.empty_like(prototype=x).size), [2, 2]),
+        (lambda x: np.sum(x) if np.array_equal(a1=X, a2=x) else None, [1, 1]),
+        (lambda x: np.sum(a=x, axis=0), [1, 1]),
+        (lambda x: np.dot(a=x, b=X), X),
+    ],
+)
+def test_numpys_functions_take_their_array_by_its_name(f, gradient):
+    np.testing.assert_array_equal(tm.grad(f)(X), gradient)
+
+
+def test_numpys_functions_take_a_mapped_array_by_its_name():
+    rows = np.array([[1.0, 2.0], [4.0, 3.0]])
+    for f in (
+        lambda x: np.argmax(a=x),
+        lambda x: np.ones_like(a=x),
+        lambda x: np.sum(a=x),
+        lambda x: np.any(a=x, axis=0),
+    ):
+        np.testing.assert_array_equal(tm.vmap(f)(rows), [f(row) for row in rows])

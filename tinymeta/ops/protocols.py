@@ -61,12 +61,14 @@ def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs
 
 
 def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+    if "a" in kwargs and not args:  # NumPy's name of the array, which is not always ours
+        args, kwargs = (kwargs["a"],), {name: x for name, x in kwargs.items() if name != "a"}
     if func in FUNCTIONS:
         return FUNCTIONS[func](*args, **kwargs)
     if type(self) is Batched and func in PLAIN:
         return plain_function(func, self, args, kwargs)
     if type(self) is Tensor and func in WITHOUT_DERIVATIVE:
-        return func(*map(value, args), **kwargs)
+        return func(*map(value, args), **{name: value(x) for name, x in kwargs.items()})
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
     raise TypeError(f"{name} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one")
 
