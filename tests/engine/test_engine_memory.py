@@ -64,6 +64,50 @@ def test_an_index_array_cannot_be_changed_inside_the_function():
     changes(index)
 
 
+def changed_index(x):
+    i = [0, 1]
+    y = x[i]
+    i[0] = 2
+    return np.sum(y)
+
+
+def changed_index_of_two(x):
+    i = [0, 1]
+    y = ops.stack([x, x])[[1, 0], i]
+    i[0] = 2
+    return np.sum(y)
+
+
+def changed_factor(x):
+    c = [1.0, 1.0, 0.0]
+    y = x * c
+    c[:] = [5, 5, 5]
+    return np.sum(y)
+
+
+@pytest.mark.parametrize("f", [changed_index, changed_index_of_two, changed_factor])
+def test_a_list_is_captured_as_it_was(f):
+    x = np.arange(3.0)
+    mapped = lambda x: np.sum(tm.vmap(lambda s: f(s * np.ones(3)))(x))
+    for derivative in (tm.grad(f), tm.compile(tm.grad(f)), tm.grad(tm.checkpoint(f))):
+        np.testing.assert_array_equal(derivative(x), [1, 1, 0])
+    np.testing.assert_array_equal(tm.vmap(tm.grad(f))(np.stack([x, x])), [[1, 1, 0]] * 2)
+    np.testing.assert_array_equal(tm.grad(mapped)(x), [2, 2, 2])
+
+
+def test_a_view_taken_before_stays_writeable():
+    """The limit of locking that the documentation states."""
+    c = np.ones(3)
+    view = c[:]
+
+    def f(x):
+        y = np.sum(x * c)
+        view[0] = 5
+        return y
+
+    np.testing.assert_array_equal(tm.grad(f)(np.ones(3)), [5, 1, 1])
+
+
 def test_the_base_of_a_captured_view_cannot_be_changed_either():
     base = np.ones((2, 3))
 

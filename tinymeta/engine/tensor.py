@@ -1,4 +1,4 @@
-"""The value graph: a Tensor remembers which primitive made it and from what; nothing else is stored.
+"""The value graph: a Tensor remembers which primitive made it, from what, when, and for which line of the user's.
 
 Rules are looked up on the primitive, never closed over, so that the reverse sweep, the forward sweep and the drawings are
 small interpreters over one list of (prim, inputs, params). Inputs that are not Tensors are constants of the graph.
@@ -125,6 +125,8 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     for x in inputs:
         if type(x) is _ndarray:
             lock(x)
+        elif type(x) is list:  # which could be changed
+            inputs = tuple(np.array(a) if type(a) is list else a for a in inputs)
     return record(data, prim, inputs, params)
 
 

@@ -105,8 +105,15 @@ def _parted(index: Any) -> tuple[Any, list]:
     if type(index) is int or type(index) is slice:
         return index, []
     items = index if isinstance(index, tuple) else (index,)
+    items = tuple(_frozen(i) if isinstance(i, (list, tuple)) else i for i in items)
     arrays = [i for i in items if _is_array(i)]
     return (tuple(ARRAY if _is_array(i) else i for i in items) if arrays else index), arrays
+
+
+def _frozen(i: list | tuple) -> np.ndarray:
+    """The list as an array of our own: nobody can change it before the sweep."""
+    array = np.array(i)
+    return array if array.size else array.astype(np.intp)
 
 
 def filled(index: Any, arrays: Sequence) -> Any:
