@@ -98,6 +98,11 @@ def test_an_error_of_numpy_says_which_op_on_what(op, call):
         ("pad: mode 'edge'", lambda: ops.pad(X, 1, mode="edge")),
         ("einsum('ij,jk->ik') names 2 operand(s), got 1", lambda: ops.einsum("ij,jk->ik", X)),
         ("'ijk' names 3 axes of an operand with 2", lambda: ops.einsum("ijk->k", X)),
+        (
+            "einsum('ii->i'): 'ii' repeats a letter for different lengths of float64[1,4]",
+            lambda: ops.einsum("ii->i", X[:1]),
+        ),
+        ("einsum('...i->i'): the output has no place for the axes of '...'", lambda: ops.einsum("...i->i", X)),
         ("labels lie in [0, 4], expected 0 to 3", lambda: ops.one_hot(np.array([0, 4]), 4)),
         ("labels lie in [-1, 2], expected 0 to 3", lambda: ops.softmax_cross_entropy(X, np.array([0, -1, 2]))),
         ("expected integers of shape [3]", lambda: ops.softmax_cross_entropy(X, np.array([0, 1]))),

@@ -106,7 +106,7 @@ def test_the_cotangent_of_a_broadcast_input_is_the_sum_over_its_copies(name, dat
     [
         ("...ij,...jk->...ik", [(1, 2, 3), (4, 3, 2)]),
         ("...i,...i", [(2, 1, 3), (4, 3)]),
-        ("i...,...->i", [(3, 1), (2,)]),
+        ("i...,...->i...", [(3, 1), (2,)]),
         ("...ii->...", [(2, 3, 3)]),
     ],
 )

@@ -184,6 +184,32 @@ def test_integers_of_numpy_serve_as_axes_and_sizes(f):
     np.testing.assert_array_equal(gradient(x, np.int64(1)), gradient(x, 1))
 
 
+def beside_the_diagonal(term, x):
+    """Where the places along the axes of a letter differ."""
+    places = [
+        place for place, letter in zip(np.indices(x.shape), term.replace("...", "z"), strict=True) if letter == "i"
+    ]
+    return np.any([p != places[0] for p in places], axis=0)
+
+
+@pytest.mark.parametrize("subscripts", ["ii->i", "ii", "iij->ij", "iji->j", "iii", "ii,i->i", "...ii->...i"])
+def test_a_diagonal_has_nothing_of_what_lies_beside_it(subscripts):
+    """Even if that is not finite; inside a vmap and compiled too, and in the derivative, which is 0 there."""
+    terms = subscripts.partition("->")[0].split(",")
+    shapes = [(3,) * len(term.replace("...", "z")) for term in terms]
+    x, *others = (np.random.default_rng(0).normal(size=shape) for shape in shapes)
+    beside = beside_the_diagonal(terms[0], x)
+    poisoned = np.where(beside, np.nan, x)
+    f = lambda x: ops.einsum(subscripts, x, *others)
+    expected = np.einsum(subscripts, poisoned, *others)
+    assert np.isfinite(expected).all()
+    for g in (f, tm.compile(f), lambda x: tm.vmap(f)(np.stack([x, x]))[1]):
+        assert_same(g(poisoned), expected)
+    square = tm.grad(lambda x: np.sum(f(x) ** 2))
+    np.testing.assert_allclose(square(poisoned), np.where(beside, 0, square(np.where(beside, 0, x))), rtol=1e-14)
+    tm.check.gradients(f, x)
+
+
 def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
     logits = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4]])
     np.testing.assert_array_equal(ops.softmax(logits), [[1, 0, 0], [0, 0, 1]])
