@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from .tensor import Prim, Tensor, bind, describe, value
 
@@ -31,8 +33,18 @@ _cast = Prim("astype", lambda x, dtype: x.astype(dtype))
 
 
 def as_tuple(x: Any) -> tuple[int, ...]:
-    """One integer or several, Python's or NumPy's, as a tuple of ints."""
-    return (int(x),) if isinstance(x, (int, np.integer)) else tuple(int(i) for i in x)
+    """One integer or several, Python's or NumPy's, as a tuple of ints; TypeError for floats."""
+    return (int(x),) if isinstance(x, (int, np.integer)) else tuple([index(i) for i in x])
+
+
+def axes_of(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """One axis or several of `ndim`, counted from the front; ValueError for one that is not there, or there twice."""
+    if type(axis) is int:
+        return (normalize_axis_index(axis, ndim, op),)
+    axes = tuple([normalize_axis_index(a, ndim, op) for a in as_tuple(axis)])
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{op}: axes {list(axes)} name one twice, expected different axes")
+    return axes
 
 
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.batched import raw
-from ..engine.tensor import Prim, Tensor, as_array, bind, examine, value
+from ..engine.tensor import Prim, Tensor, as_array, bind, describe, examine, value
 from . import elementwise as ew
 from .shape import reshape
 
@@ -46,13 +47,16 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     if axis is None:
         return getitem(reshape(x, -1), indices)
     x = as_array(x)
-    return getitem(x, (slice(None),) * (axis % x.ndim) + (indices,))
+    x = x if x.ndim else reshape(x, (1,))
+    return getitem(x, (slice(None),) * normalize_axis_index(axis, x.ndim, "take") + (indices,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """The elements of x at `indices` along `axis`, the other axes matched (broadcast) one to one."""
     x = as_array(x)
-    axis %= x.ndim
+    axis = normalize_axis_index(axis, x.ndim, "take_along_axis")
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_axis: indices {describe(indices)} of {describe(x)}, expected as many axes")
     return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(x.ndim)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.structural import as_tuple
+from ..engine.structural import axes_of
 from ..engine.tensor import Prim, as_array, bind, describe, value
 from . import elementwise as ew
 from .reduce import Axis, sum
@@ -66,8 +66,10 @@ def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
     """Sum of products over `axes`: the last n of a with the first n of b, or a pair of axis lists."""
     a, b = as_array(a), as_array(b)
     na, nb = a.ndim, b.ndim
-    pair = axes if isinstance(axes, (tuple, list)) else (range(na - int(axes), na), range(int(axes)))
-    ia, ib = ([i % n for i in as_tuple(ax)] for ax, n in zip(pair, (na, nb), strict=True))
+    if not isinstance(axes, (tuple, list)) and axes > min(na, nb):
+        raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes={axes}, expected no more than both have")
+    pair = axes if isinstance(axes, (tuple, list)) else (range(na - axes, na), range(axes))
+    ia, ib = (list(axes_of("tensordot", ax, n)) for ax, n in zip(pair, (na, nb), strict=True))
     if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
         raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes {ia} and {ib} differ in length")
     free_a, free_b = ([i for i in range(n) if i not in used] for n, used in ((na, ia), (nb, ib)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.scope import constant
-from ..engine.structural import as_tuple, broadcast_to
+from ..engine.structural import as_tuple, axes_of, broadcast_to
 from ..engine.tensor import Prim, bind, value
 from . import elementwise as ew
 from .shape import concatenate, flip, moveaxis, reshape
@@ -82,7 +82,7 @@ def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Product over `axis`, by halves: right at zeros, at every order."""
     shape = x.shape
-    axes = tuple(range(len(shape))) if axis is None else tuple(a % len(shape) for a in as_tuple(axis))
+    axes = tuple(range(len(shape))) if axis is None else axes_of("prod", axis, len(shape) or 1)[: len(shape)]
     rest = [n for i, n in enumerate(shape) if i not in axes]
     rows = reshape(moveaxis(x, axes, range(len(axes))), (math.prod(shape[a] for a in axes), *rest))
     while rows.shape[0] > 1:
