@@ -53,6 +53,13 @@ def test_an_unknown_numpy_function_is_refused_by_name(name, f):
     refused(f, name, "has no derivative rule for float64[3,4]", "tinymeta.ops")
 
 
+def test_an_argument_of_numpys_function_that_the_op_has_not_is_refused():
+    for f in (lambda x: np.sum(np.sum(x, 0, np.float32)), lambda x: np.sum(np.var(x, 0, np.float32))):
+        refused(f, "of float64[3,4]: too many positional arguments, expected only x, axis")
+    refused(lambda x: np.sum(x, dtype=np.float32), "np.sum of float64[3,4]: got an unexpected keyword argument 'dtype'")
+    refused(lambda x: np.sum(x.sum(0, np.float32)), "sum() takes from 1 to 2 positional arguments but 3 were given")
+
+
 def test_a_tensor_as_an_index_is_refused():
     refused(lambda x: np.arange(3)[x[0, 0]], "of a Tensor float64[] would lose its gradient")
     refused(lambda x: x[x], "getitem: an index is a Tensor of float64")

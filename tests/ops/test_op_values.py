@@ -184,6 +184,51 @@ def test_integers_of_numpy_serve_as_axes_and_sizes(f):
     np.testing.assert_array_equal(gradient(x, np.int64(1)), gradient(x, 1))
 
 
+ROW, PAIR = [1.0, 2.0, 3.0], [2.0, 5.0]
+OF_LISTS = {
+    "concatenate": lambda x: np.concatenate([x[0], PAIR]),
+    "stack": lambda x: np.stack([x[0], ROW]),
+    "matmul": lambda x: PAIR @ x @ np.array(ROW) + PAIR @ (x @ ROW),
+    "solve": lambda x: np.linalg.solve([[2.0, 0.0], [0.0, 4.0]], x),
+    "outer": lambda x: np.outer(PAIR, x),
+    "tensordot": lambda x: np.tensordot([PAIR], x, 1),
+    "take": lambda x: np.take(x, (0, 2)),
+    "take of an axis": lambda x: np.take(x, [[0, 1]], axis=1),
+    "take of nothing": lambda x: np.take(x, []),
+    "take of booleans": lambda x: np.take(x, [True, False, True]),
+    "take of one boolean": lambda x: np.take(x, True, axis=0),
+    "where": lambda x: np.where([True, False, True], x, ROW),
+}
+
+
+@pytest.mark.parametrize("case", OF_LISTS)
+def test_lists_and_numbers_are_constants_as_in_numpy(case):
+    f, x = OF_LISTS[case], np.arange(6.0).reshape(2, 3)
+    assert_same(tm.vjp(f, x)[0], f(x))
+    assert_same(tm.vmap(f)(np.stack([x, x]))[1], f(x))
+    assert_same(tm.compile(f)(x), f(x))
+    tm.check.gradients(f, x)
+
+
+def test_a_number_is_stacked_with_a_tensor_and_with_a_mapped_value():
+    f, x = lambda x: np.stack([x[0], 1.0]), np.arange(6.0).reshape(3, 2)
+    assert_same(tm.vmap(f)(x), np.stack([f(row) for row in x]))
+    np.testing.assert_array_equal(tm.jacobian(f)(x[0]), [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("matmul", ([PAIR], [[1.0], [2.0]])),
+        ("squeeze", ([PAIR],)),
+        ("roll", ([PAIR], 1)),
+        ("take", (ROW, [True, False])),
+    ],
+)
+def test_ops_take_lists(op, args):
+    assert_same(getattr(ops, op)(*args), getattr(np, op)(*args))
+
+
 def beside_the_diagonal(term, x):
     """Where the places along the axes of a letter differ."""
     places = [

@@ -170,7 +170,8 @@ def _read_each(x: Any, arrays: list, mapped: list[bool], index: Any) -> Any:
     """x[index] for each example's own index."""
     if any(m and _is_mask(a) for a, m in zip(arrays, mapped, strict=True)):
         raise TypeError("a mapped boolean index finds another number of elements in every example; use tm.ops.where")
-    rank = max(0, *(1 if _is_mask(a) else a.ndim - m for a, m in zip(arrays, mapped, strict=True)))
+    lists = [np.ndim(i) for i in _items(index, arrays, x.ndim) if isinstance(i, list)]
+    rank = max(0, *lists, *(1 if _is_mask(a) else a.ndim - m for a, m in zip(arrays, mapped, strict=True)))
     items = _items(index, [_expanded(a, rank + 1) if m else a for a, m in zip(arrays, mapped, strict=True)], x.ndim)
     return moveaxis(getitem(x, items), _start(items) or 0, 0)
 

@@ -44,6 +44,7 @@ def put(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The elements of x at integer `indices` along `axis` (of the flattened array for None)."""
+    indices = _integers(indices)
     if axis is None:
         return getitem(reshape(x, -1), indices)
     x = as_array(x)
@@ -108,16 +109,24 @@ def _parted(index: Any) -> tuple[Any, list]:
     """The index with ARRAY for each of its arrays, and the arrays."""
     if type(index) is int or type(index) is slice:
         return index, []
+    index = tuple(map(_frozen, index)) if isinstance(index, tuple) else _frozen(index)
     items = index if isinstance(index, tuple) else (index,)
-    items = tuple(_frozen(i) if isinstance(i, (list, tuple)) else i for i in items)
     arrays = [i for i in items if _is_array(i)]
     return (tuple(ARRAY if _is_array(i) else i for i in items) if arrays else index), arrays
 
 
-def _frozen(i: list | tuple) -> np.ndarray:
-    """The list as an array of our own: nobody can change it before the sweep."""
-    array = np.array(i)
-    return array if array.size else array.astype(np.intp)
+def _frozen(i: Any) -> Any:
+    """A list as one of our own, which nobody can change before the sweep; not as an array, which would be NumPy's only."""
+    return [_frozen(k) for k in i] if isinstance(i, (list, tuple)) else i
+
+
+def _integers(indices: Any) -> Any:
+    """The indices of take, for which True is 1 and no mask."""
+    if type(indices) is int:
+        return indices
+    array = as_array(indices)
+    array = array.astype(np.intp) if array.dtype.kind == "b" else array
+    return array if hasattr(indices, "ndim") else array.tolist()
 
 
 def filled(index: Any, arrays: Sequence) -> Any:

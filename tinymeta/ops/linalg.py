@@ -1,4 +1,4 @@
-"""Products of matrices: matmul and what reduces to it (dot, outer, tensordot), einsum, norm, solve and cholesky."""
+"""Products of matrices: matmul and what reduces to it (dot, tensordot), outer, norm, solve and cholesky."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ _cholesky = Prim("cholesky", np.linalg.cholesky, (lambda g, l, a: _cholesky_vjp(
 
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column as in NumPy."""
+    a, b = as_array(a), as_array(b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(
             f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling"
@@ -81,12 +82,12 @@ def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
 
 def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Euclidean (Frobenius) norm over `axis`; its gradient at 0 is 0."""
-    return ew.sqrt(sum(ew.square(x), axis, keepdims))
+    return ew.sqrt(sum(ew.square(x), axis, keepdims=keepdims))
 
 
 def solve(a: Any, b: Any) -> Any:
     """x with a x = b: a (..., n, n), b (..., n, k) or (n,). LinAlgError if a is singular."""
-    b = as_array(b)
+    a, b = as_array(a), as_array(b)
     if b.ndim == 1:
         return _squeeze(bind(_solve, a, expand_dims(b, 1)), -1)
     return bind(_solve, a, b)

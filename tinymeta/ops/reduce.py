@@ -47,39 +47,39 @@ _min = Prim("min", np.min, (lambda g, y, x, axis, keepdims: _ties(g, y, x, axis)
 _cumsum = Prim("cumsum", np.cumsum, (lambda g, y, x, axis: flip(cumsum(flip(g, axis), axis), axis),), kind="linear")
 
 
-def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def sum(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Sum over `axis`."""
     return bind(_sum, x, axis=axis, keepdims=keepdims)
 
 
-def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def mean(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Arithmetic mean over `axis`."""
     return bind(_mean, x, axis=axis, keepdims=keepdims)
 
 
-def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def max(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Maximum over `axis`; equal maxima share the gradient equally."""
     return bind(_max, x, axis=axis, keepdims=keepdims)
 
 
-def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Minimum over `axis`; equal minima share the gradient equally."""
     return bind(_min, x, axis=axis, keepdims=keepdims)
 
 
-def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def var(x: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
     """Variance over `axis`: the sum of squared deviations divided by (count - ddof)."""
     deviation = x - mean(x, axis, keepdims=True)
-    total = sum(ew.square(deviation), axis, keepdims)
+    total = sum(ew.square(deviation), axis, keepdims=keepdims)
     return total / (_count(x, axis) - ddof)
 
 
-def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def std(x: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
     """Standard deviation over `axis`; its gradient is 0 where the deviation is 0."""
-    return ew.sqrt(var(x, axis, ddof, keepdims))
+    return ew.sqrt(var(x, axis, ddof=ddof, keepdims=keepdims))
 
 
-def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def prod(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Product over `axis`, by halves: right at zeros, at every order."""
     shape = x.shape
     axes = tuple(range(len(shape))) if axis is None else axes_of("prod", axis, len(shape) or 1)[: len(shape)]
@@ -103,5 +103,5 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """log Σ exp(x) over `axis`, without overflow."""
     top = np.max(constant(x), axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)
-    total = ew.log(sum(ew.exp(x - top), axis, keepdims))
+    total = ew.log(sum(ew.exp(x - top), axis, keepdims=keepdims))
     return total + (top if keepdims else np.reshape(top, total.shape))

@@ -103,16 +103,17 @@ def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
     """The arrays joined along an existing axis (flattened first, for None)."""
     if axis is None:
         xs, axis = [ravel(x) for x in xs], 0
-    return bind(_concatenate, *xs, axis=axis)
+    return bind(_concatenate, *map(as_array, xs), axis=axis)
 
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Any:
     """The arrays joined along a new axis."""
-    return bind(_stack, *xs, axis=axis)
+    return bind(_stack, *map(as_array, xs), axis=axis)
 
 
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list:
     """x cut along `axis` into equal sections, or before each of the given indices."""
+    x = as_array(x)
     axis = normalize_axis_index(axis, x.ndim, "split")
     n = x.shape[axis]
     if isinstance(indices_or_sections, (int, np.integer)):
@@ -142,6 +143,7 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Any:
     """x rotated along `axis`; what leaves at one end enters at the other."""
+    x = as_array(x)
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), x.shape)
     return bind(_roll, x, shift=shift, axis=axis)
