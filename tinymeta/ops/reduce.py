@@ -34,9 +34,10 @@ def _count(x: Any, axis: Axis) -> int:
 
 
 def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:
-    """g shared equally among the elements that attain the extreme."""
-    hit = ew.equal(value(x), np.reshape(value(y), _kept(x.shape, axis)))
-    share = reshape(g, _kept(x.shape, axis)) / sum(hit.astype(g.dtype), axis, keepdims=True)
+    """g shared equally among the elements that attain the extreme: those that are NaN, if it is."""
+    x, kept = value(x), _kept(x.shape, axis)
+    hit = ew.equal(x, np.reshape(value(y), kept)) | ew.isnan(x)
+    share = reshape(g, kept) / sum(hit.astype(g.dtype), axis, keepdims=True)
     return ew.where(hit, share, 0)
 
 
@@ -58,12 +59,12 @@ def mean(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
 
 
 def max(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Maximum over `axis`; equal maxima share the gradient equally."""
+    """Maximum over `axis`; equal maxima share the gradient equally, and so do NaNs."""
     return bind(_max, x, axis=axis, keepdims=keepdims)
 
 
 def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Minimum over `axis`; equal minima share the gradient equally."""
+    """Minimum over `axis`; equal minima share the gradient equally, and so do NaNs."""
     return bind(_min, x, axis=axis, keepdims=keepdims)
 
 
