@@ -219,6 +219,9 @@ def test_a_number_is_stacked_with_a_tensor_and_with_a_mapped_value():
 @pytest.mark.parametrize(
     ("op", "args"),
     [
+        ("prod", (ROW,)),
+        ("var", (ROW,)),
+        ("std", (ROW, 0)),
         ("matmul", ([PAIR], [[1.0], [2.0]])),
         ("squeeze", ([PAIR],)),
         ("roll", ([PAIR], 1)),
@@ -264,6 +267,27 @@ def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
     np.testing.assert_array_equal(gradient, [[1, -1, 0], [0, 0, 0]])
     curvature = tm.hvp(lambda x: np.sum(ops.softplus(x) + ops.sigmoid(x)), np.array([-1e4, 1e4]), np.ones(2))
     np.testing.assert_array_equal(curvature, [0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i4", "u4", "i8", "f4"])
+def test_a_product_of_small_integers_is_a_large_one(dtype):
+    x = np.full((1, 10), 2, dtype)
+    for f in (lambda x: ops.prod(x, 1), tm.vmap(ops.prod), tm.compile(tm.vmap(ops.prod))):
+        assert_same(f(x), np.prod(x, 1))
+
+
+def test_a_product_shares_no_memory_with_its_input():
+    x = np.ones((1, 3))
+    product = lambda x: ops.prod(x, axis=0)
+    for y in (product(x), tm.vmap(product, 1)(x), tm.vjp(product, x)[0], tm.compile(product)(x)):
+        assert not np.shares_memory(y, x)
+
+
+def test_a_variance_without_degrees_of_freedom_is_infinite():
+    for f in (ops.var, ops.std, lambda x, ddof: tm.vjp(lambda x: ops.var(x, ddof=ddof), x)[0]):
+        for ddof in (2, 3):
+            with pytest.warns(RuntimeWarning, match="divide by zero"):
+                assert f(np.array([1.0, 2.0]), ddof=ddof) == np.inf
 
 
 def test_an_empty_axis_splits_into_empty_sections():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..engine.scope import constant
 from ..engine.structural import as_tuple, axes_of, broadcast_to
-from ..engine.tensor import Prim, bind, value
+from ..engine.tensor import Prim, as_array, bind, value
 from . import elementwise as ew
 from .shape import concatenate, flip, moveaxis, reshape
 
@@ -69,10 +70,11 @@ def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
 
 
 def var(x: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
-    """Variance over `axis`: the sum of squared deviations divided by (count - ddof)."""
+    """Variance over `axis`: the sum of squared deviations divided by (count - ddof), by 0 if that is negative."""
+    x = as_array(x)
     deviation = x - mean(x, axis, keepdims=True)
     total = sum(ew.square(deviation), axis, keepdims=keepdims)
-    return total / (_count(x, axis) - ddof)
+    return total / builtins.max(_count(x, axis) - ddof, 0)
 
 
 def std(x: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
@@ -81,15 +83,18 @@ def std(x: Any, axis: Axis = None, *, ddof: int = 0, keepdims: bool = False) -> 
 
 
 def prod(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Product over `axis`, by halves: right at zeros, at every order."""
-    shape = x.shape
+    """Product over `axis`; its derivative is that of a product by halves: right at zeros, at every order."""
+    x = as_array(x)
+    if type(x) is np.ndarray:
+        return np.prod(x, axis, keepdims=keepdims)
+    x, shape = x.astype(np.prod(np.ones(0, x.dtype)).dtype), x.shape  # small integers are multiplied as large ones
     axes = tuple(range(len(shape))) if axis is None else axes_of("prod", axis, len(shape) or 1)[: len(shape)]
     rest = [n for i, n in enumerate(shape) if i not in axes]
     rows = reshape(moveaxis(x, axes, range(len(axes))), (math.prod(shape[a] for a in axes), *rest))
     while rows.shape[0] > 1:
         half = rows.shape[0] // 2
         rows = concatenate([rows[:half] * rows[half : 2 * half], rows[2 * half :]])
-    result = rows[0] if rows.shape[0] else np.ones_like(value(rows), shape=rows.shape[1:])
+    result = rows[0].copy() if rows.shape[0] else np.ones_like(value(rows), shape=rows.shape[1:])
     return reshape(result, _kept(shape, axis)) if keepdims else result
 
 
