@@ -1,7 +1,7 @@
 """Optimizers in optax's protocol, written in differentiable ops, so that one can differentiate through an update.
 
 `.init(params) -> state`, `.update(grads, state, params=None) -> (updates, state)`; `apply_updates(params, updates)` adds them.
-Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used, but for the decay of `momentum`, which is 0
+Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used, but for the decay of `momentum`, 0
 there. A learning rate is a float or a function of the step number (0, 1, ...). The step is an int, or an int array: with
 `state._replace(step=np.asarray(0))` one program of tm.compile serves all steps.
 """
