@@ -62,7 +62,7 @@ THIRD_ORDER = [
 
 @pytest.mark.parametrize("name", THIRD_ORDER)
 def test_third_order_in_every_nesting(name):
-    for row in table.rows():
+    for row in table.ROWS:
         if row.op == name:
             report = check.gradients(row.function, *row.arrays(), order=3, name=row.name)
             assert len(report.errors) == 2 + 4 + 8
