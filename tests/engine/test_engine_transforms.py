@@ -24,6 +24,19 @@ def test_argnums_choose_the_arguments():
     assert len(single) == 1
 
 
+def test_argnums_may_be_integers_of_numpy():
+    np.testing.assert_array_equal(tm.grad(product, np.int64(1))(X, Y), X * X)
+    np.testing.assert_array_equal(tm.grad(product, (np.int64(1),))(X, Y), [X * X])
+    np.testing.assert_array_equal(tm.jacobian(np.multiply, np.int64(1))(X, Y), np.diag(X))
+
+
+def test_the_jacobian_of_a_python_number_is_zero():
+    jacobian = tm.jacobian(lambda x: {"y": 2 * x, "count": 3, "scale": 0.5})(X)
+    np.testing.assert_array_equal(jacobian["y"], 2 * np.eye(2))
+    np.testing.assert_array_equal(jacobian["count"], [0, 0])
+    np.testing.assert_array_equal(jacobian["scale"], [0, 0])
+
+
 def test_keyword_arguments_are_passed_on():
     np.testing.assert_array_equal(tm.grad(product)(X, Y, scale=3.0), 6 * X * Y)
     assert tm.value_and_grad(product)(X, Y, scale=3.0)[0] == 3 * np.sum(X * X * Y)
@@ -168,6 +181,15 @@ def test_both_modes_of_hvp_and_no_other():
         (ValueError, r"returned NoneType", lambda: tm.grad(lambda x: None)(X)),
         (TypeError, r"must return a pair", lambda: tm.grad(lambda x: np.sum(x), has_aux=True)(X)),
         (ValueError, r"argnums 2, but .* called with 1 positional", lambda: tm.grad(lambda x: np.sum(x), argnums=2)(X)),
+        (ValueError, r"jacobian: argnums 1, but", lambda: tm.jacobian(np.sin, 1)(X)),
+        (ValueError, r"hessian: argnums -2, but", lambda: tm.hessian(np.sum, -2)(X)),
+        (TypeError, r"jacobian: argnums is \(0,\), expected one int", lambda: tm.jacobian(np.sin, (0,))),
+        (TypeError, r"grad: argnums is 0.0, expected an int or a tuple", lambda: tm.grad(np.sum, 0.0)),
+        (ValueError, r"grad: argnums \(0, -1\) name one of the 1 .* twice", lambda: tm.grad(np.sum, (0, -1))(X)),
+        (TypeError, r"jvp: xs is float64\[2\], expected a tuple: write \(x,\)", lambda: tm.jvp(np.sin, X, X)),
+        (TypeError, r"jvp: dxs is float64\[2\], expected a tuple", lambda: tm.jvp(np.sin, (X,), X)),
+        (ValueError, r"jvp: 1 tangent\(s\) of 2 argument", lambda: tm.jvp(np.multiply, (X, X), (X,))),
+        (ValueError, r"jvp: 2 tangent\(s\) of 1 argument", lambda: tm.linearize(np.sin, X)[1](X, X)),
         (ValueError, r"cotangent is float64\[3\].*float64\[2\]", lambda: tm.vjp(np.sin, X)[1](np.ones(3))),
         (ValueError, r"tangent.* is float64\[3\].*float64\[2\]", lambda: tm.jvp(np.sin, (X,), (np.ones(3),))),
         (TypeError, r"cotangent is complex128\[2\]", lambda: tm.vjp(np.sin, X)[1](np.ones(2) * 1j)),
