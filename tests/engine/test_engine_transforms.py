@@ -37,6 +37,16 @@ def test_the_jacobian_of_a_python_number_is_zero():
     np.testing.assert_array_equal(jacobian["scale"], [0, 0])
 
 
+def test_a_checkpoint_takes_keyword_arguments():
+    uses = (lambda f, x: f(x, y=Y, scale=3.0), lambda f, x: f(x=Y, y=x), lambda f, x: f(Y, y=Y, scale=np.sum(x)))
+    for use in uses:
+        remade, plain = (lambda x, f=f, use=use: use(f, x) ** 2 for f in (tm.checkpoint(product), product))
+        np.testing.assert_allclose(tm.grad(remade)(X), tm.grad(plain)(X), rtol=1e-14)
+        np.testing.assert_allclose(tm.hessian(remade)(X), tm.hessian(plain)(X), rtol=1e-13)
+        rows = tm.vmap(tm.grad(remade))(np.stack([X, Y]))
+        np.testing.assert_allclose(rows[1], tm.grad(plain)(Y), rtol=1e-14)
+
+
 def test_keyword_arguments_are_passed_on():
     np.testing.assert_array_equal(tm.grad(product)(X, Y, scale=3.0), 6 * X * Y)
     assert tm.value_and_grad(product)(X, Y, scale=3.0)[0] == 3 * np.sum(X * X * Y)
