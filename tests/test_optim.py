@@ -220,6 +220,20 @@ def test_clipping_keeps_the_direction_and_limits_the_joint_norm(dtype, values, l
         np.testing.assert_array_equal(result, flat)
 
 
+@given(limit=st.sampled_from([1.0, np.float64(1), np.float32(1), 100.0]))
+def test_clipping_keeps_the_dtype_of_every_leaf(limit):
+    g = {"a": np.array([3.0, 4.0], np.float32), "b": np.array(12.0), "c": np.array([0.0], np.float32)}
+    clipped = optim.clip_by_global_norm(g, limit)
+    assert [x.dtype for x in trees.leaves(clipped)] == [x.dtype for x in trees.leaves(g)]
+    norm = np.sqrt(sum(float(np.sum(x**2)) for x in trees.leaves(clipped)))
+    np.testing.assert_allclose(norm, min(limit, 13), rtol=1e-6)
+
+
+def test_clipping_no_gradients_gives_none():
+    for empty in ({}, [], {"a": None, "b": ()}):
+        assert optim.clip_by_global_norm(empty, 1.0) == empty
+
+
 def test_clipping_gradients_of_zero_has_finite_derivatives_of_order_two():
     zero = {"a": np.zeros(2), "b": np.zeros(())}
 

@@ -1,9 +1,9 @@
 """Optimizers in optax's protocol, written in differentiable ops, so that one can differentiate through an update.
 
 `.init(params) -> state`, `.update(grads, state, params=None) -> (updates, state)`; `apply_updates(params, updates)` adds them.
-Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used. A learning rate is a float or a
-function of the step number (0, 1, ...). The step is an int, or an int array: with `state._replace(step=np.asarray(0))` one program
-of tm.compile serves all steps.
+Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used, but for the decay of `momentum`, 0
+there. A learning rate is a float or a function of the step number (0, 1, ...). The step is an int, or an int array: with
+`state._replace(step=np.asarray(0))` one program of tm.compile serves all steps.
 """
 
 from __future__ import annotations
@@ -94,11 +94,13 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
-    """The gradients scaled down so that their joint Euclidean norm is at most `limit`."""
+    """The gradients scaled down so that their joint Euclidean norm is at most `limit`, each in its own dtype."""
     squares = [ops.sum(ops.square(g)) for g in trees.leaves(grads)]
+    if not squares:
+        return grads
     limit = _weak(limit)
     factor = limit / ops.maximum(ops.sqrt(sum(squares[1:], squares[0])), limit)
-    return trees.map(lambda g: g * factor, grads)
+    return _scaled(factor, grads)
 
 
 def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:

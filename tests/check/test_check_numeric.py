@@ -195,6 +195,28 @@ def test_unknown_options_are_refused(options):
         check.gradients(np.sin, np.ones(2), **options)
 
 
+@pytest.mark.parametrize("rtol", [0, 0.0, -1e-6, np.nan])
+def test_a_tolerance_that_no_rounding_error_meets_is_refused(rtol):
+    x, pull = np.ones(2), lambda g, x: (g * np.cos(x),)
+    for run in (
+        lambda: check.gradients(np.sin, x, rtol=rtol),
+        lambda: check.adjoint(np.sin, x, rtol=rtol),
+        lambda: check.contract(np.sin, pull, args=(x,), rtol=rtol),
+    ):
+        with pytest.raises(ValueError, match=r"rtol is .*, expected more than 0"):
+            run()
+
+
+@pytest.mark.parametrize(("error", "passes"), [(2e-10, True), (2e-9, False)])
+def test_what_rounding_may_excuse_is_what_the_documentation_says(error, passes):
+    """3e-10 for each unit of a cotangent, of which the tangent of one element has one."""
+    f = op("flat", lambda x: 0 * x + 1, lambda g, y, x: g * error)
+    if passes:
+        check.gradients(f, np.array(0.5), order=1, modes=("jvp",))
+    else:
+        assert "relative error" in failure(f, np.array(0.5), order=1, modes=("jvp",))
+
+
 def test_the_arrays_of_the_caller_are_left_as_they_were():
     x, y = np.array([1.0, 2.0]), np.asfortranarray(A)
     y.flags.writeable = False

@@ -138,7 +138,7 @@ def test_hypothesis_is_loaded_with_the_strategies_and_not_before():
     done = python(
         "import sys, tinymeta, tinymeta.check as check\n"
         "assert 'hypothesis' not in sys.modules\n"
-        "check.gradients, check.contract, check.table.rows()\n"
+        "check.gradients, check.contract, check.table.ROWS\n"
         "assert 'hypothesis' not in sys.modules\n"
         "check.strategies.shapes()\n"
         "assert 'hypothesis' in sys.modules\n"

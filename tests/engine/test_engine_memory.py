@@ -19,6 +19,10 @@ def changes(array):
 READ_ONLY = "read-only"
 
 
+class Held(np.ndarray):
+    """An array that can be watched by a weak reference."""
+
+
 def test_a_leaf_cannot_be_changed_inside_the_function():
     x = np.ones(3)
 
@@ -60,6 +64,50 @@ def test_an_index_array_cannot_be_changed_inside_the_function():
     changes(index)
 
 
+def changed_index(x):
+    i = [0, 1]
+    y = x[i]
+    i[0] = 2
+    return np.sum(y)
+
+
+def changed_index_of_two(x):
+    i = [0, 1]
+    y = ops.stack([x, x])[[1, 0], i]
+    i[0] = 2
+    return np.sum(y)
+
+
+def changed_factor(x):
+    c = [1.0, 1.0, 0.0]
+    y = x * c
+    c[:] = [5, 5, 5]
+    return np.sum(y)
+
+
+@pytest.mark.parametrize("f", [changed_index, changed_index_of_two, changed_factor])
+def test_a_list_is_captured_as_it_was(f):
+    x = np.arange(3.0)
+    mapped = lambda x: np.sum(tm.vmap(lambda s: f(s * np.ones(3)))(x))
+    for derivative in (tm.grad(f), tm.compile(tm.grad(f)), tm.grad(tm.checkpoint(f))):
+        np.testing.assert_array_equal(derivative(x), [1, 1, 0])
+    np.testing.assert_array_equal(tm.vmap(tm.grad(f))(np.stack([x, x])), [[1, 1, 0]] * 2)
+    np.testing.assert_array_equal(tm.grad(mapped)(x), [2, 2, 2])
+
+
+def test_a_view_taken_before_stays_writeable():
+    """The limit of locking that the documentation states."""
+    c = np.ones(3)
+    view = c[:]
+
+    def f(x):
+        y = np.sum(x * c)
+        view[0] = 5
+        return y
+
+    np.testing.assert_array_equal(tm.grad(f)(np.ones(3)), [5, 1, 1])
+
+
 def test_the_base_of_a_captured_view_cannot_be_changed_either():
     base = np.ones((2, 3))
 
@@ -84,6 +132,62 @@ def test_several_views_of_one_array_are_writeable_again():
         np.testing.assert_array_equal(tm.grad(f)(np.ones(2)), sum(views))
         for array in (base, *views):
             array += 1
+
+
+def strided():
+    return np.lib.stride_tricks.as_strided(np.ones(3))
+
+
+def view_whose_base_became_read_only():
+    base = Held(3)
+    base[:] = 1
+    view = np.asarray(base)
+    base.flags.writeable = False
+    return view
+
+
+NOT_TO_BE_UNLOCKED = {
+    "as_strided": strided,
+    "view of as_strided": lambda: strided()[:],
+    "windows": lambda: np.lib.stride_tricks.sliding_window_view(np.ones(5), 3, writeable=True)[0],
+    "base became read-only": view_whose_base_became_read_only,
+}
+
+
+@pytest.mark.parametrize("kind", NOT_TO_BE_UNLOCKED)
+def test_what_numpy_would_not_make_writeable_again_is_not_locked(kind):
+    c = NOT_TO_BE_UNLOCKED[kind]()
+    for _ in range(2):
+        np.testing.assert_array_equal(tm.grad(lambda w: np.sum(w * c))(np.ones(3)), c)
+        changes(c)
+
+
+@pytest.mark.parametrize("base", [bytearray(24), memoryview(bytearray(24))])
+def test_views_of_buffers_are_locked_and_writeable_again(base):
+    whole = np.frombuffer(base)
+
+    def f(w):
+        y = np.sum(w * whole[:2] * whole[1:])
+        changes(whole)
+        return y
+
+    with pytest.raises(ValueError, match=READ_ONLY):
+        tm.grad(f)(np.ones(2))
+    changes(whole)
+
+
+def test_a_base_that_the_function_makes_read_only_stays_so_and_the_rest_is_unlocked():
+    base, c = Held(3), np.ones(3)
+    view = np.asarray(base)
+
+    def f(w):
+        y = np.sum(w * view * c)
+        base.flags.writeable = False
+        return y
+
+    tm.grad(f)(np.ones(3))
+    assert not view.flags.writeable
+    changes(c)
 
 
 def test_what_was_read_only_before_stays_read_only():
@@ -186,10 +290,6 @@ def test_plain_arrays_pass_through_the_ops_unlocked():
     x = np.ones(3)
     ops.exp(x) + ops.matmul(x, x)
     assert x.flags.writeable
-
-
-class Held(np.ndarray):
-    """An array that can be watched by a weak reference."""
 
 
 def pull_that_holds_an_array():

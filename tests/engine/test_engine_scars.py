@@ -153,6 +153,32 @@ def test_what_has_no_derivative_is_refused(x):
         assert THREAD.depth == 0
 
 
+THROUGH_COMPLEX = {
+    "multiply": lambda x: np.sum(np.abs(x * 1j)),
+    "add": lambda x: np.sum(np.abs(x + np.array([1j, 2]))),
+    "power": lambda x: np.sum(np.abs(x ** np.complex128(1j))),
+    "matmul": lambda x: np.abs(np.array([1j, 1]) @ x),
+    "where": lambda x: np.sum(np.abs(np.where(x > 1, x, 1j))),
+    "concatenate": lambda x: np.max(np.abs(np.concatenate([x, np.array([1j])]))),
+    "astype": lambda x: np.sum(np.abs(x.astype(np.complex128))),
+}
+
+
+@pytest.mark.parametrize("op", THROUGH_COMPLEX)
+def test_a_derivative_through_complex_numbers_is_refused_by_the_name_of_the_op(op):
+    f, x = THROUGH_COMPLEX[op], np.array([1.0, 2.0])
+    mapped = lambda x: tm.vmap(lambda s: f(s * np.ones(2)))(x)
+    sweeps = (tm.grad(f), lambda x: tm.jvp(f, (x,), (x,)), lambda x: tm.hvp(f, x, x), tm.grad(lambda x: mapped(x)[0]))
+    for sweep in sweeps:
+        with pytest.raises(TypeError, match=rf"{op}.*expected .*real numbers"):
+            sweep(x)
+
+
+def test_complex_numbers_beside_a_derivative_are_constants():
+    c = np.array([3j, 4])
+    np.testing.assert_array_equal(tm.grad(lambda x: np.sum(x * np.abs(c * 1j)))(np.ones(2)), [3, 4])
+
+
 def test_the_refusal_names_the_leaf_of_a_tree():
     params = {"w": np.ones(3), "steps": np.array([1, 2])}
     with pytest.raises(TypeError, match=r"grad: argument 1\['steps'\] is int64\[2\]"):

@@ -24,6 +24,29 @@ def test_argnums_choose_the_arguments():
     assert len(single) == 1
 
 
+def test_argnums_may_be_integers_of_numpy():
+    np.testing.assert_array_equal(tm.grad(product, np.int64(1))(X, Y), X * X)
+    np.testing.assert_array_equal(tm.grad(product, (np.int64(1),))(X, Y), [X * X])
+    np.testing.assert_array_equal(tm.jacobian(np.multiply, np.int64(1))(X, Y), np.diag(X))
+
+
+def test_the_jacobian_of_a_python_number_is_zero():
+    jacobian = tm.jacobian(lambda x: {"y": 2 * x, "count": 3, "scale": 0.5})(X)
+    np.testing.assert_array_equal(jacobian["y"], 2 * np.eye(2))
+    np.testing.assert_array_equal(jacobian["count"], [0, 0])
+    np.testing.assert_array_equal(jacobian["scale"], [0, 0])
+
+
+def test_a_checkpoint_takes_keyword_arguments():
+    uses = (lambda f, x: f(x, y=Y, scale=3.0), lambda f, x: f(x=Y, y=x), lambda f, x: f(Y, y=Y, scale=np.sum(x)))
+    for use in uses:
+        remade, plain = (lambda x, f=f, use=use: use(f, x) ** 2 for f in (tm.checkpoint(product), product))
+        np.testing.assert_allclose(tm.grad(remade)(X), tm.grad(plain)(X), rtol=1e-14)
+        np.testing.assert_allclose(tm.hessian(remade)(X), tm.hessian(plain)(X), rtol=1e-13)
+        rows = tm.vmap(tm.grad(remade))(np.stack([X, Y]))
+        np.testing.assert_allclose(rows[1], tm.grad(plain)(Y), rtol=1e-14)
+
+
 def test_keyword_arguments_are_passed_on():
     np.testing.assert_array_equal(tm.grad(product)(X, Y, scale=3.0), 6 * X * Y)
     assert tm.value_and_grad(product)(X, Y, scale=3.0)[0] == 3 * np.sum(X * X * Y)
@@ -168,6 +191,15 @@ def test_both_modes_of_hvp_and_no_other():
         (ValueError, r"returned NoneType", lambda: tm.grad(lambda x: None)(X)),
         (TypeError, r"must return a pair", lambda: tm.grad(lambda x: np.sum(x), has_aux=True)(X)),
         (ValueError, r"argnums 2, but .* called with 1 positional", lambda: tm.grad(lambda x: np.sum(x), argnums=2)(X)),
+        (ValueError, r"jacobian: argnums 1, but", lambda: tm.jacobian(np.sin, 1)(X)),
+        (ValueError, r"hessian: argnums -2, but", lambda: tm.hessian(np.sum, -2)(X)),
+        (TypeError, r"jacobian: argnums is \(0,\), expected one int", lambda: tm.jacobian(np.sin, (0,))),
+        (TypeError, r"grad: argnums is 0.0, expected an int or a tuple", lambda: tm.grad(np.sum, 0.0)),
+        (ValueError, r"grad: argnums \(0, -1\) name one of the 1 .* twice", lambda: tm.grad(np.sum, (0, -1))(X)),
+        (TypeError, r"jvp: xs is float64\[2\], expected a tuple: write \(x,\)", lambda: tm.jvp(np.sin, X, X)),
+        (TypeError, r"jvp: dxs is float64\[2\], expected a tuple", lambda: tm.jvp(np.sin, (X,), X)),
+        (ValueError, r"jvp: 1 tangent\(s\) of 2 argument", lambda: tm.jvp(np.multiply, (X, X), (X,))),
+        (ValueError, r"jvp: 2 tangent\(s\) of 1 argument", lambda: tm.linearize(np.sin, X)[1](X, X)),
         (ValueError, r"cotangent is float64\[3\].*float64\[2\]", lambda: tm.vjp(np.sin, X)[1](np.ones(3))),
         (ValueError, r"tangent.* is float64\[3\].*float64\[2\]", lambda: tm.jvp(np.sin, (X,), (np.ones(3),))),
         (TypeError, r"cotangent is complex128\[2\]", lambda: tm.vjp(np.sin, X)[1](np.ones(2) * 1j)),
@@ -202,3 +234,29 @@ def test_methods_and_iteration_of_tensors():
         e[index] = step
         np.testing.assert_allclose(tm.grad(f)(x)[index], (f(x + e) - f(x - e)) / (2 * step), rtol=1e-7)
     assert ops.sum(x) == 11
+
+
+@pytest.mark.parametrize(
+    ("f", "gradient"),
+    [
+        (lambda x: np.sum(x + np.zeros_like(a=x)), [1, 1]),
+        (lambda x: x[np.argmax(a=x)], [0, 1]),
+        (lambda x: np.sum(x * np.empty_like(prototype=x).size), [2, 2]),
+        (lambda x: np.sum(x) if np.array_equal(a1=X, a2=x) else None, [1, 1]),
+        (lambda x: np.sum(a=x, axis=0), [1, 1]),
+        (lambda x: np.dot(a=x, b=X), X),
+    ],
+)
+def test_numpys_functions_take_their_array_by_its_name(f, gradient):
+    np.testing.assert_array_equal(tm.grad(f)(X), gradient)
+
+
+def test_numpys_functions_take_a_mapped_array_by_its_name():
+    rows = np.array([[1.0, 2.0], [4.0, 3.0]])
+    for f in (
+        lambda x: np.argmax(a=x),
+        lambda x: np.ones_like(a=x),
+        lambda x: np.sum(a=x),
+        lambda x: np.any(a=x, axis=0),
+    ):
+        np.testing.assert_array_equal(tm.vmap(f)(rows), [f(row) for row in rows])

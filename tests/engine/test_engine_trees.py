@@ -1,6 +1,6 @@
 """Trees: flattening and rebuilding give the tree back, and a mismatch names the place."""
 
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
@@ -85,6 +85,18 @@ def test_the_kinds_of_nodes_are_kept():
     assert type(doubled) is OrderedDict
     assert type(doubled["a"]) is Point
     assert type(doubled["b"]) is Layer
+
+
+def test_dicts_that_are_not_made_from_their_items_are_kept():
+    tree = defaultdict(list, a=[1.0], b=Counter(c=2.0))
+    doubled = trees.map(lambda x: 2 * x, tree)
+    assert doubled == {"a": [2], "b": {"c": 4}}
+    assert type(doubled) is defaultdict
+    assert type(doubled["b"]) is Counter
+    assert doubled["missing"] == []
+    assert tree == {"a": [1], "b": {"c": 2}}
+    gradient = tm.grad(lambda p: p["a"][0] * p["b"]["c"])(tree)
+    assert gradient == {"a": [2], "b": {"c": 1}}
 
 
 @given(tree=strategies.trees())

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinymeta as tm
 from tinymeta import ops
@@ -49,6 +51,13 @@ def test_what_would_lose_the_gradient_is_refused(what, f):
 )
 def test_an_unknown_numpy_function_is_refused_by_name(name, f):
     refused(f, name, "has no derivative rule for float64[3,4]", "tinymeta.ops")
+
+
+def test_an_argument_of_numpys_function_that_the_op_has_not_is_refused():
+    for f in (lambda x: np.sum(np.sum(x, 0, np.float32)), lambda x: np.sum(np.var(x, 0, np.float32))):
+        refused(f, "of float64[3,4]: too many positional arguments, expected only x, axis")
+    refused(lambda x: np.sum(x, dtype=np.float32), "np.sum of float64[3,4]: got an unexpected keyword argument 'dtype'")
+    refused(lambda x: np.sum(x.sum(0, np.float32)), "sum() takes from 1 to 2 positional arguments but 3 were given")
 
 
 def test_a_tensor_as_an_index_is_refused():
@@ -98,6 +107,11 @@ def test_an_error_of_numpy_says_which_op_on_what(op, call):
         ("pad: mode 'edge'", lambda: ops.pad(X, 1, mode="edge")),
         ("einsum('ij,jk->ik') names 2 operand(s), got 1", lambda: ops.einsum("ij,jk->ik", X)),
         ("'ijk' names 3 axes of an operand with 2", lambda: ops.einsum("ijk->k", X)),
+        (
+            "einsum('ii->i'): 'ii' repeats a letter for different lengths of float64[1,4]",
+            lambda: ops.einsum("ii->i", X[:1]),
+        ),
+        ("einsum('...i->i'): the output has no place for the axes of '...'", lambda: ops.einsum("...i->i", X)),
         ("labels lie in [0, 4], expected 0 to 3", lambda: ops.one_hot(np.array([0, 4]), 4)),
         ("labels lie in [-1, 2], expected 0 to 3", lambda: ops.softmax_cross_entropy(X, np.array([0, -1, 2]))),
         ("expected integers of shape [3]", lambda: ops.softmax_cross_entropy(X, np.array([0, 1]))),
@@ -113,6 +127,95 @@ def test_bad_arguments_are_refused_in_one_sentence(message, call):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+INTEGERS = st.integers(-4, 4)
+SOME = st.lists(INTEGERS, max_size=3).map(tuple)
+OF_AXES = {
+    "transpose": SOME,
+    "moveaxis": st.tuples(INTEGERS, INTEGERS),
+    "moveaxis of many": st.tuples(SOME, SOME),
+    "swapaxes": st.tuples(INTEGERS, INTEGERS),
+    "expand_dims": INTEGERS,
+    "expand_dims of many": SOME,
+    "squeeze": INTEGERS,
+    "squeeze of many": SOME,
+    "sum": INTEGERS,
+    "max of many": SOME,
+    "prod": INTEGERS,
+    "prod of many": SOME,
+    "cumsum": INTEGERS,
+    "flip of many": SOME,
+    "split": st.tuples(st.just(1), INTEGERS),
+    "take": st.tuples(st.just([0]), INTEGERS),
+    "take_along_axis": st.tuples(st.just(np.zeros((1, 1, 1), int)), INTEGERS),
+    "concatenate": INTEGERS,
+    "stack": INTEGERS,
+}
+DIRECT = ("moveaxis", "moveaxis of many", "swapaxes", "split", "take", "take_along_axis")
+
+
+def result_of(module, case, x, axis):
+    op = getattr(module, case.partition(" ")[0])
+    x = (x, x) if case in ("concatenate", "stack") else x
+    return np.asarray(op(x, *axis) if case in DIRECT else op(x, axis))
+
+
+@pytest.mark.parametrize("case", OF_AXES)
+@given(data=st.data())
+def test_axes_are_taken_and_refused_as_by_numpy(case, data):
+    scalars = [] if "many" in case else [()]  # which have an axis 0, but no axes (0,)
+    shape = data.draw(st.sampled_from([*scalars, (2,), (1, 1), (2, 1, 3)]))
+    x, axis = np.arange(np.prod(shape, dtype=int)).reshape(shape) + 1.5, data.draw(OF_AXES[case])
+    try:
+        expected = result_of(np, case, x, axis)
+    except (ValueError, IndexError):
+        with pytest.raises((ValueError, IndexError)):
+            result_of(ops, case, x, axis)
+        with pytest.raises((ValueError, IndexError)):
+            tm.vjp(lambda x: ops.sum(result_of(ops, case, x, axis)), x)
+    else:
+        np.testing.assert_array_equal(result_of(ops, case, x, axis), expected)
+
+
+@pytest.mark.parametrize(
+    ("op", "call"),
+    [
+        ("transpose", lambda: ops.transpose(X, (0, 3))),
+        ("moveaxis", lambda: ops.moveaxis(X, 0, 2)),
+        ("swapaxes", lambda: ops.swapaxes(X, 0, 2)),
+        ("expand_dims", lambda: ops.expand_dims(X, 7)),
+        ("squeeze", lambda: ops.squeeze(X, -3)),
+        ("take", lambda: ops.take(X, [0], axis=2)),
+        ("prod", lambda: tm.grad(lambda x: np.sum(ops.prod(x, axis=2)))(X)),
+        ("tensordot", lambda: ops.tensordot(X, X, ([2], [0]))),
+        ("batch_norm", lambda: ops.batch_norm(X, None, None, axis=2)),
+    ],
+)
+def test_an_axis_out_of_range_is_refused_by_the_name_of_the_op(op, call):
+    with pytest.raises(np.exceptions.AxisError, match=rf"^{op}.*axis -?\d is out of bounds for array of dimension"):
+        call()
+
+
+def test_axes_that_are_there_twice_or_do_not_match_are_refused():
+    for call in (
+        lambda: ops.expand_dims(X, (0, 0)),
+        lambda: ops.moveaxis(X, (0, 1), 0),
+        lambda: ops.tensordot(X, X, ([0, 0], [0, 1])),
+        lambda: ops.tensordot(X, X, 3),
+    ):
+        with pytest.raises(ValueError, match=r"name one twice|2 axes|expected no more"):
+            call()
+
+
+def test_sizes_that_are_no_integers_are_refused():
+    for call in (
+        lambda: ops.reshape(X, (2.9, 6)),
+        lambda: ops.broadcast_to(X, (1.5, 3, 4)),
+        lambda: ops.sum(X, (0.5,)),
+    ):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            call()
 
 
 def test_one_hot_refuses_labels_that_are_not_integers():

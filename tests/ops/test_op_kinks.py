@@ -89,3 +89,18 @@ def test_logsumexp_of_excluded_classes():
     x = np.array([0.0, -np.inf, 0.0])
     np.testing.assert_array_equal(tm.grad(lambda x: ops.logsumexp(x))(x), [0.5, 0, 0.5])
     np.testing.assert_array_equal(tm.hvp(ops.logsumexp, x, np.array([1.0, 0, 0])), [0.25, 0, -0.25])
+
+
+NAN = np.nan
+
+
+@pytest.mark.parametrize("extreme", [np.max, np.min, lambda x, axis: ops.max_pool2d(x[:, None, :], (1, 3))])
+def test_an_extreme_that_is_nan_has_the_gradient_where_x_is_nan(extreme):
+    x = np.array([[1.0, NAN, 2.0], [NAN, 1.0, NAN], [3.0, 3.0, 3.0], [np.inf, np.inf, np.inf]])
+    gradient = tm.grad(lambda x: np.sum(extreme(x, axis=1)))
+    thirds = [1 / 3, 1 / 3, 1 / 3]
+    expected = [[0, 1, 0], [0.5, 0, 0.5], thirds, thirds]
+    np.testing.assert_array_equal(gradient(x), expected)
+    np.testing.assert_array_equal(tm.compile(gradient)(x), expected)
+    np.testing.assert_array_equal(tm.vmap(gradient)(x[None])[0], expected)
+    np.testing.assert_array_equal(tm.jvp(gradient, (x,), (np.ones_like(x),))[1], np.zeros_like(x))

@@ -184,6 +184,80 @@ def test_integers_of_numpy_serve_as_axes_and_sizes(f):
     np.testing.assert_array_equal(gradient(x, np.int64(1)), gradient(x, 1))
 
 
+ROW, PAIR = [1.0, 2.0, 3.0], [2.0, 5.0]
+OF_LISTS = {
+    "concatenate": lambda x: np.concatenate([x[0], PAIR]),
+    "stack": lambda x: np.stack([x[0], ROW]),
+    "matmul": lambda x: PAIR @ x @ np.array(ROW) + PAIR @ (x @ ROW),
+    "solve": lambda x: np.linalg.solve([[2.0, 0.0], [0.0, 4.0]], x),
+    "outer": lambda x: np.outer(PAIR, x),
+    "tensordot": lambda x: np.tensordot([PAIR], x, 1),
+    "take": lambda x: np.take(x, (0, 2)),
+    "take of an axis": lambda x: np.take(x, [[0, 1]], axis=1),
+    "take of nothing": lambda x: np.take(x, []),
+    "take of booleans": lambda x: np.take(x, [True, False, True]),
+    "take of one boolean": lambda x: np.take(x, True, axis=0),
+    "where": lambda x: np.where([True, False, True], x, ROW),
+}
+
+
+@pytest.mark.parametrize("case", OF_LISTS)
+def test_lists_and_numbers_are_constants_as_in_numpy(case):
+    f, x = OF_LISTS[case], np.arange(6.0).reshape(2, 3)
+    assert_same(tm.vjp(f, x)[0], f(x))
+    assert_same(tm.vmap(f)(np.stack([x, x]))[1], f(x))
+    assert_same(tm.compile(f)(x), f(x))
+    tm.check.gradients(f, x)
+
+
+def test_a_number_is_stacked_with_a_tensor_and_with_a_mapped_value():
+    f, x = lambda x: np.stack([x[0], 1.0]), np.arange(6.0).reshape(3, 2)
+    assert_same(tm.vmap(f)(x), np.stack([f(row) for row in x]))
+    np.testing.assert_array_equal(tm.jacobian(f)(x[0]), [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("prod", (ROW,)),
+        ("var", (ROW,)),
+        ("std", (ROW, 0)),
+        ("matmul", ([PAIR], [[1.0], [2.0]])),
+        ("squeeze", ([PAIR],)),
+        ("roll", ([PAIR], 1)),
+        ("take", (ROW, [True, False])),
+    ],
+)
+def test_ops_take_lists(op, args):
+    assert_same(getattr(ops, op)(*args), getattr(np, op)(*args))
+
+
+def beside_the_diagonal(term, x):
+    """Where the places along the axes of a letter differ."""
+    places = [
+        place for place, letter in zip(np.indices(x.shape), term.replace("...", "z"), strict=True) if letter == "i"
+    ]
+    return np.any([p != places[0] for p in places], axis=0)
+
+
+@pytest.mark.parametrize("subscripts", ["ii->i", "ii", "iij->ij", "iji->j", "iii", "ii,i->i", "...ii->...i"])
+def test_a_diagonal_has_nothing_of_what_lies_beside_it(subscripts):
+    """Even if that is not finite; inside a vmap and compiled too, and in the derivative, which is 0 there."""
+    terms = subscripts.partition("->")[0].split(",")
+    shapes = [(3,) * len(term.replace("...", "z")) for term in terms]
+    x, *others = (np.random.default_rng(0).normal(size=shape) for shape in shapes)
+    beside = beside_the_diagonal(terms[0], x)
+    poisoned = np.where(beside, np.nan, x)
+    f = lambda x: ops.einsum(subscripts, x, *others)
+    expected = np.einsum(subscripts, poisoned, *others)
+    assert np.isfinite(expected).all()
+    for g in (f, tm.compile(f), lambda x: tm.vmap(f)(np.stack([x, x]))[1]):
+        assert_same(g(poisoned), expected)
+    square = tm.grad(lambda x: np.sum(f(x) ** 2))
+    np.testing.assert_allclose(square(poisoned), np.where(beside, 0, square(np.where(beside, 0, x))), rtol=1e-14)
+    tm.check.gradients(f, x)
+
+
 def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
     logits = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4]])
     np.testing.assert_array_equal(ops.softmax(logits), [[1, 0, 0], [0, 0, 1]])
@@ -193,6 +267,27 @@ def test_extreme_logits_neither_overflow_nor_lose_their_gradient():
     np.testing.assert_array_equal(gradient, [[1, -1, 0], [0, 0, 0]])
     curvature = tm.hvp(lambda x: np.sum(ops.softplus(x) + ops.sigmoid(x)), np.array([-1e4, 1e4]), np.ones(2))
     np.testing.assert_array_equal(curvature, [0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i4", "u4", "i8", "f4"])
+def test_a_product_of_small_integers_is_a_large_one(dtype):
+    x = np.full((1, 10), 2, dtype)
+    for f in (lambda x: ops.prod(x, 1), tm.vmap(ops.prod), tm.compile(tm.vmap(ops.prod))):
+        assert_same(f(x), np.prod(x, 1))
+
+
+def test_a_product_shares_no_memory_with_its_input():
+    x = np.ones((1, 3))
+    product = lambda x: ops.prod(x, axis=0)
+    for y in (product(x), tm.vmap(product, 1)(x), tm.vjp(product, x)[0], tm.compile(product)(x)):
+        assert not np.shares_memory(y, x)
+
+
+def test_a_variance_without_degrees_of_freedom_is_infinite():
+    for f in (ops.var, ops.std, lambda x, ddof: tm.vjp(lambda x: ops.var(x, ddof=ddof), x)[0]):
+        for ddof in (2, 3):
+            with pytest.warns(RuntimeWarning, match="divide by zero"):
+                assert f(np.array([1.0, 2.0]), ddof=ddof) == np.inf
 
 
 def test_an_empty_axis_splits_into_empty_sections():

@@ -10,7 +10,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.tensor import describe
 from ..engine.transforms import hvp
-from .report import CheckError, Report
+from .report import CheckError, Report, positive
 from .subject import Arrays, Seed, Subject, generator, inner, normals, of_function
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -105,7 +105,7 @@ def _same_arrays(subject: Subject, law: str, where: str, sides: Sides, rtol: flo
 def _judge(
     subject: Subject, law: str, text: str, difference: float, scale: float, rtol: float | None, report: Report
 ) -> None:
-    rtol = subject.eps ** (2 / 3) if rtol is None else rtol
+    rtol = subject.eps ** (2 / 3) if rtol is None else positive(rtol)
     error = difference / (scale + 64 * subject.eps / rtol)
     if not error <= rtol:
         raise CheckError(f"{law} of {subject.name}, {text} (relative error {error:.1e}, expected at most {rtol:.1e})")

@@ -10,7 +10,7 @@ import numpy as np
 from ..engine.tensor import describe
 from .algebraic import check_adjoint, check_linearity
 from .numeric import Comparison, first_order
-from .report import CheckError, Report
+from .report import CheckError, Report, positive
 from .subject import Arrays, Seed, Subject, generator, name_of, normals
 
 
@@ -47,7 +47,7 @@ def contract(
         _well_behaved("jvp", lambda arrays: kernel.push(arrays[:m], arrays[m:]), [*vs, *kernel.args], kernel.name)
         check_adjoint(subject, source, None, report)
     check_linearity(subject, source, None, report)
-    rtol = subject.eps ** (1 / 3) if rtol is None else rtol
+    rtol = subject.eps ** (1 / 3) if rtol is None else positive(rtol)
     first_order(subject, Comparison(("vjp", "jvp"), source, rtol, atol, report))
     return report
 

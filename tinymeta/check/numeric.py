@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engine.tensor import describe
 from .differences import differences, kink
-from .report import CheckError, KinkError, Report
+from .report import CheckError, KinkError, Report, positive
 from .subject import Arrays, Seed, Subject, derived, generator, inner, normals, of_function
 
 Compared = tuple[float, str]  # relative error, "numeric ..., got ..."
@@ -42,10 +42,11 @@ def gradients(
 
     Random directions of length max(1, |x|max) are tried in each array alone and in all together, with steps of 1e-4, 2.4e-5
     and 6e-6 until one agrees. The error is relative to the scale of the directional derivative; it may be `rtol`, besides
-    `atol` and rounding (2e-11 max(1, |f|max): scale up a function whose derivatives are no larger). Order n checks every
-    nesting ("JVP of VJP of f"), in which cotangents and tangents are arguments too.
-    CheckError if one is wrong, KinkError if f has a kink at xs, TypeError for other dtypes (float32 is refused, not promoted:
-    f itself might round). `rng` is a seed (default 0) or a Generator.
+    `atol` and rounding (for each unit of a cotangent 3e-10 max(1, |f|max) at the shortest step: scale up a function whose
+    derivatives are no larger). Order n checks every nesting ("JVP of VJP of f"), in which cotangents and tangents are
+    arguments too. CheckError if one is wrong; KinkError if it is so because f has a kink at xs, where order 1 passes the
+    mean of both sides' slopes, as 0 for abs; TypeError for other dtypes (float32 is refused, not promoted: f itself might round).
+    `rng` is a seed (default 0) or a Generator.
     """
     _known(order, modes)
     subject = of_function(f, xs, name)
@@ -54,7 +55,7 @@ def gradients(
             raise TypeError(
                 f"check.gradients: {subject.argument(i)}: finite differences need float64, pass x.astype(np.float64)"
             )
-    comparison = Comparison(modes, generator(rng), rtol, atol, Report(subject.name))
+    comparison = Comparison(modes, generator(rng), positive(rtol), atol, Report(subject.name))
     _nestings(subject, order, comparison)
     return comparison.report
 

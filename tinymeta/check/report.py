@@ -29,3 +29,10 @@ class Report:
 
     def __str__(self) -> str:
         return f"{self.name}: " + ", ".join(f"{law} {error:.1e}" for law, error in self.errors.items())
+
+
+def positive(rtol: float) -> float:
+    """The tolerance; ValueError for 0 or less, which no rounding error would pass."""
+    if not rtol > 0:
+        raise ValueError(f"check: rtol is {rtol}, expected more than 0, for numbers are rounded")
+    return rtol

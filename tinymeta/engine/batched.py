@@ -107,7 +107,7 @@ def bind_batched(prim: Prim, inputs: Sequence, params: dict) -> Any:
     if not prim.differentiable:
         return data
     lock_all(map(raw, inputs))
-    constants = [lift(x, level) if type(x) is Tensor else x for x in inputs]
+    constants = [lift(x, level) if type(x) in (Tensor, list) else x for x in inputs]
     return record(data, prim, tuple(constants), params)
 
 

@@ -20,7 +20,9 @@ def checkpoint(f: Callable) -> Callable:
     """
 
     @functools.wraps(f)
-    def checkpointed(*args: Any) -> Any:
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            return checkpoint(lambda args, kwargs: f(*args, **kwargs))(args, kwargs)
         maps, flat, level = THREAD.maps, trees.leaves(args), innermost()
         if maps and maps[-1].depth == THREAD.depth:
             return _inside_out(f, args, flat)

@@ -47,7 +47,7 @@ class Traced:
             lock_all(map(raw, self.leaves))
             output = f(*call_args, **kwargs)
             self.output = trees.map(lambda y: _own(y) if type(y) is Tensor else y, output) if THREAD.maps else output
-            self.seals = [(a, _fingerprint(a)) for a in THREAD.locked] if seal and THREAD.depth == 1 else []
+            self.seals = [(a, _fingerprint(a)) for a in THREAD.locked.values()] if seal and THREAD.depth == 1 else []
 
     def graph(self) -> Graph:
         """From the leaves to all that f returned."""

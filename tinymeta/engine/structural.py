@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
-from .tensor import Prim, bind, value
+from .tensor import Prim, Tensor, bind, describe, value
 
 
 def _sum_to(x: Any, shape: tuple[int, ...]) -> Any:
@@ -31,8 +33,18 @@ _cast = Prim("astype", lambda x, dtype: x.astype(dtype))
 
 
 def as_tuple(x: Any) -> tuple[int, ...]:
-    """One integer or several, Python's or NumPy's, as a tuple of ints."""
-    return (int(x),) if isinstance(x, (int, np.integer)) else tuple(int(i) for i in x)
+    """One integer or several, Python's or NumPy's, as a tuple of ints; TypeError for floats."""
+    return (int(x),) if isinstance(x, (int, np.integer)) else tuple([index(i) for i in x])
+
+
+def axes_of(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """One axis or several of `ndim`, counted from the front; ValueError for one that is not there, or there twice."""
+    if type(axis) is int:
+        return (normalize_axis_index(axis, ndim, op),)
+    axes = tuple([normalize_axis_index(a, ndim, op) for a in as_tuple(axis)])
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{op}: axes {list(axes)} name one twice, expected different axes")
+    return axes
 
 
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
@@ -47,8 +59,10 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
 
 
 def astype(x: Any, dtype: Any) -> Any:
-    """x in another float dtype; the cotangent comes back in x's own. A conversion to a non-float dtype ends the gradient."""
+    """x in another float dtype; the cotangent comes back in x's own. A conversion to integers or booleans ends the gradient."""
     dtype = np.dtype(dtype)
+    if dtype.kind == "c" and type(x) is Tensor:
+        raise TypeError(f"astype: {describe(x)} to {dtype} has no derivative rule, expected a dtype of real numbers")
     if dtype.kind != "f":
         return bind(_cast, value(x), dtype=dtype)
     return x if x.dtype == dtype else bind(_astype, x, dtype=dtype)

@@ -137,7 +137,14 @@ def _fit(gx: Any, x: Tensor, broadcasts: bool) -> Any:
         if not broadcasts:
             raise ValueError(f"the rule gave a cotangent {describe(gx)} for an input {describe(x)}")
         gx = sum_to(gx, x.shape)
-    return astype(gx, x.dtype)
+    return _as_real(gx, x.dtype)
+
+
+def _as_real(g: Any, dtype: Any) -> Any:
+    """g in the dtype of its value; complex only where f went through complex numbers, for which no rule is right."""
+    if "c" in (g.dtype.kind, dtype.kind):
+        raise TypeError(f"a derivative {describe(g)} of a value of {dtype}, expected real numbers: use real constants")
+    return astype(g, dtype)
 
 
 def pushforward(graph: Graph, tangents: Sequence[Any], record: bool) -> list[Any]:
@@ -166,15 +173,16 @@ def _push_one(node: Tensor, totals: dict[Tensor, Any], record: bool) -> Any:
     args = node.inputs if record else tuple(map(value, node.inputs))
     try:
         dot = _tangent(node, dots, args, record)
+        return dot if dot is None or type(node.data) is tuple else _fit_forward(dot, node)
     except Exception as error:
         raise explain(error, f"JVP of {prim.name} ", node.inputs, where_made(node)) from error
-    if dot is None or type(node.data) is tuple:
-        return dot
-    if dot.shape != node.shape and not prim.broadcasts:
-        raise ValueError(
-            f"JVP of {prim.name} at {where_made(node)}: got {describe(dot)} for an output {describe(node)}"
-        )
-    return astype(broadcast_to(dot, node.shape), node.dtype)
+
+
+def _fit_forward(dot: Any, node: Tensor) -> Any:
+    """The tangent in the shape and dtype of its value: broadcast as the op did, refused where it did not."""
+    if dot.shape != node.shape and not node.prim.broadcasts:
+        raise ValueError(f"the rule gave a tangent {describe(dot)} for an output {describe(node)}")
+    return _as_real(broadcast_to(dot, node.shape), node.dtype)
 
 
 def _tangent(node: Tensor, dots: list, args: Sequence, record: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The value graph: a Tensor remembers which primitive made it and from what; nothing else is stored.
+"""The value graph: a Tensor remembers which primitive made it, from what, when, and for which line of the user's.
 
 Rules are looked up on the primitive, never closed over, so that the reverse sweep, the forward sweep and the drawings are
 small interpreters over one list of (prim, inputs, params). Inputs that are not Tensors are constants of the graph.
@@ -35,7 +35,7 @@ class Thread(threading.local):
     site: tuple[Any, int] | None = None
 
     def __init__(self) -> None:
-        self.locked: list[np.ndarray] = []
+        self.locked: dict[int, np.ndarray] = {}  # by id, every array after its base
 
 
 THREAD = Thread()
@@ -125,6 +125,8 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     for x in inputs:
         if type(x) is _ndarray:
             lock(x)
+        elif type(x) is list:  # which could be changed
+            inputs = tuple(np.array(a) if type(a) is list else a for a in inputs)
     return record(data, prim, inputs, params)
 
 
@@ -189,11 +191,27 @@ IDENTITY = Prim("identity", lambda x: x, (lambda g, out, x: g,), kind="linear")
 
 
 def lock(array: np.ndarray) -> None:
-    """Make a captured array read-only until the outermost derivative is done: changing it would falsify the gradient."""
-    for a in (array, array.base):
-        if type(a) is np.ndarray and a.flags.writeable:
+    """Make a captured array read-only until the outermost derivative is done: changing it would falsify the gradient.
+
+    Another view of it that was taken before stays writeable, and so does an array that NumPy would not unlock again.
+    """
+    for a in (array.base, array):
+        if type(a) is _ndarray and a.flags.writeable and (a.base is None or _unlockable(a)):
             a.flags.writeable = False
-            THREAD.locked.append(a)
+            THREAD.locked[id(a)] = a
+
+
+def _unlockable(view: np.ndarray) -> bool:
+    """Whether NumPy will make it writeable again: only for the sake of a writeable array, or buffer, that it is a view of."""
+    base: Any = view.base
+    while isinstance(base, _ndarray):
+        if base.flags.writeable or id(base) in THREAD.locked:
+            return True
+        base = base.base
+    try:
+        return not memoryview(base).readonly
+    except (TypeError, BufferError):  # as of torch_tensor.numpy() and as_strided
+        return False
 
 
 def lock_all(values: Iterable) -> None:
@@ -203,9 +221,12 @@ def lock_all(values: Iterable) -> None:
 
 
 def unlock() -> None:
-    for array in sorted(THREAD.locked, key=lambda a: a.base is not None):  # a view needs its base writeable first
-        array.flags.writeable = True
-    THREAD.locked.clear()
+    locked, THREAD.locked = THREAD.locked, {}
+    for array in locked.values():
+        try:
+            array.flags.writeable = True
+        except ValueError:  # f has made its base read-only, and so it is meant to be
+            continue
 
 
 def describe(x: Any) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from . import trees
 from .batched import raw
 from .scope import Traced, as_tangent, constant
-from .tensor import Tensor, describe, value
+from .structural import as_tuple
+from .tensor import Tensor, as_array, describe, value
 
 
 def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
@@ -24,17 +25,17 @@ def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool 
     The gradient has the tree, shapes and dtypes of argument `argnums` (a tuple of gradients for a tuple of argnums). With
     `has_aux`, f returns (value, aux) and so does the first result. TypeError for integer inputs, ValueError for a non-scalar f.
     """
-    indices = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    single, indices = isinstance(argnums, (int, np.integer)), _indices(argnums)
 
     @functools.wraps(f)
     def value_and_grad_of(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        at = [_argnum(i, args, f) for i in indices]
+        at = _places("grad", indices, args, f)
         traced = Traced(f, args, at, kwargs, "grad")
         y = _value_of(traced.output, has_aux)
         graph = traced.graph()
         gradients = traced.pull(graph, [_one(y), *[None] * (len(graph.outputs) - 1)])
         result = _regroup(traced.trees, gradients)
-        return traced.escape(graph), result[0] if isinstance(argnums, int) else tuple(result)
+        return traced.escape(graph), result[0] if single else tuple(result)
 
     return value_and_grad_of
 
@@ -78,6 +79,8 @@ def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     graph = traced.graph()
 
     def push(*tangents: Any) -> Any:
+        if len(tangents) != len(xs):
+            raise ValueError(f"jvp: {len(tangents)} tangent(s) of {len(xs)} argument(s), expected one of each")
         given = [v for tree, t in zip(traced.trees, tangents, strict=True) for v in _match(tree, t)]
         vs = [as_tangent(v, w, f"jvp: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))]
         return trees.unflatten(traced.output, traced.push(graph, vs))
@@ -86,7 +89,10 @@ def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
 
 
 def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:
-    """(f(*xs), its directional derivative along dxs)."""
+    """(f(*xs), its directional derivative along dxs): the arguments and their tangents, each as a tuple or list."""
+    for name, given in (("xs", xs), ("dxs", dxs)):
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(f"jvp: {name} is {describe(given)}, expected a tuple: write (x,) if there is one argument")
     y, push = linearize(f, *xs)
     return y, push(*dxs)
 
@@ -103,21 +109,27 @@ def hvp(f: Callable, x: Any, v: Any, mode: str = "forward-over-reverse") -> Any:
 
 def jacobian(f: Callable, argnums: int = 0) -> Callable:
     """∂f_i/∂x_j of shape f's output + x's, one pullback per output element; a tree of trees when f or x is a tree."""
-
-    @functools.wraps(f)
-    def jacobian_of(*args: Any, **kwargs: Any) -> Any:
-        at = _argnum(argnums, args, f)
-        y, pull = _vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), (args[at],), seal=False)
-        outputs = trees.leaves(y)
-        blocks = [_rows(pull, y, outputs, k, args[at]) for k in range(len(outputs))]
-        return trees.unflatten(y, blocks)
-
-    return jacobian_of
+    return _jacobian(f, argnums, "jacobian")
 
 
 def hessian(f: Callable, argnums: int = 0) -> Callable:
     """The matrix of second derivatives of a scalar function, of shape x.shape + x.shape (a tree of trees for a tree)."""
-    return jacobian(grad(f, argnums), argnums)
+    return _jacobian(grad(f, argnums), argnums, "hessian")
+
+
+def _jacobian(f: Callable, argnums: int, caller: str) -> Callable:
+    if not isinstance(argnums, (int, np.integer)):
+        raise TypeError(f"{caller}: argnums is {argnums!r}, expected one int")
+
+    @functools.wraps(f)
+    def jacobian_of(*args: Any, **kwargs: Any) -> Any:
+        (at,) = _places(caller, (argnums,), args, f)
+        y, pull = _vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), (args[at],), seal=False)
+        outputs = list(map(as_array, trees.leaves(y)))
+        blocks = [_rows(pull, y, outputs, k, args[at]) for k in range(len(outputs))]
+        return trees.unflatten(y, blocks)
+
+    return jacobian_of
 
 
 def stop_gradient(x: Any) -> Any:
@@ -140,12 +152,23 @@ def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
     return trees.unflatten(x, entries)
 
 
-def _argnum(i: int, args: tuple, f: Callable) -> int:
-    if not -len(args) <= i < len(args):
-        raise ValueError(
-            f"grad: argnums {i}, but {getattr(f, '__name__', f)!r} was called with {len(args)} positional argument(s)"
-        )
-    return i % len(args)
+def _indices(argnums: Any) -> tuple[int, ...]:
+    try:
+        return as_tuple(argnums)
+    except TypeError:
+        raise TypeError(f"grad: argnums is {argnums!r}, expected an int or a tuple of ints") from None
+
+
+def _places(caller: str, argnums: Sequence[int], args: tuple, f: Callable) -> list[int]:
+    """The arguments that are meant, counted from the first; ValueError unless they are there, and each once."""
+    n, name = len(args), getattr(f, "__name__", f)
+    for i in argnums:
+        if not -n <= i < n:
+            raise ValueError(f"{caller}: argnums {i}, but {name!r} was called with {n} positional argument(s)")
+    places = [i % n for i in argnums]
+    if len(set(places)) < len(places):
+        raise ValueError(f"{caller}: argnums {tuple(argnums)} name one of the {n} argument(s) of {name!r} twice")
+    return places
 
 
 def _value_of(output: Any, has_aux: bool) -> Any:

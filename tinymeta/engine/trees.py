@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -12,8 +13,10 @@ def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     kind = type(tree)
     if tree is None:
         return (), (), lambda _: None
+    if kind is dict:
+        return tuple(tree), tuple(tree.values()), lambda values: dict(zip(tree, values, strict=True))
     if isinstance(tree, dict):
-        return tuple(tree), tuple(tree.values()), lambda values: kind(zip(tree, values, strict=True))
+        return tuple(tree), tuple(tree.values()), lambda values: _replaced(tree, values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return tree._fields, tuple(tree), lambda values: kind(*values)
     if isinstance(tree, (list, tuple)):
@@ -23,6 +26,14 @@ def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
         values = tuple(getattr(tree, name) for name in names)
         return names, values, lambda new: dataclasses.replace(tree, **dict(zip(names, new, strict=True)))
     return None
+
+
+def _replaced(tree: dict, values: Sequence) -> dict:
+    """A dict of the same kind with other values; copied, for a defaultdict is not made from its items."""
+    new = copy.copy(tree)
+    for key, value in zip(tree, values, strict=True):
+        new[key] = value
+    return new
 
 
 def items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -202,9 +202,9 @@ def _max_windows(x: Any, windows: Windows) -> Any:
 
 
 def _share(g: Any, y: Any, x: Any, windows: Windows) -> Any:
-    """g shared equally among the elements that attain the maximum of their window."""
+    """g shared equally among the elements that attain the maximum of their window: those that are NaN, if it is."""
     x, y = value(x), value(y)
-    attained = [np.equal(x[place], y) for place in windows.places()]
+    attained = [np.equal(x[place], y) | np.isnan(x[place]) for place in windows.places()]
     ties = reduce(np.add, [a.astype(g.dtype) for a in attained])
     return bind(_scatter, g / ties, *attained, windows=windows)
 

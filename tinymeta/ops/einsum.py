@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.tensor import Prim, as_array, bind, value
-from .linalg import eye_like as _eye
+from ..engine.tensor import Prim, as_array, bind, describe, value
+from .indexing import getitem
 from .shape import reshape
 
 _einsum = Prim(
@@ -24,7 +24,8 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     """Sum of products by index letters, as NumPy's: `ij,jk->ik`, `...` for leading axes, a repeated letter for a diagonal."""
     operands = tuple(map(as_array, operands))
     inputs, output = _explicit(subscripts.replace(" ", ""), operands)
-    inputs, operands = _without_diagonals(*_without_ones(inputs, operands))
+    operands = tuple(_diagonal(subscripts, term, x) for term, x in zip(inputs, operands, strict=True))
+    inputs, operands = _without_ones(["".join(dict.fromkeys(term)) for term in inputs], operands)
     return bind(_einsum, *operands, spec=f"{','.join(inputs)}->{output}")
 
 
@@ -41,6 +42,8 @@ def _explicit(subscripts: str, operands: tuple) -> tuple[list[str], str]:
     if not arrow:
         letters = "".join(terms).replace(".", "")
         output = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    if dots and "..." not in output:
+        raise ValueError(f"einsum({subscripts!r}): the output has no place for the axes of '...', expected '...' in it")
     for t, x in zip(inputs, operands, strict=True):
         if len(t) != x.ndim:
             raise ValueError(f"einsum({subscripts!r}): {t!r} names {len(t)} axes of an operand with {x.ndim}")
@@ -62,21 +65,17 @@ def _without_ones(inputs: list[str], operands: tuple) -> tuple[list[str], tuple]
     )
 
 
-def _without_diagonals(inputs: list[str], operands: tuple) -> tuple[list[str], tuple]:
-    """A letter that repeats within one operand gets a new name, tied to the old one by an identity matrix."""
-    fresh = [c for c in string.ascii_letters if c not in "".join(inputs)]
-    terms, more, eyes = [], [], []
-    for term, x in zip(inputs, operands, strict=True):
-        seen = ""
-        for axis, letter in enumerate(term):
-            if letter in seen:
-                new = fresh.pop(0)
-                more.append(letter + new)
-                eyes.append(_eye(x, x.shape[axis]))
-                letter = new
-            seen += letter
-        terms.append(seen)
-    return terms + more, (*operands, *eyes)
+def _diagonal(subscripts: str, term: str, x: Any) -> Any:
+    """x with one axis for each letter of its term: of a letter that repeats the diagonal, and nothing of what lies beside it."""
+    letters = "".join(dict.fromkeys(term))
+    if letters == term:
+        return x
+    lengths = dict(zip(term, x.shape, strict=True))
+    if any(lengths[c] != n for c, n in zip(term, x.shape, strict=True)):
+        raise ValueError(f"einsum({subscripts!r}): {term!r} repeats a letter for different lengths of {describe(x)}")
+    places = (np.arange(lengths[c], like=value(x)) for c in term)
+    shapes = ([-1 if c == letter else 1 for c in letters] for letter in term)
+    return getitem(x, tuple(i.reshape(shape) for i, shape in zip(places, shapes, strict=True)))
 
 
 def _cotangent(g: Any, xs: tuple, spec: str, i: int) -> Any:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.batched import raw
-from ..engine.tensor import Prim, Tensor, as_array, bind, examine, value
+from ..engine.tensor import Prim, Tensor, as_array, bind, describe, examine, value
 from . import elementwise as ew
 from .shape import reshape
 
@@ -43,16 +44,20 @@ def put(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The elements of x at integer `indices` along `axis` (of the flattened array for None)."""
+    indices = _integers(indices)
     if axis is None:
         return getitem(reshape(x, -1), indices)
     x = as_array(x)
-    return getitem(x, (slice(None),) * (axis % x.ndim) + (indices,))
+    x = x if x.ndim else reshape(x, (1,))
+    return getitem(x, (slice(None),) * normalize_axis_index(axis, x.ndim, "take") + (indices,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     """The elements of x at `indices` along `axis`, the other axes matched (broadcast) one to one."""
     x = as_array(x)
-    axis %= x.ndim
+    axis = normalize_axis_index(axis, x.ndim, "take_along_axis")
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_axis: indices {describe(indices)} of {describe(x)}, expected as many axes")
     return getitem(x, tuple(indices if a == axis else _grid(x, a, indices) for a in range(x.ndim)))
 
 
@@ -104,9 +109,24 @@ def _parted(index: Any) -> tuple[Any, list]:
     """The index with ARRAY for each of its arrays, and the arrays."""
     if type(index) is int or type(index) is slice:
         return index, []
+    index = tuple(map(_frozen, index)) if isinstance(index, tuple) else _frozen(index)
     items = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in items if _is_array(i)]
     return (tuple(ARRAY if _is_array(i) else i for i in items) if arrays else index), arrays
+
+
+def _frozen(i: Any) -> Any:
+    """A list as one of our own, which nobody can change before the sweep; not as an array, which would be NumPy's only."""
+    return [_frozen(k) for k in i] if isinstance(i, (list, tuple)) else i
+
+
+def _integers(indices: Any) -> Any:
+    """The indices of take, for which True is 1 and no mask."""
+    if type(indices) is int:
+        return indices
+    array = as_array(indices)
+    array = array.astype(np.intp) if array.dtype.kind == "b" else array
+    return array if hasattr(indices, "ndim") else array.tolist()
 
 
 def filled(index: Any, arrays: Sequence) -> Any:

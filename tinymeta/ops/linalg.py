@@ -1,4 +1,4 @@
-"""Products of matrices: matmul and what reduces to it (dot, outer, tensordot), einsum, norm, solve and cholesky."""
+"""Products of matrices: matmul and what reduces to it (dot, tensordot), outer, norm, solve and cholesky."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.structural import as_tuple
+from ..engine.structural import axes_of
 from ..engine.tensor import Prim, as_array, bind, describe, value
 from . import elementwise as ew
 from .reduce import Axis, sum
@@ -32,6 +32,7 @@ _cholesky = Prim("cholesky", np.linalg.cholesky, (lambda g, l, a: _cholesky_vjp(
 
 def matmul(a: Any, b: Any) -> Any:
     """Matrix product over the last two axes; leading axes broadcast, and a 1-D operand is a row or column as in NumPy."""
+    a, b = as_array(a), as_array(b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(
             f"matmul({describe(a)}, {describe(b)}): a scalar operand, expected matrices; use * for scaling"
@@ -66,8 +67,10 @@ def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
     """Sum of products over `axes`: the last n of a with the first n of b, or a pair of axis lists."""
     a, b = as_array(a), as_array(b)
     na, nb = a.ndim, b.ndim
-    pair = axes if isinstance(axes, (tuple, list)) else (range(na - int(axes), na), range(int(axes)))
-    ia, ib = ([i % n for i in as_tuple(ax)] for ax, n in zip(pair, (na, nb), strict=True))
+    if not isinstance(axes, (tuple, list)) and axes > min(na, nb):
+        raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes={axes}, expected no more than both have")
+    pair = axes if isinstance(axes, (tuple, list)) else (range(na - axes, na), range(axes))
+    ia, ib = (list(axes_of("tensordot", ax, n)) for ax, n in zip(pair, (na, nb), strict=True))
     if [a.shape[i] for i in ia] != [b.shape[i] for i in ib]:
         raise ValueError(f"tensordot({describe(a)}, {describe(b)}): axes {ia} and {ib} differ in length")
     free_a, free_b = ([i for i in range(n) if i not in used] for n, used in ((na, ia), (nb, ib)))
@@ -79,12 +82,12 @@ def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
 
 def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Euclidean (Frobenius) norm over `axis`; its gradient at 0 is 0."""
-    return ew.sqrt(sum(ew.square(x), axis, keepdims))
+    return ew.sqrt(sum(ew.square(x), axis, keepdims=keepdims))
 
 
 def solve(a: Any, b: Any) -> Any:
     """x with a x = b: a (..., n, n), b (..., n, k) or (n,). LinAlgError if a is singular."""
-    b = as_array(b)
+    a, b = as_array(a), as_array(b)
     if b.ndim == 1:
         return _squeeze(bind(_solve, a, expand_dims(b, 1)), -1)
     return bind(_solve, a, b)

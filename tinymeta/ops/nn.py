@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.structural import as_tuple
+from ..engine.structural import axes_of
 from ..engine.tensor import describe
 from . import elementwise as ew
 from .indexing import check_range, take_along_axis
@@ -20,7 +20,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, axis: int | tuple[int, ...], eps: 
     γ and β have the shape of x without `axis` (leading task axes may be missing); None leaves out the scale or the shift.
     Composed, so that no derivative treats the statistics as constants.
     """
-    axes = tuple(a % x.ndim - x.ndim for a in as_tuple(axis))
+    axes = tuple(a - x.ndim for a in axes_of("batch_norm", axis, x.ndim))
     centred = x - mean(x, axes, keepdims=True)
     scale = ew.sqrt(mean(ew.square(centred), axes, keepdims=True) + eps)
     normal = centred / scale if gamma is None else centred / scale * expand_dims(gamma, axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -61,14 +62,36 @@ def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs
 
 
 def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+    if "a" in kwargs and not args:  # NumPy's name of the array, which is not always ours
+        args, kwargs = (kwargs["a"],), {name: x for name, x in kwargs.items() if name != "a"}
     if func in FUNCTIONS:
-        return FUNCTIONS[func](*args, **kwargs)
+        try:
+            return FUNCTIONS[func](*args, **kwargs)
+        except TypeError as error:
+            raise _about_arguments(error, self, func, args, kwargs) from error.__cause__
     if type(self) is Batched and func in PLAIN:
         return plain_function(func, self, args, kwargs)
     if type(self) is Tensor and func in WITHOUT_DERIVATIVE:
-        return func(*map(value, args), **kwargs)
-    name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
-    raise TypeError(f"{name} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one")
+        return func(*map(value, args), **{name: value(x) for name, x in kwargs.items()})
+    raise TypeError(
+        f"{_of_numpy(func)} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
+    )
+
+
+def _of_numpy(func: Callable) -> str:
+    return f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
+
+
+def _about_arguments(error: TypeError, self: Any, func: Callable, args: tuple, kwargs: dict) -> TypeError:
+    """The error, unless it is that NumPy's function has an argument that our op has not: then a sentence about that."""
+    signature = inspect.signature(FUNCTIONS[func])
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as why:
+        return TypeError(
+            f"{_of_numpy(func)} of {describe(self)}: {why}, expected only {', '.join(signature.parameters)}"
+        )
+    return error
 
 
 def _refuse(what: str, instead: str) -> Callable:

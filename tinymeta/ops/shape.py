@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
-from ..engine.structural import as_tuple, astype, broadcast_to, sum_to
+from ..engine.structural import as_tuple, astype, axes_of, broadcast_to, sum_to
 from ..engine.tensor import Prim, as_array, bind
 
 _reshape = Prim(
@@ -53,16 +54,17 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """x with its axes permuted; reversed for None."""
     x = as_array(x)
     ndim = x.ndim
-    return bind(_transpose, x, axes=tuple(reversed(range(ndim))) if axes is None else tuple(a % ndim for a in axes))
+    order = range(ndim - 1, -1, -1) if axes is None else [normalize_axis_index(a, ndim, "transpose") for a in axes]
+    return bind(_transpose, x, axes=tuple(order))
 
 
 def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """x with the axes `source` at the places `destination`."""
     x = as_array(x)
-    ndim = x.ndim
-    sources = [a % ndim for a in as_tuple(source)]
-    places = [a % ndim for a in as_tuple(destination)]
-    order = [a for a in range(ndim) if a not in sources]
+    sources, places = (axes_of("moveaxis", a, x.ndim) for a in (source, destination))
+    if len(sources) != len(places):
+        raise ValueError(f"moveaxis: {len(sources)} axes {list(sources)} and {len(places)} places {list(places)}")
+    order = [a for a in range(x.ndim) if a not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
         order.insert(place, axis)
     return transpose(x, order)
@@ -72,24 +74,27 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """x with two axes exchanged."""
     x = as_array(x)
     order = list(range(x.ndim))
-    order[axis1], order[axis2] = order[axis2], order[axis1]
+    a, b = (normalize_axis_index(axis, x.ndim, "swapaxes") for axis in (axis1, axis2))
+    order[a], order[b] = b, a
     return transpose(x, order)
 
 
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """x with axes of length 1 inserted at `axis` of the result."""
-    axes = as_tuple(axis)
     x = as_array(x)
-    ndim = x.ndim + len(axes)
-    inserted, rest = {a % ndim for a in axes}, iter(x.shape)
+    ndim = x.ndim + (1 if isinstance(axis, (int, np.integer)) else len(axis))
+    inserted, rest = axes_of("expand_dims", axis, ndim), iter(x.shape)
     return reshape(x, [1 if i in inserted else next(rest) for i in range(ndim)])
 
 
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     """x without its axes of length 1 (only those in `axis`, if given)."""
-    axes = tuple(range(x.ndim)) if axis is None else as_tuple(axis)
-    dropped = {a % x.ndim for a in axes if axis is not None or x.shape[a] == 1}
-    if any(x.shape[a] != 1 for a in dropped):
+    x = as_array(x)
+    ones = [a for a, n in enumerate(x.shape) if n == 1]
+    dropped = (
+        ones if axis is None else axes_of("squeeze", axis, x.ndim or 1)[: x.ndim]
+    )  # a scalar has an axis 0, as in NumPy
+    if not set(dropped) <= set(ones):
         raise ValueError(f"squeeze: axes {sorted(dropped)} of shape {list(x.shape)} are not all of length 1")
     return reshape(x, [n for i, n in enumerate(x.shape) if i not in dropped])
 
@@ -98,16 +103,18 @@ def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
     """The arrays joined along an existing axis (flattened first, for None)."""
     if axis is None:
         xs, axis = [ravel(x) for x in xs], 0
-    return bind(_concatenate, *xs, axis=axis)
+    return bind(_concatenate, *map(as_array, xs), axis=axis)
 
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Any:
     """The arrays joined along a new axis."""
-    return bind(_stack, *xs, axis=axis)
+    return bind(_stack, *map(as_array, xs), axis=axis)
 
 
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list:
     """x cut along `axis` into equal sections, or before each of the given indices."""
+    x = as_array(x)
+    axis = normalize_axis_index(axis, x.ndim, "split")
     n = x.shape[axis]
     if isinstance(indices_or_sections, (int, np.integer)):
         if n % indices_or_sections:
@@ -117,7 +124,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
         indices: Sequence[int] = [i * (n // indices_or_sections) for i in range(1, indices_or_sections)]
     else:
         indices = indices_or_sections
-    before = (builtins.slice(None),) * (axis % x.ndim)
+    before = (builtins.slice(None),) * axis
     return [x[before + (builtins.slice(a, b),)] for a, b in zip([0, *indices], [*indices, n], strict=True)]
 
 
@@ -136,6 +143,7 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Any:
     """x rotated along `axis`; what leaves at one end enters at the other."""
+    x = as_array(x)
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), x.shape)
     return bind(_roll, x, shift=shift, axis=axis)
