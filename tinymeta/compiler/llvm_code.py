@@ -22,7 +22,7 @@ from .nests import Nest, Place
 from .products import Sizes, product, room
 from .python_code import Text
 from .tasks import Tasks, split
-from .vectors import BYTES, INDEX, Code, address, convert, index, load, loop, store, supported
+from .vectors import BYTES, INDEX, Code, address, combine, convert, index, load, loop, store, supported
 
 RUNS = 8  # of tasks, each with its own partial sums: the same sums whatever the number of threads
 ALIGNMENT = 64
@@ -234,7 +234,7 @@ class Part:
             source = address(b, base, g.source.offset + offset // dtype.itemsize, steps, dtype.itemsize)
             to = self._at(g.to, indices)
             if g.add:
-                total = b.fadd(load(b, source, dtype, 1, 1), load(b, to, dtype, 1, 1))
+                total = combine(b, "sum", load(b, source, dtype, 1, 1), load(b, to, dtype, 1, 1), dtype, 1)
                 store(b, total, source, dtype, 1, 1)
             else:
                 store(b, load(b, source, dtype, 1, 1), to, dtype, 1, 1)
