@@ -211,7 +211,7 @@ def plain_function(func: Callable, x: Batched, args: tuple, kwargs: dict) -> Any
     return func(*args, **kwargs, like=raw(x)) if func is np.arange else getattr(x, func.__name__)
 
 
-LIKE = (np.zeros_like, np.ones_like, np.full_like, np.empty_like)
+LIKE = (np.zeros_like, np.ones_like, np.empty_like)
 SEARCHES: dict[Callable, tuple[Callable, int | None]] = {
     np.argmax: (along_axis, None), np.argmin: (along_axis, None), np.argsort: (along_axis, -1),
     np.any: (along_axes, None), np.all: (along_axes, None), np.count_nonzero: (along_axes, None),
