@@ -45,3 +45,31 @@ def test_full_like_of_plain_numbers_is_numpys(fill, options):
 
     tm.grad(f)(X)
     tm.compile(f)(X)
+
+
+TIES = np.array([0, 1] * 40)
+SEARCHES = {
+    "argsort": lambda x: np.argsort(x, -1, "stable"),
+    "argsort by name": lambda x: np.argsort(a=x, kind="stable", axis=0),
+    "argmax": lambda x: np.argmax(x, 0, None, keepdims=True),
+    "argmin": lambda x: np.argmin(x, keepdims=True),
+    "any": lambda x: np.any(x > 0, 0, None, True),
+    "all": lambda x: np.all(x > 0, None, None, True),
+    "count_nonzero": lambda x: np.count_nonzero(x, 0, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("what", SEARCHES)
+def test_every_argument_of_a_search_counts(what):
+    f = SEARCHES[what]
+    expected = f(TIES)
+    np.testing.assert_array_equal(tm.vmap(f)(np.stack([TIES, 1 - TIES]))[0], expected)
+    compiled = tm.compile(f)
+    for _ in range(2):
+        np.testing.assert_array_equal(compiled(TIES), expected)
+
+
+def test_a_search_takes_no_place_for_its_result():
+    for run in (lambda f: tm.compile(f)(X), lambda f: tm.vmap(f)(X[None])):
+        with pytest.raises(TypeError, match=r"np.argmax with out= of float64\[3\]: expected none"):
+            run(lambda x: np.argmax(x, 0, np.zeros((), int) if type(x) is not np.ndarray else None))

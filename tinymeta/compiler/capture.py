@@ -18,7 +18,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
-from ..ops.batching import LIKE, SEARCHES
+from ..ops.batching import LIKE, SEARCHES, named
 from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
@@ -184,7 +184,8 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func is np.arange:
         return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:
-        return bind(_plain(func), args[0], **({"axis": args[1]} if args[1:] else {}), **kwargs)
+        array, params = named(func, args, kwargs)
+        return bind(_plain(func), array, **params)
     raise TypeError(
         f"tm.compile: {func.__module__}.{func.__name__} of a captured value {describe(self)} would be decided once; "
         "see tinymeta.ops for the ops that can be compiled"
