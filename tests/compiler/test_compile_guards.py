@@ -247,6 +247,17 @@ def test_inside_derivatives_vmaps_and_captures_it_is_the_function():
     assert "multiply" in outer.source
 
 
+def test_a_function_of_a_number_is_the_function_inside_all_others_too():
+    compiled, two, numbers = tm.compile(lambda s: s * s + 1), np.float64(2.0), np.arange(3.0)
+    for _ in range(2):
+        assert compiled(two) == 5
+        assert tm.grad(compiled)(two) == 4
+        assert tm.hvp(compiled, two, two) == 4
+        np.testing.assert_array_equal(tm.vmap(compiled)(numbers), numbers**2 + 1)
+        assert tm.compile(lambda s: compiled(s) * 2)(two) == 10
+    assert programs(compiled) == 1
+
+
 def test_threads_do_not_share_buffers():
     compiled = tm.compile(lambda x: ops.sum(ops.sin(x) * x) + x)
     inputs = [np.full((200, 200), float(k)) for k in range(4)]
