@@ -215,3 +215,12 @@ def test_what_was_freed_below_a_block_in_use_is_given_back():
     kept_by_python, given_back = map(float, done.stdout.split())
     assert kept_by_python < 10
     assert given_back > 40
+
+
+def test_an_argument_without_axes_comes_back_as_it_is(backend):
+    compiled = tm.compile(lambda x, s: (x * s, s))
+    for s in (np.float64(2.0), np.asarray(3.0), np.float64(4.0)):
+        product, same = compiled(np.ones(3), s)
+        np.testing.assert_array_equal(product, np.full(3, s))
+        assert (same, np.shape(same)) == (s, ())
+    assert compiled.backend == backend

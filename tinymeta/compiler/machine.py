@@ -117,6 +117,7 @@ def _compiled(cpu: Any, text: str) -> bytes:
 def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine: Any) -> Callable:
     constants = [v.constant for v in program.constants]
     threads, together = _threads(layout)
+    in_c_order = functools.partial(np.asarray, order="C")  # np.ascontiguousarray gives a number an axis
     addresses = _addresses if data_at() is None else lambda arrays: list(map(id, arrays))
     shared, own = _block(layout.shared_bytes), [_block(layout.own_bytes) for _ in range(threads)]
     inputs = {v: k for k, v in enumerate((*program.inputs, *program.constants))}
@@ -130,7 +131,7 @@ def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine:
     own_at = [block.ctypes.data for block in own]
 
     def replay(*arrays: Any) -> list[np.ndarray]:
-        given = list(map(np.ascontiguousarray, (*arrays, *constants)))
+        given = list(map(in_c_order, (*arrays, *constants)))
         fresh = [np.empty(shape, dtype) for shape, dtype in made]
         table[:] = addresses((*given, *fresh))
         if before:
