@@ -233,6 +233,58 @@ def test_a_global_number_that_changes_makes_another_program(monkeypatch):
     assert programs(compiled) == 2
 
 
+HELPERS = {
+    "a lambda": lambda x: (lambda: x * SCALE)(),
+    "a list": lambda x: ops.sum(np.stack([x * SCALE for _ in range(1)]), axis=0),
+    "a lambda in a lambda": lambda x: (lambda: (lambda: x * SCALE)())(),
+    "a compiled helper": lambda x: times_scale(x),
+    "a helper by default": lambda x, helper=lambda x: x * SCALE: helper(x),
+    "a helper": lambda x: helper(x),
+    "a method": lambda x: SCALER(x),
+}
+times_scale = tm.compile(lambda x: x * SCALE)
+
+
+def helper(x):
+    return x * SCALE
+
+
+class Scaler:
+    def times(self, x):
+        return x * SCALE
+
+
+SCALER = Scaler().times
+
+
+@pytest.mark.parametrize("where", HELPERS)
+def test_a_global_is_watched_wherever_it_is_read(where, monkeypatch):
+    compiled = tm.compile(HELPERS[where])
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(X), X * scale)
+    assert programs(compiled) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [lambda x: x + 1, np.sin, functools.partial(np.add, 2.0), tm.compile(lambda x: x * 3)]
+)
+def test_a_global_function_that_is_bound_anew_makes_another_program(other, monkeypatch):
+    compiled = tm.compile(lambda x: 2 * helper(x))
+    compiled(X)
+    monkeypatch.setitem(globals(), "helper", other)
+    np.testing.assert_array_equal(compiled(X), 2 * other(X))
+    assert programs(compiled) == 2
+
+
+def test_an_attribute_of_a_global_name_is_no_global(monkeypatch):
+    compiled = tm.compile(lambda state: state.step + 1)
+    for step in range(3):
+        monkeypatch.setitem(globals(), "step", step)
+        assert compiled(optim.State(np.asarray(step))) == step + 1
+    assert programs(compiled) == 1
+
+
 # ---- what the others do to a compiled function ----
 
 
