@@ -131,18 +131,19 @@ def test_no_two_primitives_are_written_alike():
     assert len({identity._prim(graph.Op(p, (), {})) for p in prims}) == len(prims)
 
 
-def test_floats_by_closure_are_read_and_indices_are_part_of_the_program(written):
+def test_arrays_by_closure_are_read_and_the_functions_own_indices_are_part_of_the_program(written):
     rng = np.random.default_rng(1)
     x = numbers(rng, 4, 5)
     for w in numbers(rng, 3, 5, 2):
         compiled(lambda x: ops.tanh(x @ w), x)  # noqa: B023
     assert len(written) == 1
     columns = np.array([4, 0, 2, 2])
-    for count, rows in enumerate((np.arange(4), np.array([1, 0, 3, 2])), 2):
+    for rows in (np.arange(4), np.array([1, 0, 3, 2])):
         compiled(lambda x: ops.sin(x[rows, columns]), x)  # noqa: B023
+        assert len(written) == 2
+    for count, rows in enumerate(([0, 1, 2, 3], [1, 0, 3, 2]), 3):
+        compiled(lambda x: ops.sin(x[np.array(rows), columns]), x)  # noqa: B023
         assert len(written) == count
-    compiled(lambda x: ops.sin(x[np.arange(4), columns]), x)
-    assert len(written) == 3
 
 
 def test_an_index_out_of_range_is_named_with_the_line_of_this_function(written):

@@ -63,8 +63,6 @@ class Log:
         x = np.asarray(x) if isinstance(x, (list, tuple)) else x
         if not hasattr(x, "shape") or isinstance(x, np.generic):
             return x
-        if x.ndim == 0 and type(x) is np.ndarray:
-            return x[()]
         if id(x) not in self.constants:
             self.constants[id(x)] = value = Value(x.shape, x.dtype, constant=x)
             value.site = _site()

@@ -294,7 +294,8 @@ def full_index(index: Any, ndim: int) -> tuple:
 def _own_number(index: Value, count: int) -> bool:
     numbers = index.constant
     return (
-        numbers is not None
+        index.fixed
+        and index.ndim > 0
         and numbers.shape[0] == numbers.size == count
         and np.array_equal(numbers.ravel(), range(count))
     )
