@@ -76,22 +76,6 @@ def test_state_outside_of_the_arguments_is_found():
         tm.compile(f)(X)
 
 
-def test_an_input_changed_in_place_is_refused():
-    def f(x):
-        x += 1
-        return x
-
-    with pytest.raises(TypeError, match="change in place"):
-        tm.compile(f)(X.copy())
-
-    def g(x):
-        x[0] = 0
-        return x
-
-    with pytest.raises(TypeError, match="change in place"):
-        tm.compile(g)(X.copy())
-
-
 def test_a_captured_value_that_escapes_is_refused():
     kept = []
 
@@ -101,7 +85,7 @@ def test_a_captured_value_that_escapes_is_refused():
 
     tm.compile(f)(X)
     with pytest.raises(TypeError, match="used after its capture"):
-        ops.sin(kept[-1])
+        ops.sin(kept[0])
 
 
 def test_an_argument_without_an_array_has_nothing_to_replay():

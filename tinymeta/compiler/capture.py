@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..engine import trees
+from ..engine import structural, trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops.batching import LIKE, SEARCHES, named
 from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
+from .plan import is_view
 
 
 class Symbol:
@@ -203,11 +204,19 @@ def _refuse(what: str, instead: str = "use tm.ops.where for a branch, or pass th
 
 def _in_place(op: Callable) -> Callable:
     def change(self: Symbol, other: Any) -> Any:
-        if self.value.op is None:
+        root = self.value
+        while root.op is not None and is_view(root.op):
+            root = root.op.inputs[0]
+        if root.op is None:
             _refuse("a change in place", "write x = x + y, which leaves the caller's array alone")(self)
         return op(self, other)
 
     return change
+
+
+def _copied(x: Symbol) -> Any:
+    """An op, which clean-up drops: a copy, unlike the argument it is of, may be changed in place."""
+    return bind(structural._astype, x, dtype=x.dtype)
 
 
 _TABLE: dict[str, Any] = {
@@ -218,6 +227,7 @@ _TABLE: dict[str, Any] = {
     "__invert__": lambda x: np.invert(x), "__array_ufunc__": _array_ufunc, "__array_function__": _array_function,
     "any": lambda x, axis=None: np.any(x, axis=axis), "all": lambda x, axis=None: np.all(x, axis=axis),
     "argmax": lambda x, axis=None: np.argmax(x, axis=axis), "argmin": lambda x, axis=None: np.argmin(x, axis=axis),
+    "copy": lambda x, order="C": _copied(x), "astype": lambda x, dtype: structural.astype(_copied(x), dtype),
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
     "__array__": _refuse("np.asarray", "compute with tm.ops"),

@@ -131,8 +131,8 @@ class Compiled:
             self._programs.insert(0, program)
 
     def _compile(self, args: tuple, kwargs: dict) -> Any:
+        program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
         expected = self._f(*args, **kwargs)
-        program = Specialisation(self._f, args, kwargs)
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         _trim()
         with self._lock:
