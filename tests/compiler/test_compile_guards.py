@@ -65,6 +65,13 @@ def test_a_random_number_is_found_and_named():
         tm.compile(f)(X)
 
 
+def test_a_random_number_below_the_rounding_is_found_too():
+    rng, x = np.random.default_rng(0), np.ones(5, np.float32)
+    for size in (1e-4, 1e-6):
+        with pytest.raises(ValueError, match=r"float32\[5\], used at .*:\d+, differs each time: is it random"):
+            tm.compile(lambda x: x + size * rng.normal(size=5).astype(np.float32))(x)  # noqa: B023
+
+
 def test_state_outside_of_the_arguments_is_found():
     calls = []
 

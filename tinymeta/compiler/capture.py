@@ -52,6 +52,7 @@ class Log:
         self.ops: list[Op] = []
         self.checks: list[Check] = []
         self.constants: dict[int, Value] = {}
+        self.results: list[Any] = []  # the leaves of what f returned, as this run computed them
         self.open = True
 
     def input(self, array: Any) -> Symbol:
@@ -142,6 +143,7 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any, Log]:
         symbols = [log.input(x) if is_array(x) else x for x in leaves]
         args, kwargs = trees.unflatten((args, kwargs), symbols)
         result = f(*args, **kwargs)
+        log.results = [x.array if type(x) is Symbol else x for x in trees.leaves(result)]
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
     return Program(inputs, log.ops, trees.leaves(result), log.checks), result, log

@@ -23,7 +23,7 @@ from .cleanup import clean
 from .closure import unchanged
 from .graph import Program, line, text_of_line
 from .signature import check_static, reader, writer
-from .verify import verify
+from .verify import check_repeatable, verify
 
 MANY = 8  # programs that differ in static values alone, before a warning
 
@@ -43,7 +43,8 @@ class Specialisation:
         check_static(args, kwargs)
         self.read, self.wanted, self.fresh = reader(args, kwargs), chosen(), unchanged(f)
         self.statics = [(path, x) for path, x in trees.items((args, kwargs)) if not is_array(x)]
-        program, result, _ = capture(f, args, kwargs)
+        program, result, log = capture(f, args, kwargs)
+        self.captured = log.results
         if not program.inputs:
             raise TypeError(
                 f"tm.compile: no argument of {_name(f)} is an array, so there is nothing to replay: call it as it is"
@@ -133,6 +134,8 @@ class Compiled:
     def _compile(self, args: tuple, kwargs: dict) -> Any:
         program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
         expected = self._f(*args, **kwargs)
+        check_repeatable(self._f, program.captured, expected, args, kwargs)
+        program.captured = []
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         _trim()
         with self._lock:
