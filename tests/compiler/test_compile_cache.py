@@ -223,3 +223,30 @@ def test_old_files_go(tmp_path, monkeypatch):
         os.utime(next(p for p in tmp_path.glob("*.o") if p.read_bytes()[32:] == bytes([k])), (k, k))
     assert {p.read_bytes()[32] for p in tmp_path.glob("*.o")} == {2, 3}
     assert cache.cached("text 3", lambda: b"never") == b"\x03"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(written, monkeypatch):
+    from tinymeta.compiler import cache
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(cache.os, "replace", full)
+    for _ in range(2):
+        compiled(ops.sin, np.arange(3.0))
+    assert len(written) == 2
+    assert list(cache.folder().iterdir()) == []
+
+
+def test_a_user_without_a_home_has_no_cache(written, monkeypatch):
+    from tinymeta.compiler import cache
+
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TINYMETA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache.Path, "home", none)
+    for _ in range(2):
+        compiled(ops.sin, np.arange(3.0))
+    assert len(written) == 2
