@@ -157,6 +157,25 @@ def test_an_index_out_of_range_is_named_with_the_line_of_this_function(written):
             program(x, good + 7)
 
 
+def _read(x, i):
+    return ops.take_along_axis(ops.sin(x), i, 1)
+
+
+def test_an_index_out_of_range_is_named_with_its_own_line_in_code_of_another_function(written):
+    x, good = numbers(np.random.default_rng(2), 3, 4), np.array([[0], [3], [-4]])
+
+    def on_two_lines(x, i, j):
+        first = ops.take_along_axis(ops.sin(x), i, 1)
+        return first + ops.take_along_axis(ops.sin(x), j, 1)
+
+    compiled(lambda x, i, j: _read(x, i) + _read(x, j), x, good, good)
+    program = compiled(on_two_lines, x, good, good)
+    assert len(written) == 1
+    for line, indices in enumerate(((good + 7, good), (good, good + 7)), on_two_lines.__code__.co_firstlineno + 1):
+        with pytest.raises(IndexError, match=rf"getitem at .*:{line}: an index is out of range"):
+            program(x, *indices)
+
+
 def test_another_compiler_or_processor_is_another_file(written, monkeypatch):
     from tinymeta.compiler import machine
 

@@ -71,7 +71,8 @@ class Log:
         return self.constants[id(x)]
 
     def record(self, prim: Prim, inputs: tuple, params: dict, data: Any) -> Any:
-        op = Op(prim, tuple(map(self.operand, inputs)), params, _site(), many=type(data) is tuple)
+        code, at = _site()  # a tuple of its own, by which an op that is written another way is known as this one
+        op = Op(prim, tuple(map(self.operand, inputs)), params, (code, at), many=type(data) is tuple)
         arrays = data if op.many else (data,)
         op.outputs = tuple(Value(np.shape(a), a.dtype, op) for a in arrays)
         for value, array in zip(op.outputs, arrays, strict=True):

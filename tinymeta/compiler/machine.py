@@ -43,7 +43,7 @@ def vector_bytes() -> int:
 
 class Layout(NamedTuple):
     """What running the code asks of the Machine that wrote it: its functions, the tasks, the blocks' bytes, and for each op that
-    reads or adds at indices its name, its array and where in the program the first op of its line stands."""
+    reads or adds at indices its name, its array and where in the program it stands."""
 
     functions: list[str]
     runs: int
@@ -93,8 +93,8 @@ def _maker(cpu: Any) -> str:
 
 
 def _layout(machine: Machine, program: Program) -> Layout:
-    sites = [op.site for op in program.ops]
-    indexing = [(op.prim.name, describe(op.inputs[0]), sites.index(op.site)) for op in machine.indexing]
+    numbers = {id(op.site): k for k, op in enumerate(program.ops)}
+    indexing = [(op.prim.name, describe(op.inputs[0]), numbers[id(op.site)]) for op in machine.indexing]
     functions = [part.name for part in machine.parts if part.statements]
     return Layout(functions, machine.runs, machine.work, machine.shared_bytes, machine.own_bytes, indexing)
 
