@@ -143,6 +143,19 @@ def test_a_scalar_and_an_array_without_axes_share_a_program():
     assert programs(compiled) == 1
 
 
+def test_zeros_of_either_sign_are_other_static_values():
+    compiled = tm.compile(lambda x, zero: ops.arctan(x / zero))
+    with np.errstate(divide="ignore"):
+        for zero in (0.0, -0.0, 0.0):
+            np.testing.assert_array_equal(
+                compiled(X, np.float64(zero).item()), np.copysign(np.pi / 2, zero) * np.ones(3)
+            )
+    nan = tm.compile(lambda x, n: x * n)
+    for _ in range(2):
+        nan(X, float("nan"))
+    assert (programs(compiled), programs(nan)) == (2, 1)
+
+
 def test_another_backend_is_another_program(monkeypatch):
     monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
     compiled = tm.compile(ops.sin)

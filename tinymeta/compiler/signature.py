@@ -28,6 +28,7 @@ def reader(args: tuple, kwargs: dict) -> Callable[[tuple, dict], list | None]:
     return code.names["read"]
 
 
+SIGNED = (float, complex)  # whose zeros are equal, but not alike
 NUMBERS = (np.ndarray, np.generic)  # a Tensor, a Batched value and a Symbol are none
 
 
@@ -70,7 +71,8 @@ class _Reader:
                 test = f"not isinstance({path}, {self.name(NUMBERS)})"
             test += f" or {path}.shape != {x.shape} or {path}.dtype != {self.name(x.dtype)}"
         else:
-            test += f" or {path} is not {self.name(x)} and {path} != {self.name(x)}"
+            other = f"repr({path}) != {repr(x)!r}" if type(x) in SIGNED else f"{path} != {self.name(x)}"
+            test += f" or {path} is not {self.name(x)} and {other}"
         self.lines.append(f"if {test}: return None")
 
     def name(self, x: Any) -> str:
