@@ -25,7 +25,7 @@ from .graph import Program, line, text_of_line
 from .signature import check_static, reader, writer
 from .verify import check_repeatable, verify
 
-MANY = 8  # programs that differ in static values alone, before a warning
+MANY = 8  # programs that differ in static values or variables alone, before a warning; so many stale ones are kept
 
 
 class Constant(NamedTuple):
@@ -128,8 +128,7 @@ class Compiled:
 
     def _first(self, program: Specialisation) -> None:
         with self._lock:
-            self._programs.remove(program)
-            self._programs.insert(0, program)
+            self._programs = [program, *(p for p in self._programs if p is not program)]
 
     def _compile(self, args: tuple, kwargs: dict) -> Any:
         program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
@@ -139,23 +138,25 @@ class Compiled:
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         _trim()
         with self._lock:
-            self._programs.insert(0, program)
+            stale = [p for p in self._programs if not p.fresh()][MANY:]
+            self._programs = [program, *(p for p in self._programs if p not in stale)]
         if len(self._programs) == MANY:
             self._warn()
         return result
 
     def _warn(self) -> None:
         """Many programs are no error, but often a number that should be an array."""
-        first, last = self._programs[1].statics, self._programs[0].statics
-        if len(first) == len(last):
-            changed = [
-                f"{p} = {x!r}" for (p, x), (q, y) in zip(last, first, strict=True) if p == q and x is not y and x != y
-            ]
-            if changed:
-                warnings.warn(
-                    f"tm.compile: {_name(self._f)} has been compiled {MANY} times, last for another value of {', '.join(changed)} "
-                    "(a place in (args, kwargs)): pass a number that changes as an array, np.asarray(x)",
-                    RuntimeWarning, stacklevel=4)  # fmt: skip
+        last, before = self._programs[:2]
+        changed = _changed(last.statics, before.statics)
+        if changed:
+            why = f"another value of {', '.join(changed)} (a place in (args, kwargs))"
+        elif not before.fresh():
+            why = "a variable outside of it that was bound anew"
+        else:
+            return
+        warnings.warn(
+            f"tm.compile: {_name(self._f)} has been compiled {MANY} times, last for {why}: pass a number that changes as an array, "
+            "np.asarray(x)", RuntimeWarning, stacklevel=4)  # fmt: skip
 
 
 def compile(f: Callable) -> Compiled:
@@ -206,6 +207,12 @@ def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) 
     on_device = [v for v, x in given if cupy_code.is_cupy(x) and wanted in (None, "cuda")]
     code = cupy_code.Code(program, on_device) if on_device else numpy_code.Code(program, on_host)
     return "numpy" if on_host else "cuda", code, code.build(), why
+
+
+def _changed(last: list, before: list) -> list[str]:
+    """The places and values of static arguments that are others."""
+    pairs = zip(last, before, strict=True) if len(last) == len(before) else ()
+    return [f"{p} = {x!r}" for (p, x), (q, y) in pairs if p == q and x is not y and x != y]
 
 
 def _name(f: Callable) -> str:
