@@ -204,6 +204,27 @@ def test_a_function_of_a_number_is_the_function_inside_all_others_too():
     assert programs(compiled) == 1
 
 
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    @tm.compile
+    def times(self, x):
+        """x times the factor."""
+        return x * self.factor
+
+
+def test_a_method_may_be_compiled():
+    two, three = Scaled(2.0), Scaled(np.float64(3.0))
+    for _ in range(2):
+        np.testing.assert_array_equal(two.times(X), 2 * X)
+        np.testing.assert_array_equal(three.times(X), 3 * X)
+        np.testing.assert_array_equal(Scaled.times(two, X), 2 * X)
+        np.testing.assert_array_equal(tm.grad(lambda x: ops.sum(two.times(x)))(X), np.full(3, 2.0))
+    assert programs(Scaled.times) == 2
+    assert (two.times.__doc__, "multiply" in two.times.source) == ("x times the factor.", True)
+
+
 def test_threads_do_not_share_buffers():
     compiled = tm.compile(lambda x: ops.sum(ops.sin(x) * x) + x)
     inputs = [np.full((200, 200), float(k)) for k in range(4)]

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import threading
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -95,6 +96,10 @@ class Compiled:
         if any(isinstance(x, (Tensor, Batched, Symbol)) for x in trees.leaves((args, kwargs))):
             return self._f(*args, **kwargs)  # inside a derivative, a vmap or another capture: they see its ops
         return self._compile(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: the instance is the first argument, a static one if it is no tree of arrays."""
+        return self if instance is None else types.MethodType(self, instance)
 
     @property
     def source(self) -> str:
