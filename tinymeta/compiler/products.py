@@ -2,6 +2,7 @@
 
 One function per sizes and strides, however often it is called: c (m, n) = a (m, k) b (k, n), the columns of c side by side. A row
 of b is loaded by vectors, an entry of a is read into all lanes; a b whose columns do not lie side by side is copied first.
+kernels/gemm has another one, for code that Numba compiles: its sizes are known when it runs, so it has masks, and Numba to load.
 """
 
 from __future__ import annotations
