@@ -71,3 +71,9 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_integers_and_masks(what):
     check_numbers(OTHERS[what], np.array([1, 0, 2, -3, 0]), np.array([0, 3, 1, 1, 4]))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64"])
+def test_the_source_of_a_maximum_runs(dtype):
+    x = drawn(np.random.default_rng(0), (3, 4), dtype) - drawn(np.random.default_rng(1), (3, 4), dtype) * 9
+    check(lambda x: (ops.max(x, axis=1), ops.min(x), ops.sum(x, axis=0), ops.max(-x * x - 1)), x)

@@ -162,7 +162,7 @@ class Nest:
         return totals
 
     def _start(self, width: int) -> list[Code]:
-        return [number(_first(s.kind, s.out.dtype), s.out.dtype, width) for s in self.statement.sums]
+        return [number(first(s.kind, s.out.dtype), s.out.dtype, width) for s in self.statement.sums]
 
     def _finish(self, totals: list, width: int) -> None:
         first = len(self.views) - len(self.outputs)
@@ -187,7 +187,8 @@ def _how(kind: str) -> str:
     return "sum" if kind == "mean" else kind
 
 
-def _first(kind: str, dtype: np.dtype) -> Any:
+def first(kind: str, dtype: np.dtype) -> Any:
+    """What a sum, maximum or minimum begins with."""
     if kind in ("sum", "mean"):
         return 0
     lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
