@@ -33,7 +33,7 @@ IN_PLACE = {
 @pytest.mark.parametrize("what", IN_PLACE)
 def test_an_input_changed_in_place_is_refused_and_unchanged(what):
     x = X.copy()
-    with pytest.raises(TypeError, match="change in place"):
+    with pytest.raises(TypeError, match=r"change in place of .* would be made by the first call alone: "):
         tm.compile(IN_PLACE[what])(x)
     np.testing.assert_array_equal(x, X)
 

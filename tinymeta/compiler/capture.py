@@ -194,15 +194,19 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     )
 
 
-def _refuse(what: str, instead: str = "use tm.ops.where for a branch, or pass the number as an argument") -> Callable:
+def _refuse(
+    what: str,
+    instead: str = "use tm.ops.where for a branch, or pass the number as an argument",
+    would_be: str = "decided once, by the numbers of the first call",
+) -> Callable:
     def refuse(self: Symbol, *args: Any, **kwargs: Any) -> NoReturn:
         made = f" (made at {line(self.value.op.site)})" if self.value.op else ""
-        raise TypeError(
-            f"tm.compile: {what} of a captured value {describe(self)}{made} would be decided once, by the numbers of "
-            f"the first call: {instead}"
-        )
+        raise TypeError(f"tm.compile: {what} of a captured value {describe(self)}{made} would be {would_be}: {instead}")
 
     return refuse
+
+
+ONCE = "made by the first call alone"
 
 
 def _in_place(op: Callable) -> Callable:
@@ -211,7 +215,7 @@ def _in_place(op: Callable) -> Callable:
         while root.op is not None and is_view(root.op):
             root = root.op.inputs[0]
         if root.op is None:
-            _refuse("a change in place", "write x = x + y, which leaves the caller's array alone")(self)
+            _refuse("a change in place", "write x = x + y, which leaves the caller's array alone", ONCE)(self)
         return op(self, other)
 
     return change
@@ -234,7 +238,7 @@ _TABLE: dict[str, Any] = {
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
     "__array__": _refuse("np.asarray", "compute with tm.ops"),
-    "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate"),
+    "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate", ONCE),
 }  # fmt: skip
 for _name, _method in _TABLE.items():
     setattr(Symbol, _name, _method)
