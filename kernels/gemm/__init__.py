@@ -20,9 +20,11 @@ shape and dtype, and may overlap ``a`` or ``b``.
 Errors: TypeError unless all arrays are of one float dtype; ValueError unless a and b have two axes or more, the
 inner sizes agree, the leading axes broadcast, and out (or d_c) has c's shape.
 
-``cpu`` and ``cuda`` (float32 and float64) have the same functions, and ``cpu_product.product`` is one product for compiled
-code to call: that is what the CPU kernel is for. From Python a call costs ten times what NumPy's does, and its sums are
-rounded otherwise: so ``ops.matmul`` stays with NumPy, and with CuPy's cuBLAS, and who wants a kernel asks for it.
+``cpu`` and ``cuda`` (float32 and float64) have the same functions, and ``cpu_product.product`` is one product for code compiled by
+Numba to call, of sizes known when it runs: that is what the CPU kernel is for. ``tm.compile`` knows the sizes before, and
+its products (``tinymeta/compiler/products.py``) are written for each of them, with no masks and no Numba to load.
+From Python a call costs ten times what NumPy's does, and its sums are rounded otherwise: so ``ops.matmul`` stays with
+NumPy, and with CuPy's cuBLAS, and who wants a kernel asks for it.
 """
 
 from .reference import matmul, matmul_vjp

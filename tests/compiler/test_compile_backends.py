@@ -215,3 +215,44 @@ def test_what_was_freed_below_a_block_in_use_is_given_back():
     kept_by_python, given_back = map(float, done.stdout.split())
     assert kept_by_python < 10
     assert given_back > 40
+
+
+def test_an_argument_without_axes_comes_back_as_it_is(backend):
+    compiled = tm.compile(lambda x, s: (x * s, s))
+    for s in (np.float64(2.0), np.asarray(3.0), np.float64(4.0)):
+        product, same = compiled(np.ones(3), s)
+        np.testing.assert_array_equal(product, np.full(3, s))
+        assert (same, np.shape(same)) == (s, ())
+    assert compiled.backend == backend
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, int])
+def test_a_closed_over_array_without_axes_is_read_in_each_call(backend, kind):
+    factor, x = np.array(2, kind), np.arange(3.0)
+    compiled = tm.compile(lambda x: (x * factor, np.stack([x[0], factor]), factor, np.sum(x) * factor))
+    for number in (2, 5, 1, 0):
+        factor[...] = number
+        for found, expected in zip(compiled(x), (x * number, [0, number], number, 3 * number), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert compiled.backend == backend
+    (constant,) = compiled.constants
+    assert constant.array is factor
+
+
+def test_numbers_that_f_makes_are_no_constants(backend):
+    compiled = tm.compile(lambda x: x[:, None] * np.asarray(0.5) + np.ones(()) * x[None] * np.asarray(np.nan))
+    compiled(np.arange(3.0))
+    assert compiled.backend == backend
+    assert compiled.constants == []
+
+
+def test_a_closed_over_index_of_each_task_is_read_in_each_call(backend):
+    x, labels = np.random.default_rng(0).normal(size=(4, 4)), np.array([3, 0, 1, 1])
+    index = np.arange(4)
+    compiled = tm.compile(lambda x, labels: ops.tanh(x)[index, labels])
+    for _ in range(2):
+        np.testing.assert_allclose(compiled(x, labels), np.tanh(x)[index, labels])
+        index[:] = index[::-1].copy()
+    assert compiled.backend == backend
+    own = tm.compile(lambda x, labels: ops.tanh(x)[np.arange(4), labels])
+    np.testing.assert_allclose(own(x, labels), np.tanh(x)[np.arange(4), labels])

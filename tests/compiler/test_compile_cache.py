@@ -131,18 +131,19 @@ def test_no_two_primitives_are_written_alike():
     assert len({identity._prim(graph.Op(p, (), {})) for p in prims}) == len(prims)
 
 
-def test_floats_by_closure_are_read_and_indices_are_part_of_the_program(written):
+def test_arrays_by_closure_are_read_and_the_functions_own_indices_are_part_of_the_program(written):
     rng = np.random.default_rng(1)
     x = numbers(rng, 4, 5)
     for w in numbers(rng, 3, 5, 2):
         compiled(lambda x: ops.tanh(x @ w), x)  # noqa: B023
     assert len(written) == 1
     columns = np.array([4, 0, 2, 2])
-    for count, rows in enumerate((np.arange(4), np.array([1, 0, 3, 2])), 2):
+    for rows in (np.arange(4), np.array([1, 0, 3, 2])):
         compiled(lambda x: ops.sin(x[rows, columns]), x)  # noqa: B023
+        assert len(written) == 2
+    for count, rows in enumerate(([0, 1, 2, 3], [1, 0, 3, 2]), 3):
+        compiled(lambda x: ops.sin(x[np.array(rows), columns]), x)  # noqa: B023
         assert len(written) == count
-    compiled(lambda x: ops.sin(x[np.arange(4), columns]), x)
-    assert len(written) == 3
 
 
 def test_an_index_out_of_range_is_named_with_the_line_of_this_function(written):
@@ -154,6 +155,25 @@ def test_an_index_out_of_range_is_named_with_the_line_of_this_function(written):
         here = program.__wrapped__.__code__.co_firstlineno
         with pytest.raises(IndexError, match=rf"getitem at .*:{here}: an index is out of range for float64\[4\]"):
             program(x, good + 7)
+
+
+def _read(x, i):
+    return ops.take_along_axis(ops.sin(x), i, 1)
+
+
+def test_an_index_out_of_range_is_named_with_its_own_line_in_code_of_another_function(written):
+    x, good = numbers(np.random.default_rng(2), 3, 4), np.array([[0], [3], [-4]])
+
+    def on_two_lines(x, i, j):
+        first = ops.take_along_axis(ops.sin(x), i, 1)
+        return first + ops.take_along_axis(ops.sin(x), j, 1)
+
+    compiled(lambda x, i, j: _read(x, i) + _read(x, j), x, good, good)
+    program = compiled(on_two_lines, x, good, good)
+    assert len(written) == 1
+    for line, indices in enumerate(((good + 7, good), (good, good + 7)), on_two_lines.__code__.co_firstlineno + 1):
+        with pytest.raises(IndexError, match=rf"getitem at .*:{line}: an index is out of range"):
+            program(x, *indices)
 
 
 def test_another_compiler_or_processor_is_another_file(written, monkeypatch):
@@ -222,3 +242,30 @@ def test_old_files_go(tmp_path, monkeypatch):
         os.utime(next(p for p in tmp_path.glob("*.o") if p.read_bytes()[32:] == bytes([k])), (k, k))
     assert {p.read_bytes()[32] for p in tmp_path.glob("*.o")} == {2, 3}
     assert cache.cached("text 3", lambda: b"never") == b"\x03"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(written, monkeypatch):
+    from tinymeta.compiler import cache
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(cache.os, "replace", full)
+    for _ in range(2):
+        compiled(ops.sin, np.arange(3.0))
+    assert len(written) == 2
+    assert list(cache.folder().iterdir()) == []
+
+
+def test_a_user_without_a_home_has_no_cache(written, monkeypatch):
+    from tinymeta.compiler import cache
+
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TINYMETA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache.Path, "home", none)
+    for _ in range(2):
+        compiled(ops.sin, np.arange(3.0))
+    assert len(written) == 2

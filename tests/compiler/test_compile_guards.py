@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import threading
 import warnings
 
@@ -65,6 +63,13 @@ def test_a_random_number_is_found_and_named():
         tm.compile(f)(X)
 
 
+def test_a_random_number_below_the_rounding_is_found_too():
+    rng, x = np.random.default_rng(0), np.ones(5, np.float32)
+    for size in (1e-4, 1e-6):
+        with pytest.raises(ValueError, match=r"float32\[5\], used at .*:\d+, differs each time: is it random"):
+            tm.compile(lambda x: x + size * rng.normal(size=5).astype(np.float32))(x)  # noqa: B023
+
+
 def test_state_outside_of_the_arguments_is_found():
     calls = []
 
@@ -76,22 +81,6 @@ def test_state_outside_of_the_arguments_is_found():
         tm.compile(f)(X)
 
 
-def test_an_input_changed_in_place_is_refused():
-    def f(x):
-        x += 1
-        return x
-
-    with pytest.raises(TypeError, match="change in place"):
-        tm.compile(f)(X.copy())
-
-    def g(x):
-        x[0] = 0
-        return x
-
-    with pytest.raises(TypeError, match="change in place"):
-        tm.compile(g)(X.copy())
-
-
 def test_a_captured_value_that_escapes_is_refused():
     kept = []
 
@@ -101,7 +90,7 @@ def test_a_captured_value_that_escapes_is_refused():
 
     tm.compile(f)(X)
     with pytest.raises(TypeError, match="used after its capture"):
-        ops.sin(kept[-1])
+        ops.sin(kept[0])
 
 
 def test_an_argument_without_an_array_has_nothing_to_replay():
@@ -152,6 +141,19 @@ def test_a_scalar_and_an_array_without_axes_share_a_program():
     assert programs(compiled) == 1
 
 
+def test_zeros_of_either_sign_are_other_static_values():
+    compiled = tm.compile(lambda x, zero: ops.arctan(x / zero))
+    with np.errstate(divide="ignore"):
+        for zero in (0.0, -0.0, 0.0):
+            np.testing.assert_array_equal(
+                compiled(X, np.float64(zero).item()), np.copysign(np.pi / 2, zero) * np.ones(3)
+            )
+    nan = tm.compile(lambda x, n: x * n)
+    for _ in range(2):
+        nan(X, float("nan"))
+    assert (programs(compiled), programs(nan)) == (2, 1)
+
+
 def test_another_backend_is_another_program(monkeypatch):
     monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
     compiled = tm.compile(ops.sin)
@@ -177,62 +179,6 @@ def test_a_static_number_that_changes_is_warned_of():
             tm.compile(ops.sin)(np.ones(n))
 
 
-# ---- constants ----
-
-
-def test_constants_are_listed_with_their_lines_and_stay_alive():
-    scale = np.array([1.0, 2.0, 4.0])
-    compiled = tm.compile(lambda x: ops.sin(x) * scale)
-    compiled(X)
-    (constant,) = compiled.constants
-    assert constant.array is scale
-    assert re.search(r"test_compile_guards\.py:\d+$", constant.line)
-    assert "scale" in constant.source
-    scale[:] = 0
-    np.testing.assert_array_equal(compiled(X), 0 * X)
-
-
-def test_a_constant_of_one_number_is_still_the_users():
-    ones, twos = np.ones(3), np.full(6, 2.0)
-    compiled = tm.compile(lambda x: ops.sin(x) * ones + twos[::2])
-    np.testing.assert_array_equal(compiled(X), np.sin(X) + 2)
-    ones[:], twos[:] = 0, 5
-    np.testing.assert_array_equal(compiled(X), np.full(3, 5.0))
-    gradient = tm.compile(tm.grad(lambda x: ops.mean(ops.sin(x))))
-    gradient(X)
-    assert gradient.constants == [], "the cotangent 1/3 of a mean is a number, not an array"
-
-
-SCALE = 2.0
-
-
-def test_a_variable_that_is_bound_anew_makes_another_program():
-    factor, table, inner = 3.0, np.ones(3), lambda x: ops.sin(x) * factor
-
-    def f(x):
-        return inner(x) + table * SCALE
-
-    compiled = tm.compile(tm.value_and_grad(lambda x: ops.sum(f(x))))
-    assert compiled(X)[0] == np.sum(3 * np.sin(X) + 2)
-    factor = 5.0
-    assert compiled(X)[0] == np.sum(5 * np.sin(X) + 2)
-    table = np.zeros(3)
-    assert compiled(X)[0] == np.sum(5 * np.sin(X))
-    inner = ops.exp
-    assert compiled(X)[0] == np.sum(np.exp(X))
-    assert programs(compiled) == 4
-    compiled(X)
-    assert programs(compiled) == 4
-
-
-def test_a_global_number_that_changes_makes_another_program(monkeypatch):
-    compiled = tm.compile(functools.partial(lambda y, x: x * SCALE + y, 1.0))
-    for scale in (2.0, 7.0, 7.0):
-        monkeypatch.setitem(globals(), "SCALE", scale)
-        np.testing.assert_array_equal(compiled(X), X * scale + 1)
-    assert programs(compiled) == 2
-
-
 # ---- what the others do to a compiled function ----
 
 
@@ -245,6 +191,38 @@ def test_inside_derivatives_vmaps_and_captures_it_is_the_function():
     for _ in range(2):
         np.testing.assert_array_equal(outer(X), 14 + 2 * X)
     assert "multiply" in outer.source
+
+
+def test_a_function_of_a_number_is_the_function_inside_all_others_too():
+    compiled, two, numbers = tm.compile(lambda s: s * s + 1), np.float64(2.0), np.arange(3.0)
+    for _ in range(2):
+        assert compiled(two) == 5
+        assert tm.grad(compiled)(two) == 4
+        assert tm.hvp(compiled, two, two) == 4
+        np.testing.assert_array_equal(tm.vmap(compiled)(numbers), numbers**2 + 1)
+        assert tm.compile(lambda s: compiled(s) * 2)(two) == 10
+    assert programs(compiled) == 1
+
+
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    @tm.compile
+    def times(self, x):
+        """x times the factor."""
+        return x * self.factor
+
+
+def test_a_method_may_be_compiled():
+    two, three = Scaled(2.0), Scaled(np.float64(3.0))
+    for _ in range(2):
+        np.testing.assert_array_equal(two.times(X), 2 * X)
+        np.testing.assert_array_equal(three.times(X), 3 * X)
+        np.testing.assert_array_equal(Scaled.times(two, X), 2 * X)
+        np.testing.assert_array_equal(tm.grad(lambda x: ops.sum(two.times(x)))(X), np.full(3, 2.0))
+    assert programs(Scaled.times) == 2
+    assert (two.times.__doc__, "multiply" in two.times.source) == ("x times the factor.", True)
 
 
 def test_threads_do_not_share_buffers():

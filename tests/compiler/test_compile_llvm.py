@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from compiler.machine_code import assert_close, check, numbers
@@ -222,3 +224,39 @@ def test_ops_without_loops_run_on_numpy_and_say_why():
     assert compiled.why_not_compiled == f"there are no loops for cholesky of float64[3,3], at {__file__}:{line}"
     empty = tm.compile(lambda x: ops.sum(ops.sin(x), axis=0))
     np.testing.assert_array_equal(empty(np.zeros((0, 3))), np.zeros(3))
+
+
+SUMS = {
+    "all": lambda x: ops.sum(x), "mean": lambda x: ops.mean(x), "columns": lambda x: ops.sum(x, axis=0),
+    "rows": lambda x: ops.mean(x, axis=1), "two axes": lambda x: ops.sum(ops.reshape(x, (-1, 5, x.shape[1])), axis=(0, 2)),
+    "dot": lambda x: ops.dot(ops.ravel(x), ops.ravel(x)), "squares": lambda x: ops.sum(ops.square(x), axis=(0, 1)),
+}  # fmt: skip
+
+
+@given(
+    rows=st.sampled_from([5, 155, 160, 165, 1025, 100_000]), columns=st.sampled_from([1, 3, 33, 520]),
+    name=st.sampled_from(sorted(SUMS)), even=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_long_sums_lose_no_more_bits_than_numpys(rows, columns, name, even):
+    rows = min(rows, 1_000_000 // columns) // 5 * 5
+    x = (
+        np.full((rows, columns), 0.1, np.float32)
+        if even
+        else np.random.default_rng(6).random((rows, columns), np.float32)
+    )
+    compiled, f = tm.compile(SUMS[name]), SUMS[name]
+    np.testing.assert_allclose(compiled(x), f(x.astype(np.float64)), rtol=16 * np.finfo(np.float32).eps)
+    assert compiled.backend == "llvm"
+
+
+def test_a_sum_of_ten_million_numbers_against_the_exact_one():
+    x = np.full(10**7, 0.1, np.float32)
+    exact = math.fsum(x.tolist())
+    assert abs(float(tm.compile(lambda x: ops.sum(x))(x)) - exact) <= 16 * np.finfo(np.float32).eps * exact
+
+
+def test_whole_numbers_and_extremes_by_stretches():
+    x = np.arange(70_001).reshape(-1, 1) % 4001
+    check(lambda x: (ops.sum(x), ops.max(x), ops.min(x, axis=0)), x, source=False)
+    check(lambda x: (ops.max(x), ops.min(x, axis=(0, 1))), np.float32(x), source=False)

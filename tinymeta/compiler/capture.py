@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..engine import trees
+from ..engine import structural, trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
-from ..ops.batching import LIKE, SEARCHES
+from ..ops.batching import LIKE, SEARCHES, named
 from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
+from .plan import is_view
 
 
 class Symbol:
@@ -51,6 +52,7 @@ class Log:
         self.ops: list[Op] = []
         self.checks: list[Check] = []
         self.constants: dict[int, Value] = {}
+        self.results: list[Any] = []  # the leaves of what f returned, as this run computed them
         self.open = True
 
     def input(self, array: Any) -> Symbol:
@@ -63,15 +65,14 @@ class Log:
         x = np.asarray(x) if isinstance(x, (list, tuple)) else x
         if not hasattr(x, "shape") or isinstance(x, np.generic):
             return x
-        if x.ndim == 0 and type(x) is np.ndarray:
-            return x[()]
         if id(x) not in self.constants:
             self.constants[id(x)] = value = Value(x.shape, x.dtype, constant=x)
             value.site = _site()
         return self.constants[id(x)]
 
     def record(self, prim: Prim, inputs: tuple, params: dict, data: Any) -> Any:
-        op = Op(prim, tuple(map(self.operand, inputs)), params, _site(), many=type(data) is tuple)
+        code, at = _site()  # a tuple of its own, by which an op that is written another way is known as this one
+        op = Op(prim, tuple(map(self.operand, inputs)), params, (code, at), many=type(data) is tuple)
         arrays = data if op.many else (data,)
         op.outputs = tuple(Value(np.shape(a), a.dtype, op) for a in arrays)
         for value, array in zip(op.outputs, arrays, strict=True):
@@ -143,6 +144,7 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any, Log]:
         symbols = [log.input(x) if is_array(x) else x for x in leaves]
         args, kwargs = trees.unflatten((args, kwargs), symbols)
         result = f(*args, **kwargs)
+        log.results = [x.array if type(x) is Symbol else x for x in trees.leaves(result)]
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
     return Program(inputs, log.ops, trees.leaves(result), log.checks), result, log
@@ -184,31 +186,44 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func is np.arange:
         return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:
-        return bind(_plain(func), args[0], **({"axis": args[1]} if args[1:] else {}), **kwargs)
+        array, params = named(func, args, kwargs)
+        return bind(_plain(func), array, **params)
     raise TypeError(
         f"tm.compile: {func.__module__}.{func.__name__} of a captured value {describe(self)} would be decided once; "
         "see tinymeta.ops for the ops that can be compiled"
     )
 
 
-def _refuse(what: str, instead: str = "use tm.ops.where for a branch, or pass the number as an argument") -> Callable:
+def _refuse(
+    what: str,
+    instead: str = "use tm.ops.where for a branch, or pass the number as an argument",
+    would_be: str = "decided once, by the numbers of the first call",
+) -> Callable:
     def refuse(self: Symbol, *args: Any, **kwargs: Any) -> NoReturn:
         made = f" (made at {line(self.value.op.site)})" if self.value.op else ""
-        raise TypeError(
-            f"tm.compile: {what} of a captured value {describe(self)}{made} would be decided once, by the numbers of "
-            f"the first call: {instead}"
-        )
+        raise TypeError(f"tm.compile: {what} of a captured value {describe(self)}{made} would be {would_be}: {instead}")
 
     return refuse
 
 
+ONCE = "made by the first call alone"
+
+
 def _in_place(op: Callable) -> Callable:
     def change(self: Symbol, other: Any) -> Any:
-        if self.value.op is None:
-            _refuse("a change in place", "write x = x + y, which leaves the caller's array alone")(self)
+        root = self.value
+        while root.op is not None and is_view(root.op):
+            root = root.op.inputs[0]
+        if root.op is None:
+            _refuse("a change in place", "write x = x + y, which leaves the caller's array alone", ONCE)(self)
         return op(self, other)
 
     return change
+
+
+def _copied(x: Symbol) -> Any:
+    """An op, which clean-up drops: a copy, unlike the argument it is of, may be changed in place."""
+    return bind(structural._astype, x, dtype=x.dtype)
 
 
 _TABLE: dict[str, Any] = {
@@ -219,10 +234,11 @@ _TABLE: dict[str, Any] = {
     "__invert__": lambda x: np.invert(x), "__array_ufunc__": _array_ufunc, "__array_function__": _array_function,
     "any": lambda x, axis=None: np.any(x, axis=axis), "all": lambda x, axis=None: np.all(x, axis=axis),
     "argmax": lambda x, axis=None: np.argmax(x, axis=axis), "argmin": lambda x, axis=None: np.argmin(x, axis=axis),
+    "copy": lambda x, order="C": _copied(x), "astype": lambda x, dtype: structural.astype(_copied(x), dtype),
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
     "__array__": _refuse("np.asarray", "compute with tm.ops"),
-    "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate"),
+    "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate", ONCE),
 }  # fmt: skip
 for _name, _method in _TABLE.items():
     setattr(Symbol, _name, _method)

@@ -31,7 +31,10 @@ def clean(program: Program) -> Program:
         return stand_ins.get(x, x) if type(x) is Value else x
 
     checks = [check._replace(values=tuple(map(new, check.values))) for check in program.checks]
-    return without_dead(replace(program, ops=ops, outputs=list(map(new, program.outputs)), checks=checks))
+    cleaned = without_dead(replace(program, ops=ops, outputs=list(map(new, program.outputs)), checks=checks))
+    for v in cleaned.constants:
+        v.fixed = type(v.constant) is np.ndarray and nobody_elses(v.constant)
+    return cleaned
 
 
 def _simplified(ops: list[Op]) -> tuple[list[Op], dict[Value, Value]]:
@@ -79,25 +82,25 @@ def _is_data(x: Any) -> bool:
 
 
 def _numbers(op: Op, inputs: tuple) -> tuple:
-    """Constant arrays of one number as that number, where the other inputs have the result's shape and dtype."""
+    """Constant arrays of one number as that number, where the other inputs have the result's shape and dtype without them."""
     if op.prim.kind != "elementwise":
         return inputs
-    arrays = [x for x in inputs if type(x) is Value]
     single = [_single_number(x) for x in inputs]
     others = [x for x, n in zip(inputs, single, strict=True) if n is None and type(x) is Value]
-    if len(others) < len(arrays) and any(x.shape == op.out.shape for x in others):
-        return tuple(x if n is None else n for x, n in zip(inputs, single, strict=True))
-    return inputs
+    kept = any(x.shape == op.out.shape for x in others)
+    return tuple(
+        n if n is not None and others and (kept or x.ndim == 0) else x for x, n in zip(inputs, single, strict=True)
+    )
 
 
 def _single_number(x: Any) -> Any:
-    if type(x) is not Value or type(x.constant) is not np.ndarray or not x.size or not _nobody_elses(x.constant):
+    if type(x) is not Value or type(x.constant) is not np.ndarray or not x.size or not nobody_elses(x.constant):
         return None
     first = x.constant.flat[0]
-    return first if np.array_equal(x.constant, np.broadcast_to(first, x.shape)) else None
+    return first if not x.ndim or np.array_equal(x.constant, np.broadcast_to(first, x.shape)) else None
 
 
-def _nobody_elses(array: np.ndarray) -> bool:
+def nobody_elses(array: np.ndarray) -> bool:
     """Whether the program alone holds it: an array that came in by closure may be written to, and is read in each run."""
     base = array.base
     if base is not None and (type(base) is not np.ndarray or sys.getrefcount(base) > OWN):

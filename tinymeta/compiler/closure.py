@@ -1,19 +1,19 @@
-"""What a function sees beside its arguments: the variables that it and the functions in them close over, and global numbers.
+"""What a function sees beside its arguments: the variables that it and the functions in them close over, and globals.
 
 A program holds what stood there when it was captured. Rebinding a variable makes another program, as another static argument does.
+What hangs below a variable, an attribute or an entry of a container, is not looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import types
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-VALUES = (bool, int, float, complex, str, bytes, tuple, np.ndarray, np.generic)  # of globals; modules and classes stay
+STAY = (types.ModuleType, type)  # globals that nobody binds anew
 
 
 def unchanged(f: Callable) -> Callable[[], bool]:
@@ -27,17 +27,11 @@ def unchanged(f: Callable) -> Callable[[], bool]:
         if g is None or id(g) in seen:
             continue
         seen.add(id(g))
-        library = (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")  # which binds no variable anew
-        for cell in g.__closure__ or ():
-            with contextlib.suppress(ValueError):  # a variable that has no value yet
-                stack.append(cell.cell_contents)
-                if not library:
-                    cells.append((cell, cell.cell_contents))
-        for name in g.__code__.co_names if not library else ():
-            x = g.__globals__.get(name)
-            stack.append(x)
-            if isinstance(x, VALUES):
-                names.append((g.__globals__, name, x))
+        stack += [x for _, x in _cells(g)]
+        if not _of_library(g):
+            stack += [x for *_, x in _globals(g)]
+            cells += _cells(g)
+            names += _globals(g)
 
     def same() -> bool:
         for cell, x in cells:  # no comprehension: this is run at every call
@@ -48,11 +42,41 @@ def unchanged(f: Callable) -> Callable[[], bool]:
     return same
 
 
+def _of_library(g: types.FunctionType) -> bool:
+    """Whether nobody binds its variables anew."""
+    return (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")
+
+
+def _cells(g: types.FunctionType) -> list[tuple[Any, Any]]:
+    found = []
+    for cell in g.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a variable that has no value yet
+            found.append((cell, cell.cell_contents))
+    return found
+
+
+def _globals(g: types.FunctionType) -> list[tuple[dict, str, Any]]:
+    known = g.__globals__
+    return [(known, n, known[n]) for n in _read(g.__code__) if n in known and not isinstance(known[n], STAY)]
+
+
+@functools.cache
+def _read(code: types.CodeType) -> frozenset[str]:
+    """The globals that the code and the code in it read; its co_names have attributes too."""
+    inner = [_read(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(own).union(*inner)
+
+
 def _function(x: Any, stack: list) -> Any:
-    """The Python function in x, if there is one; what a partial application holds goes on the stack."""
+    """The Python function in x, if there is one; what a partial application or a default holds goes on the stack."""
     if isinstance(x, functools.partial):
         stack.extend((*x.args, *x.keywords.values()))
         return _function(x.func, stack)
     if isinstance(x, types.MethodType):
         return x.__func__
-    return x if isinstance(x, types.FunctionType) else None
+    if isinstance(x, types.FunctionType):
+        stack.extend((*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()))
+        return x
+    wrapped = getattr(x, "__dict__", {}).get("__wrapped__")  # of a compiled function, or of functools.cache
+    return wrapped if wrapped is None else _function(wrapped, stack)

@@ -16,7 +16,7 @@ from ..ops import conv
 from ..ops import elementwise as ew
 from .cleanup import ADD
 from .graph import Op, Value
-from .loops import STATEMENTS, Loop, Lowering, View, contiguous, steps, unsupported
+from .loops import STATEMENTS, Loop, Lowering, View, contiguous, of_result, steps, unsupported
 
 
 def _of_one_task(lower: Callable) -> Callable:
@@ -27,7 +27,8 @@ def _of_one_task(lower: Callable) -> Callable:
         if any(n != 1 for x in (*op.inputs, op.out) for n in x.shape[:-4]):
             raise unsupported(op, f"{op.out} with leading axes that are not tasks")
         out = Value(op.out.shape[lead:], op.out.dtype)
-        lower(low, Op(op.prim, tuple(_last_four_axes(low, x) for x in op.inputs), op.params, op.site, (out,)))
+        operands = tuple(_last_four_axes(low, x) for x in of_result(low, op))
+        lower(low, Op(op.prim, operands, op.params, op.site, (out,)))
         view = low.view(out)
         low.views[op.out] = View(view.root, view.offset, op.out.shape, (0,) * lead + view.strides)
 

@@ -19,11 +19,12 @@ Site = tuple[Any, int]  # a code object and the instruction in it: a line of the
 class Value:
     """An array of the program: an input, a baked constant (`constant` is its array), or what an op computes."""
 
-    __slots__ = ("constant", "dtype", "op", "order", "shape", "site")
+    __slots__ = ("constant", "dtype", "fixed", "op", "order", "shape", "site")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, op: Op | None = None, constant: Any = None) -> None:
         self.shape, self.dtype, self.op, self.constant = shape, dtype, op, constant
         self.site: Site | None = None
+        self.fixed = False  # a constant that the program alone holds, so that its numbers stay
         self.order = tuple(range(len(shape)))  # the axes from the slowest in memory to the fastest, as f made it
 
     ndim = property(lambda self: len(self.shape))

@@ -1,7 +1,7 @@
 """What machine code is made of, as text: the cleaned program, and who writes it. Equal texts give equal code, in any process.
 
-The lines of f are no part of it, nor are the numbers in its arguments. Of arrays that came in by closure the integers are, since
-the loop over tasks looks at indices; the floats are only read in each run.
+The lines of f are no part of it, nor are the numbers in its arguments and in arrays that are only read in each run. The integers of
+constants that nobody can change are, since the loop over tasks looks at indices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def text_of(program: Program) -> str | None:
 
 def _array(v: Value) -> str:
     numbers = ""
-    if v.constant is not None and v.dtype.kind != "f":
+    if v.fixed and v.dtype.kind != "f":
         numbers = hashlib.sha256(np.ascontiguousarray(v.constant).tobytes()).hexdigest()
     return f"{v.dtype.str}{v.shape} {numbers}"
 

@@ -22,9 +22,13 @@ from .nests import Nest, Place
 from .products import Sizes, product, room
 from .python_code import Text
 from .tasks import Tasks, split
-from .vectors import BYTES, INDEX, Code, address, convert, index, load, loop, store, supported
+from .vectors import BYTES, INDEX, Code, address, combine, convert, index, load, loop, store, supported
 
 RUNS = 8  # of tasks, each with its own partial sums: the same sums whatever the number of threads
+IN_RUN, SUMS_BYTES = (
+    128,
+    1 << 24,
+)  # tasks whose partial sum loses few bits, and the room for the partial sums of more runs
 ALIGNMENT = 64
 _INT64 = np.dtype(np.int64)
 
@@ -37,7 +41,7 @@ class Machine:
             data_at  # where an array's Python object has the address of its data; None: the table holds that itself
         )
         self.tasks = split(program) or Tasks(0, after=program.ops)
-        self.runs = min(RUNS, self.tasks.count)
+        self.runs = _runs(self.tasks)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
         self.outputs = computed(program)
         self.table = {v: i for i, v in enumerate([*program.inputs, *program.constants, *self.outputs])}
@@ -234,7 +238,7 @@ class Part:
             source = address(b, base, g.source.offset + offset // dtype.itemsize, steps, dtype.itemsize)
             to = self._at(g.to, indices)
             if g.add:
-                total = b.fadd(load(b, source, dtype, 1, 1), load(b, to, dtype, 1, 1))
+                total = combine(b, "sum", load(b, source, dtype, 1, 1), load(b, to, dtype, 1, 1), dtype, 1)
                 store(b, total, source, dtype, 1, 1)
             else:
                 store(b, load(b, source, dtype, 1, 1), to, dtype, 1, 1)
@@ -253,6 +257,12 @@ class Part:
         base, offset = self.place(view.root)
         size = view.root.dtype.itemsize
         return address(self.b, base, view.offset + offset // size, list(zip(indices, view.strides, strict=True)), size)
+
+
+def _runs(tasks: Tasks) -> int:
+    size = sum(map(_bytes, tasks.sums))
+    short = min(tasks.count // IN_RUN, SUMS_BYTES // size) if size else 0
+    return min(max(RUNS, short), tasks.count)
 
 
 def _crossing(tasks: Tasks) -> list[Value]:

@@ -279,8 +279,24 @@ class Lowering:
 
 def _matmul(low: Lowering, op: Op) -> None:
     lead = op.out.shape[:-2]
-    a, b = (_led(low.stored(x), lead) for x in op.inputs)
+    a, b = (_led(low.stored(x), lead) for x in of_result(low, op))
     low.multiply(a, b, op.out, op)
+
+
+def of_result(low: Lowering, op: Op) -> list[Value]:
+    """The operands of a product in its dtype, in which it reads memory: copies of those that have another."""
+    if op.out.dtype.kind != "f":
+        raise unsupported(op, op.out)
+    return [_converted(low, x, op) for x in op.inputs]
+
+
+def _converted(low: Lowering, x: Value, op: Op) -> Value:
+    if x.dtype == op.out.dtype:
+        return x
+    cast = Op(structural._cast, (x,), {"dtype": op.out.dtype}, op.site)
+    cast.outputs = (Value(x.shape, op.out.dtype, cast),)
+    low._elementwise(cast)
+    return cast.out
 
 
 def _led(x: View, lead: tuple[int, ...]) -> View:
@@ -293,6 +309,8 @@ def _led(x: View, lead: tuple[int, ...]) -> View:
 def _reduction(kind: str) -> Callable:
     def lower(low: Lowering, op: Op) -> None:
         x = op.inputs[0]
+        if op.out.dtype.kind == "b":  # one bit in a register, whose sign is the number
+            raise unsupported(op, op.out)
         if op.prim is structural._sum_to_prim:
             to = op.params["shape"]
             lead = x.ndim - len(to)
@@ -341,6 +359,7 @@ def _indexed(low: Lowering, op: Op) -> None:
         or not all(i is indexing.ARRAY for i in index)
         or len(arrays) != len(inside)
         or any(a.dtype.kind not in "iu" for a in arrays)
+        or (add and op.out.dtype.kind == "b")  # whose sum is no addition
     ):
         raise unsupported(op, op.out)
     over = np.broadcast_shapes(*(a.shape for a in arrays))

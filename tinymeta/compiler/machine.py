@@ -43,7 +43,7 @@ def vector_bytes() -> int:
 
 class Layout(NamedTuple):
     """What running the code asks of the Machine that wrote it: its functions, the tasks, the blocks' bytes, and for each op that
-    reads or adds at indices its name, its array and where in the program the first op of its line stands."""
+    reads or adds at indices its name, its array and where in the program it stands."""
 
     functions: list[str]
     runs: int
@@ -93,8 +93,8 @@ def _maker(cpu: Any) -> str:
 
 
 def _layout(machine: Machine, program: Program) -> Layout:
-    sites = [op.site for op in program.ops]
-    indexing = [(op.prim.name, describe(op.inputs[0]), sites.index(op.site)) for op in machine.indexing]
+    numbers = {id(op.site): k for k, op in enumerate(program.ops)}
+    indexing = [(op.prim.name, describe(op.inputs[0]), numbers[id(op.site)]) for op in machine.indexing]
     functions = [part.name for part in machine.parts if part.statements]
     return Layout(functions, machine.runs, machine.work, machine.shared_bytes, machine.own_bytes, indexing)
 
@@ -117,6 +117,7 @@ def _compiled(cpu: Any, text: str) -> bytes:
 def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine: Any) -> Callable:
     constants = [v.constant for v in program.constants]
     threads, together = _threads(layout)
+    in_c_order = functools.partial(np.asarray, order="C")  # np.ascontiguousarray gives a number an axis
     addresses = _addresses if data_at() is None else lambda arrays: list(map(id, arrays))
     shared, own = _block(layout.shared_bytes), [_block(layout.own_bytes) for _ in range(threads)]
     inputs = {v: k for k, v in enumerate((*program.inputs, *program.constants))}
@@ -130,7 +131,7 @@ def _caller(program: Program, layout: Layout, functions: dict[str, Any], engine:
     own_at = [block.ctypes.data for block in own]
 
     def replay(*arrays: Any) -> list[np.ndarray]:
-        given = list(map(np.ascontiguousarray, (*arrays, *constants)))
+        given = list(map(in_c_order, (*arrays, *constants)))
         fresh = [np.empty(shape, dtype) for shape, dtype in made]
         table[:] = addresses((*given, *fresh))
         if before:

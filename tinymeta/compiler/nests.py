@@ -13,7 +13,7 @@ from llvmlite import ir
 from .graph import Value
 from .loops import Loop, View
 from .scalars import compute
-from .vectors import Code, across, address, combine, convert, index, load, loop, number, pieces, store
+from .vectors import Code, across, address, combine, convert, index, load, loop, number, pieces, store, summed
 
 Place = tuple[Code, int]  # a pointer and bytes after it
 
@@ -65,18 +65,17 @@ class Nest:
         loop(self.b, self.axes[axes[0]].size, [], body)
 
     def _vectors(self) -> None:
-        summed = [k for k, a in enumerate(self.axes) if a.summed and k != self.vector]
+        axes = [k for k, a in enumerate(self.axes) if a.summed and k != self.vector]
         if self.vector < 0:
-            self._finish(self._inner([], self._start(1), 1), 1)
+            self._finish(self._step(1, self._start(1)), 1)
             return
         axis = self.axes[self.vector]
         parts = pieces(axis.size, self.lanes)
         if not axis.summed:
             for first, count, width in parts:
-                self._along(first, count, width, [], partial(self._kept, summed, width))
+                loop(self.b, count, [], self._along(first, width, partial(self._kept, axes, width)))
             return
-        starts = [self._start(width) for _, _, width in parts]
-        totals = self._rounds(summed, [x for start in starts for x in start], parts)
+        totals = self._all_rounds(axes, parts)
         n = len(self.statement.sums)
         joined: list[Code] = []
         for k, s in enumerate(self.statement.sums):
@@ -88,43 +87,52 @@ class Nest:
         self.indices[self.vector] = index(0)
         self._finish(joined, 1)
 
-    def _along(self, first: int, count: int, width: int, carried: list, body: Callable[[list], list]) -> list:
-        def step(k: Code, inner: list) -> list:
+    def _along(self, first: int, width: int, body: Callable[[list], list]) -> Callable[[Code, list], list]:
+        """The body of a loop over vectors of this width, from index `first` on."""
+
+        def step(k: Code, sums: list) -> list:
             at = k if width == 1 else self.b.mul(k, index(width))
             self.indices[self.vector] = self.b.add(at, index(first)) if first else at
-            return body(inner)
+            return body(sums)
 
-        return loop(self.b, count, carried, step)
+        return step
 
-    def _kept(self, summed: list[int], width: int, _: list) -> list:
+    def _kept(self, axes: list[int], width: int, _: list) -> list:
         """One vector of an axis that is kept: all sums for it."""
-        self._finish(self._inner(summed, self._start(width), width), width)
+        step = partial(self._step, width)
+        self._finish(self._sums(axes, [width], step) if axes else step(self._start(width)), width)
         return []
 
-    def _rounds(self, summed: list[int], carried: list, parts: list) -> list:
-        """All indices of the summed axes, the vector axis being one of them."""
-        if summed:
+    def _all_rounds(self, axes: list[int], parts: list) -> list:
+        """The sums over all summed axes, the vector axis being one of them: those of each width."""
+        widths = [width for _, _, width in parts]
+        return (
+            self._sums(axes, widths, lambda sums: self._added(widths, sums, self._round(parts)))
+            if axes
+            else self._round(parts)
+        )
 
-            def body(k: Code, inner: list) -> list:
-                self.indices[summed[0]] = k
-                return self._rounds(summed[1:], inner, parts)
+    def _round(self, parts: list) -> list:
+        """The sums over the vector axis."""
+        found = []
+        for first, count, width in parts:
+            step, add = self._along(first, width, partial(self._step, width)), partial(self._added, [width])
+            found += summed(self.b, count, self._start(width), step, add)
+        return found
 
-            return loop(self.b, self.axes[summed[0]].size, carried, body)
-        n, results = len(self.statement.sums), []
-        for p, (first, count, width) in enumerate(parts):
-            own = carried[p * n : (p + 1) * n]
-            results += self._along(first, count, width, own, partial(self._step, width))
-        return results
+    def _sums(self, axes: list[int], widths: list[int], onto: Callable[[list], list]) -> list:
+        """The sums over these axes, where onto(sums) adds those of one index of them."""
 
-    def _inner(self, summed: list[int], carried: list, width: int) -> list:
-        if not summed:
-            return self._step(width, carried)
+        def body(k: Code, sums: list) -> list:
+            self.indices[axes[0]] = k
+            return self._added(widths, sums, self._sums(axes[1:], widths, onto)) if axes[1:] else onto(sums)
 
-        def body(k: Code, inner: list) -> list:
-            self.indices[summed[0]] = k
-            return self._inner(summed[1:], inner, width)
+        starts = [x for width in widths for x in self._start(width)]
+        return summed(self.b, self.axes[axes[0]].size, starts, body, partial(self._added, widths))
 
-        return loop(self.b, self.axes[summed[0]].size, carried, body)
+    def _added(self, widths: list[int], xs: list, ys: list) -> list:
+        kinds = [(_how(s.kind), s.out.dtype, width) for width in widths for s in self.statement.sums]
+        return [combine(self.b, how, x, y, t, w) for (how, t, w), x, y in zip(kinds, xs, ys, strict=True)]
 
     # ---- one index: load, compute, store, add to the sums ----
 
@@ -154,7 +162,7 @@ class Nest:
         return totals
 
     def _start(self, width: int) -> list[Code]:
-        return [number(_first(s.kind, s.out.dtype), s.out.dtype, width) for s in self.statement.sums]
+        return [number(first(s.kind, s.out.dtype), s.out.dtype, width) for s in self.statement.sums]
 
     def _finish(self, totals: list, width: int) -> None:
         first = len(self.views) - len(self.outputs)
@@ -179,7 +187,8 @@ def _how(kind: str) -> str:
     return "sum" if kind == "mean" else kind
 
 
-def _first(kind: str, dtype: np.dtype) -> Any:
+def first(kind: str, dtype: np.dtype) -> Any:
+    """What a sum, maximum or minimum begins with."""
     if kind in ("sum", "mean"):
         return 0
     lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min

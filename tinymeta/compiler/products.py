@@ -2,6 +2,7 @@
 
 One function per sizes and strides, however often it is called: c (m, n) = a (m, k) b (k, n), the columns of c side by side. A row
 of b is loaded by vectors, an entry of a is read into all lanes; a b whose columns do not lie side by side is copied first.
+kernels/gemm has another one, for code that Numba compiles: its sizes are known when it runs, so it has masks, and Numba to load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from llvmlite import ir
 
 from .vectors import (
     BYTES,
+    STRETCH,
     Code,
     across,
     address,
@@ -28,9 +30,10 @@ from .vectors import (
     pieces,
     shuffle,
     store,
+    summed,
 )
 
-STRETCH = 512  # of an inner axis, summed by itself
+LONG = 512  # of an inner axis, summed by itself: where a block of sums fills the registers, their totals go to memory
 
 
 class Sizes(NamedTuple):
@@ -160,25 +163,18 @@ def _block(
                 result.append(intrinsic(b, "fmuladd", dtype, w, spread, line[v], sums[r * len(widths) + v]))
         return result
 
-    sums = _summed(b, s.k, [number(0, dtype, w) for _ in range(rows) for w in widths], step)
+    sums = _summed(b, s.k, [number(0, dtype, w) for _ in range(rows) for w in widths], step, LONG)
     for r in range(rows):
         for v, w in enumerate(widths):
             to = address(b, c, r * s.c_row + starts[v], [(row, s.c_row), right], dtype.itemsize)
             store(b, sums[r * len(widths) + v], to, dtype, w, 1)
 
 
-def _summed(b: ir.IRBuilder, k: int, zeros: list[Code], step: Callable[[Code, list[Code]], list[Code]]) -> list[Code]:
-    """The sums over an inner axis of length k: a long one in stretches, whose sums lose fewer bits than one long sum."""
-    whole, rest = divmod(k, STRETCH)
-    if not whole:
-        return loop(b, k, zeros, step)
-
-    def stretch(first: Code, length: int, totals: list[Code]) -> list[Code]:
-        sums = loop(b, length, zeros, lambda q, sums: step(b.add(first, q), sums))
-        return [b.fadd(total, one) for total, one in zip(totals, sums, strict=True)]
-
-    totals = loop(b, whole, zeros, lambda i, totals: stretch(b.mul(i, index(STRETCH)), STRETCH, totals))
-    return stretch(index(whole * STRETCH), rest, totals) if rest else totals
+def _summed(
+    b: ir.IRBuilder, k: int, zeros: list[Code], step: Callable[[Code, list[Code]], list[Code]], stretch: int
+) -> list[Code]:
+    """The sums over an inner axis of length k."""
+    return summed(b, k, zeros, step, lambda xs, ys: [b.fadd(x, y) for x, y in zip(xs, ys, strict=True)], stretch)
 
 
 def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Code, c: Code) -> None:
@@ -194,7 +190,7 @@ def _dots(b: ir.IRBuilder, s: Sizes, dtype: np.dtype, lanes: int, x: Code, y: Co
             ]
             return [intrinsic(b, "fmuladd", dtype, width, *(load(b, p, dtype, width, 1) for p in at), sums[0])]
 
-        total = across(b, "sum", loop(b, whole, [number(0, dtype, width)], step)[0], dtype, width)
+        total = across(b, "sum", _summed(b, whole, [number(0, dtype, width)], step, STRETCH)[0], dtype, width)
 
         def rest(q: Code, sums: list[Code]) -> list[Code]:
             at = [

@@ -11,6 +11,7 @@ import numpy as np
 
 from .graph import Op, Value, short_line, text_of_line
 from .loops import Gather, Loop, Product, Statement, View, steps
+from .nests import first
 
 if TYPE_CHECKING:
     from .llvm_code import Machine, Part
@@ -111,7 +112,9 @@ class Text:
         for total in s.sums:
             name, start = self._base(total.out)
             size = int(np.prod([s.shape[k] for k in kept], dtype=np.int64))
-            self._line(depth, f"{name}[{start}:{f'{start} + {size}' if start else ''}] = {_first(total.kind)}")
+            self._line(
+                depth, f"{name}[{start}:{f'{start} + {size}' if start else ''}] = {first(total.kind, total.out.dtype)}"
+            )
         inner, indices = self._for(depth, s.shape)
         for view, register in s.loads.items():
             self._line(inner, f"v{register} = {self._flat(view, indices)}")
@@ -188,10 +191,6 @@ def _expression(op: Op, given: list[str]) -> str:
             else f"np.{op.prim.name}({', '.join(given)})"
         )
     return op.prim.expr.format(*given)
-
-
-def _first(kind: str) -> str:
-    return {"max": "-inf", "min": "inf"}.get(kind, "0")
 
 
 def _comment(op: Op, out: Value) -> str:

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import threading
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +24,9 @@ from .cleanup import clean
 from .closure import unchanged
 from .graph import Program, line, text_of_line
 from .signature import check_static, reader, writer
-from .verify import verify
+from .verify import check_repeatable, verify
 
-MANY = 8  # programs that differ in static values alone, before a warning
+MANY = 8  # programs that differ in static values or variables alone, before a warning; so many stale ones are kept
 
 
 class Constant(NamedTuple):
@@ -43,7 +44,8 @@ class Specialisation:
         check_static(args, kwargs)
         self.read, self.wanted, self.fresh = reader(args, kwargs), chosen(), unchanged(f)
         self.statics = [(path, x) for path, x in trees.items((args, kwargs)) if not is_array(x)]
-        program, result, _ = capture(f, args, kwargs)
+        program, result, log = capture(f, args, kwargs)
+        self.captured = log.results
         if not program.inputs:
             raise TypeError(
                 f"tm.compile: no argument of {_name(f)} is an array, so there is nothing to replay: call it as it is"
@@ -95,6 +97,10 @@ class Compiled:
             return self._f(*args, **kwargs)  # inside a derivative, a vmap or another capture: they see its ops
         return self._compile(args, kwargs)
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: the instance is the first argument, a static one if it is no tree of arrays."""
+        return self if instance is None else types.MethodType(self, instance)
+
     @property
     def source(self) -> str:
         """The generated code, each line with its op, shape and the line of yours that asked for it."""
@@ -127,32 +133,35 @@ class Compiled:
 
     def _first(self, program: Specialisation) -> None:
         with self._lock:
-            self._programs.remove(program)
-            self._programs.insert(0, program)
+            self._programs = [program, *(p for p in self._programs if p is not program)]
 
     def _compile(self, args: tuple, kwargs: dict) -> Any:
+        program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
         expected = self._f(*args, **kwargs)
-        program = Specialisation(self._f, args, kwargs)
+        check_repeatable(self._f, program.captured, expected, args, kwargs)
+        program.captured = []
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         _trim()
         with self._lock:
-            self._programs.insert(0, program)
+            stale = [p for p in self._programs if not p.fresh()][MANY:]
+            self._programs = [program, *(p for p in self._programs if p not in stale)]
         if len(self._programs) == MANY:
             self._warn()
         return result
 
     def _warn(self) -> None:
         """Many programs are no error, but often a number that should be an array."""
-        first, last = self._programs[1].statics, self._programs[0].statics
-        if len(first) == len(last):
-            changed = [
-                f"{p} = {x!r}" for (p, x), (q, y) in zip(last, first, strict=True) if p == q and x is not y and x != y
-            ]
-            if changed:
-                warnings.warn(
-                    f"tm.compile: {_name(self._f)} has been compiled {MANY} times, last for another value of {', '.join(changed)} "
-                    "(a place in (args, kwargs)): pass a number that changes as an array, np.asarray(x)",
-                    RuntimeWarning, stacklevel=4)  # fmt: skip
+        last, before = self._programs[:2]
+        changed = _changed(last.statics, before.statics)
+        if changed:
+            why = f"another value of {', '.join(changed)} (a place in (args, kwargs))"
+        elif not before.fresh():
+            why = "a variable outside of it that was bound anew"
+        else:
+            return
+        warnings.warn(
+            f"tm.compile: {_name(self._f)} has been compiled {MANY} times, last for {why}: pass a number that changes as an array, "
+            "np.asarray(x)", RuntimeWarning, stacklevel=4)  # fmt: skip
 
 
 def compile(f: Callable) -> Compiled:
@@ -203,6 +212,12 @@ def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) 
     on_device = [v for v, x in given if cupy_code.is_cupy(x) and wanted in (None, "cuda")]
     code = cupy_code.Code(program, on_device) if on_device else numpy_code.Code(program, on_host)
     return "numpy" if on_host else "cuda", code, code.build(), why
+
+
+def _changed(last: list, before: list) -> list[str]:
+    """The places and values of static arguments that are others."""
+    pairs = zip(last, before, strict=True) if len(last) == len(before) else ()
+    return [f"{p} = {x!r}" for (p, x), (q, y) in pairs if p == q and x is not y and x != y]
 
 
 def _name(f: Callable) -> str:

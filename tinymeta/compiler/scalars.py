@@ -20,6 +20,13 @@ Row = Callable[[ir.IRBuilder, np.dtype, int, list[Code]], Code]
 
 def compute(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype | None]], width: int) -> Code:
     """The op on registers (value, dtype) or numbers (number, None)."""
+    try:
+        return _computed(b, op, arguments, width)
+    except OverflowError:  # NumPy compares with a number that the integers of the array do not reach
+        raise unsupported(op, f"an integer out of range and {op.outputs[0]}") from None
+
+
+def _computed(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype | None]], width: int) -> Code:
     out = op.outputs[0].dtype
     if op.prim is _where:
         condition = _as(b, arguments[0], np.dtype(bool), width)

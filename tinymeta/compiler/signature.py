@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..engine import trees
 from ..engine.tensor import describe
 from .capture import is_array
@@ -24,6 +26,10 @@ def reader(args: tuple, kwargs: dict) -> Callable[[tuple, dict], list | None]:
     text = f"def read(args, kwargs):\n    {body}\n    return [{', '.join(code.leaves)}]\n"
     exec(text, code.names)
     return code.names["read"]
+
+
+SIGNED = (float, complex)  # whose zeros are equal, but not alike
+NUMBERS = (np.ndarray, np.generic)  # a Tensor, a Batched value and a Symbol are none
 
 
 class _Reader:
@@ -61,11 +67,12 @@ class _Reader:
         test = f"type({path}) is not {self.name(type(x))}"
         if is_array(x):
             self.leaves.append(path)
-            if x.shape == ():  # NumPy's scalars and arrays with no axis take turns
-                test = f"not hasattr({path}, 'dtype')"
+            if x.shape == () and isinstance(x, NUMBERS):  # NumPy's scalars and arrays with no axis take turns
+                test = f"not isinstance({path}, {self.name(NUMBERS)})"
             test += f" or {path}.shape != {x.shape} or {path}.dtype != {self.name(x.dtype)}"
         else:
-            test += f" or {path} is not {self.name(x)} and {path} != {self.name(x)}"
+            other = f"repr({path}) != {repr(x)!r}" if type(x) in SIGNED else f"{path} != {self.name(x)}"
+            test += f" or {path} is not {self.name(x)} and {other}"
         self.lines.append(f"if {test}: return None")
 
     def name(self, x: Any) -> str:

@@ -55,7 +55,12 @@ def split(program: Program) -> Tasks | None:
     flat = {v.shape[0] for v in program.inputs if v.ndim == 1}
     found = [_best_for(program, n, least) for n in lengths for least in ((1, 2) if n in flat else (1,))]
     best = max(found, key=lambda t: sum(op.out.size for op in t.ops), default=None)
-    return best if best is not None and best.ops else None
+    return best if best is not None and any(map(_is_more_than_numbers, best.ops)) else None
+
+
+def _is_more_than_numbers(op: Op) -> bool:
+    """Whether op has an array: a loop nest does by vectors what is of one number for each task."""
+    return any(v.size > 1 for v in (*values(op.inputs), *op.outputs))
 
 
 def _best_for(program: Program, count: int, least: int) -> Tasks:
@@ -294,7 +299,8 @@ def full_index(index: Any, ndim: int) -> tuple:
 def _own_number(index: Value, count: int) -> bool:
     numbers = index.constant
     return (
-        numbers is not None
+        index.fixed
+        and index.ndim > 0
         and numbers.shape[0] == numbers.size == count
         and np.array_equal(numbers.ravel(), range(count))
     )

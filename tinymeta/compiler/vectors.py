@@ -17,6 +17,7 @@ BYTE, INDEX, BIT = ir.IntType(8), ir.IntType(64), ir.IntType(1)
 BYTES = BYTE.as_pointer()
 NUMBERS = {"f4": ir.FloatType(), "f8": ir.DoubleType(), "i8": ir.IntType(64), "i4": ir.IntType(32), "b1": BIT}
 SUFFIX = {"f4": "f32", "f8": "f64"}
+STRETCH = 32  # of an axis, summed by itself: few bits are lost, and few additions are made beside
 
 
 def supported(dtype: np.dtype) -> bool:
@@ -41,10 +42,10 @@ def number(x: Any, dtype: np.dtype, width: int) -> Code:
 
 
 def loop(
-    b: ir.IRBuilder, count: int, carried: Sequence[Code], body: Callable[[Code, list[Code]], Sequence[Code]]
+    b: ir.IRBuilder, count: int | Code, carried: Sequence[Code], body: Callable[[Code, list[Code]], Sequence[Code]]
 ) -> list[Code]:
     """body(k, carried) for k = 0, ..., count - 1 >= 0: it returns the values that go into the next round, and out at the end."""
-    if count == 1:
+    if isinstance(count, int) and count == 1:
         return list(body(index(0), list(carried)))
     before, inside = b.block, b.append_basic_block()
     b.branch(inside)
@@ -54,12 +55,44 @@ def loop(
     results = list(body(k, rounds))
     following = b.add(k, index(1))
     last, after = b.block, b.append_basic_block()
-    b.cbranch(b.icmp_signed("<", following, index(count)), inside, after)
+    end = index(count) if isinstance(count, int) else count
+    b.cbranch(b.icmp_signed("<", following, end), inside, after)
     for phi, first, later in zip([k, *rounds], [index(0), *carried], [following, *results], strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(later, last)
     b.position_at_end(after)
     return results
+
+
+def summed(
+    b: ir.IRBuilder,
+    count: int,
+    zeros: list[Code],
+    step: Callable[[Code, list[Code]], Sequence[Code]],
+    add: Callable,
+    stretch: int = STRETCH,
+) -> list[Code]:
+    """The sums to which step(k, sums) adds for k = 0, ..., count - 1: long ones in stretches, and these in stretches.
+
+    They lose the bits of a stretch for each of these floors, where one long sum loses those of its length.
+    """
+
+    def part(first: Code, length: Code, most: int) -> list[Code]:
+        if most <= stretch:
+            return loop(b, length, zeros, lambda k, sums: step(b.add(first, k), sums))
+        size = stretch
+        while size * stretch < most:
+            size *= stretch
+
+        def one(k: Code, totals: list[Code]) -> list[Code]:
+            start = b.mul(k, index(size))
+            rest = b.sub(length, start)
+            here = b.select(b.icmp_signed("<", rest, index(size)), rest, index(size))
+            return add(totals, part(b.add(first, start), here, size))
+
+        return loop(b, b.sdiv(b.add(length, index(size - 1)), index(size)), zeros, one)
+
+    return loop(b, count, zeros, step) if count <= stretch else part(index(0), index(count), count)
 
 
 def pieces(size: int, lanes: int) -> list[tuple[int, int, int]]:

@@ -15,6 +15,7 @@ from .graph import Value, line
 TOLERANCE = {2: 3e-2, 4: 1e-3, 8: 1e-9}  # by bytes of a number, relative to the largest of its array
 LAST_BITS, SHAKES = 4, 6  # units in the last place by which arguments are changed, and how often
 SLACK = 16.0  # how much further than that results may move
+_RANDOM = "differs each time: is it random? pass it as an argument"
 FLOOR = 1e-3  # of the largest number of all results: where an array holds no more than this, it may be rounding alone
 
 
@@ -38,6 +39,22 @@ def verify(f: Callable, run: Callable, values: Any, expected: Any, args: tuple, 
                 (path, v), _, e = pairs[k]
                 raise ValueError(_sentence(f, path, v, gaps[k], e, args, kwargs))
     return found, max(gaps, default=0.0)
+
+
+def check_repeatable(f: Callable, captured: list, expected: Any, args: tuple, kwargs: dict) -> None:
+    """ValueError, naming it, for a constant that differs each time, however little it matters.
+
+    The run that was captured took the same steps as f by itself, so it has the same bits, unless a library sums as it likes: that
+    makes no constants.
+    """
+    if all(map(_is_same, captured, trees.leaves(expected))):
+        return
+    if changing := _changing_constants(f, args, kwargs):
+        raise ValueError(f"tm.compile: the results are others in each execution: {changing[0]} {_RANDOM}")
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return not is_array(b) or (np.shape(a) == b.shape and bool(((a == b) | (a != a) & (b != b)).all()))
 
 
 def _gaps(found: Any, expected: Any, largest: float) -> list[float]:
@@ -88,11 +105,7 @@ def _difference(r: Any, e: Any, largest: float) -> float:
 def _sentence(f: Callable, path: str, v: Any, gap: float, e: Any, args: tuple, kwargs: dict) -> str:
     made = f", made by {v.op.prim.name} at {line(v.op.site)}," if type(v) is Value and v.op else ""
     changing = _changing_constants(f, args, kwargs)
-    why = (
-        f"{changing[0]} differs each time: is it random? pass it as an argument"
-        if changing
-        else "f is not pure, or this is a bug"
-    )
+    why = f"{changing[0]} {_RANDOM}" if changing else "f is not pure, or this is a bug"
     return (
         f"tm.compile: result{path} {describe(e)}{made} differs by {gap:.1e} between the compiled program and eager "
         f"execution: {why}"

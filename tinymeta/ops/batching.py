@@ -6,6 +6,8 @@ and so they lie in the result. Arrays that are not mapped stay as they are where
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import string
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from ..engine import structural
 from ..engine.batched import RULES, Batched, apply, raw
 from ..engine.structural import broadcast_to, sum_to
-from ..engine.tensor import IDENTITY
+from ..engine.tensor import IDENTITY, describe
 from . import conv, indexing, linalg, reduce, shape
 from .einsum import _einsum, einsum
 from .indexing import filled, getitem, put
@@ -206,12 +208,21 @@ def plain_function(func: Callable, x: Batched, args: tuple, kwargs: dict) -> Any
     if func in LIKE:
         return Batched(func(x.array, *args[1:], **{"shape": x.shape} | kwargs), x.level, False)
     if func in SEARCHES:
-        rule, axis = SEARCHES[func]
-        return apply(func, rule, args[:1], {"axis": args[1] if args[1:] else axis} | kwargs, func.__name__)
+        (rule, axis), (array, params) = SEARCHES[func], named(func, args, kwargs)
+        return apply(func, rule, (array,), {"axis": axis} | params, func.__name__)
     return func(*args, **kwargs, like=raw(x)) if func is np.arange else getattr(x, func.__name__)
 
 
-LIKE = (np.zeros_like, np.ones_like, np.full_like, np.empty_like)
+def named(func: Callable, args: tuple, kwargs: dict) -> tuple[Any, dict]:
+    """(the array that one of SEARCHES looks through, all other arguments by their names)."""
+    params = _signature(func).bind(*args, **kwargs).arguments
+    if params.pop("out", None) is not None:
+        raise TypeError(f"np.{func.__name__} with out= of {describe(params['a'])}: expected none, use what it returns")
+    return params.pop("a"), params
+
+
+_signature = functools.cache(inspect.signature)
+LIKE = (np.zeros_like, np.ones_like, np.empty_like)
 SEARCHES: dict[Callable, tuple[Callable, int | None]] = {
     np.argmax: (along_axis, None), np.argmin: (along_axis, None), np.argsort: (along_axis, -1),
     np.any: (along_axes, None), np.all: (along_axes, None), np.count_nonzero: (along_axes, None),

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..engine.batched import Batched, alive, apply
+from ..engine.structural import astype, broadcast_to
 from ..engine.tensor import Tensor, describe, value
 from . import elementwise as ew
 from . import indexing, linalg, reduce, shape
@@ -23,6 +24,13 @@ def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
     return ew.clip(x, min if a_min is None else a_min, max if a_max is None else a_max)
 
 
+def _full_like(x: Any, fill: Any, dtype: Any = None, order: str = "K", subok: bool = True, *, shape: Any = None) -> Any:
+    """The number, which may be differentiated or mapped, in x's dtype and at every place."""
+    one = np.ones_like(x, dtype=dtype, shape=())  # of x's library
+    fill = astype(fill, one.dtype) if hasattr(fill, "ndim") else one.dtype.type(fill)
+    return broadcast_to(one * fill, x.shape if shape is None else shape).copy()
+
+
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     if ord is not None:
         raise ValueError(f"np.linalg.norm: ord={ord!r} has no derivative rule, expected None (the Euclidean norm)")
@@ -30,7 +38,7 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
 
 
 FUNCTIONS: dict[Callable, Callable] = {
-    np.where: ew.where, np.clip: _clip,
+    np.where: ew.where, np.clip: _clip, np.full_like: _full_like,
     np.sum: reduce.sum, np.mean: reduce.mean, np.max: reduce.max, np.min: reduce.min, np.var: reduce.var, np.std: reduce.std,
     np.prod: reduce.prod, np.cumsum: reduce.cumsum,
     np.reshape: shape.reshape, np.ravel: shape.ravel, np.transpose: shape.transpose, np.moveaxis: shape.moveaxis,
@@ -42,7 +50,7 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.linalg.norm: _norm, np.linalg.solve: linalg.solve, np.linalg.cholesky: linalg.cholesky,
 }  # fmt: skip
 WITHOUT_DERIVATIVE = frozenset({
-    np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.full_like, np.empty_like, np.argmax, np.argmin, np.argsort,
+    np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.empty_like, np.argmax, np.argmin, np.argsort,
     np.any, np.all, np.count_nonzero, np.nonzero, np.allclose, np.isclose, np.array_equal, np.result_type, np.searchsorted,
     np.array2string, np.array_repr, np.array_str, np.iscomplexobj, np.isrealobj,
 })  # fmt: skip

@@ -1,0 +1,141 @@
+"""What a compiled function sees beside its arguments: arrays are read in each call, what is bound anew makes another program."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import pytest
+
+import tinymeta as tm
+from tinymeta import ops, optim
+
+X = np.array([1.0, 2.0, 3.0])
+
+
+def programs(f):
+    return len(f._programs)
+
+
+# ---- constants ----
+
+
+def test_constants_are_listed_with_their_lines_and_stay_alive():
+    scale = np.array([1.0, 2.0, 4.0])
+    compiled = tm.compile(lambda x: ops.sin(x) * scale)
+    compiled(X)
+    (constant,) = compiled.constants
+    assert constant.array is scale
+    assert re.search(r"test_compile_closure\.py:\d+$", constant.line)
+    assert "scale" in constant.source
+    scale[:] = 0
+    np.testing.assert_array_equal(compiled(X), 0 * X)
+
+
+def test_a_constant_of_one_number_is_still_the_users():
+    ones, twos = np.ones(3), np.full(6, 2.0)
+    compiled = tm.compile(lambda x: ops.sin(x) * ones + twos[::2])
+    np.testing.assert_array_equal(compiled(X), np.sin(X) + 2)
+    ones[:], twos[:] = 0, 5
+    np.testing.assert_array_equal(compiled(X), np.full(3, 5.0))
+    gradient = tm.compile(tm.grad(lambda x: ops.mean(ops.sin(x))))
+    gradient(X)
+    assert gradient.constants == [], "the cotangent 1/3 of a mean is a number, not an array"
+
+
+SCALE = 2.0
+
+
+def test_a_variable_that_is_bound_anew_makes_another_program():
+    factor, table, inner = 3.0, np.ones(3), lambda x: ops.sin(x) * factor
+
+    def f(x):
+        return inner(x) + table * SCALE
+
+    compiled = tm.compile(tm.value_and_grad(lambda x: ops.sum(f(x))))
+    assert compiled(X)[0] == np.sum(3 * np.sin(X) + 2)
+    factor = 5.0
+    assert compiled(X)[0] == np.sum(5 * np.sin(X) + 2)
+    table = np.zeros(3)
+    assert compiled(X)[0] == np.sum(5 * np.sin(X))
+    inner = ops.exp
+    assert compiled(X)[0] == np.sum(np.exp(X))
+    assert programs(compiled) == 4
+    compiled(X)
+    assert programs(compiled) == 4
+
+
+def test_a_global_number_that_changes_makes_another_program(monkeypatch):
+    compiled = tm.compile(functools.partial(lambda y, x: x * SCALE + y, 1.0))
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(X), X * scale + 1)
+    assert programs(compiled) == 2
+
+
+HELPERS = {
+    "a lambda": lambda x: (lambda: x * SCALE)(),
+    "a list": lambda x: ops.sum(np.stack([x * SCALE for _ in range(1)]), axis=0),
+    "a lambda in a lambda": lambda x: (lambda: (lambda: x * SCALE)())(),
+    "a compiled helper": lambda x: times_scale(x),
+    "a helper by default": lambda x, helper=lambda x: x * SCALE: helper(x),
+    "a helper": lambda x: helper(x),
+    "a method": lambda x: SCALER(x),
+}
+times_scale = tm.compile(lambda x: x * SCALE)
+
+
+def helper(x):
+    return x * SCALE
+
+
+class Scaler:
+    def times(self, x):
+        return x * SCALE
+
+
+SCALER = Scaler().times
+
+
+@pytest.mark.parametrize("where", HELPERS)
+def test_a_global_is_watched_wherever_it_is_read(where, monkeypatch):
+    compiled = tm.compile(HELPERS[where])
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(X), X * scale)
+    assert programs(compiled) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [lambda x: x + 1, np.sin, functools.partial(np.add, 2.0), tm.compile(lambda x: x * 3)]
+)
+def test_a_global_function_that_is_bound_anew_makes_another_program(other, monkeypatch):
+    compiled = tm.compile(lambda x: 2 * helper(x))
+    compiled(X)
+    monkeypatch.setitem(globals(), "helper", other)
+    np.testing.assert_array_equal(compiled(X), 2 * other(X))
+    assert programs(compiled) == 2
+
+
+def test_an_attribute_of_a_global_name_is_no_global(monkeypatch):
+    compiled = tm.compile(lambda state: state.step + 1)
+    for step in range(3):
+        monkeypatch.setitem(globals(), "step", step)
+        assert compiled(optim.State(np.asarray(step))) == step + 1
+    assert programs(compiled) == 1
+
+
+def test_a_variable_that_is_bound_anew_at_each_call_is_warned_of_and_old_programs_go():
+    factor = 0.0
+    compiled = tm.compile(lambda x: x * factor)
+
+    def thirty_calls():
+        nonlocal factor
+        for _ in range(30):
+            factor += 1.0
+            np.testing.assert_array_equal(compiled(X), X * factor)
+
+    with pytest.warns(RuntimeWarning, match=r"compiled 8 times, last for a variable outside of it .*np.asarray"):
+        thirty_calls()
+    assert programs(compiled) == 9, "the last one, and eight in case a variable goes to and fro"

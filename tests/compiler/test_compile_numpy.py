@@ -1,0 +1,75 @@
+"""NumPy's own functions of captured values: every argument counts, in each call."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tinymeta as tm
+from tinymeta import ops
+
+X = np.ones(3)
+
+
+def test_full_like_takes_the_number_of_each_call():
+    compiled = tm.compile(lambda x, s: x + np.full_like(x, s))
+    for s in (1.0, 2.0, -3.0):
+        np.testing.assert_array_equal(compiled(X, np.float64(s)), X + s)
+
+
+def test_full_like_has_a_derivative_and_a_batching_rule():
+    assert tm.grad(lambda s: ops.sum(np.full_like(s * X, s)))(np.float64(2.0)) == 3
+    s = np.arange(4.0)
+    np.testing.assert_array_equal(tm.vmap(lambda s: np.full_like(s * X, s))(s), np.outer(s, X))
+    twice = tm.vmap(tm.grad(lambda s: ops.sum(ops.square(np.full_like(s * X, s)))))
+    np.testing.assert_array_equal(tm.compile(twice)(s), 6 * s)
+
+
+@pytest.mark.parametrize(
+    ("fill", "options"), [(3, {}), (-0.0, {}), (2.7, {"dtype": int}), (np.nan, {"shape": (2, 2)}), (1, {"dtype": bool}),
+                          ([1.0, 2.0, 3.0], {}), (np.arange(3), {"dtype": np.float32})],
+)  # fmt: skip
+def test_full_like_of_plain_numbers_is_numpys(fill, options):
+    expected = np.full_like(X, fill, **options)
+
+    def same(made):
+        assert isinstance(made, np.ndarray)
+        assert made.flags.writeable
+        assert made.dtype == expected.dtype
+        np.testing.assert_array_equal(made, expected)
+        np.testing.assert_array_equal(np.signbit(made.astype(float)), np.signbit(expected.astype(float)))
+
+    def f(x):
+        same(np.full_like(x, fill, **options))
+        return ops.sum(x)
+
+    tm.grad(f)(X)
+    tm.compile(f)(X)
+
+
+TIES = np.array([0, 1] * 40)
+SEARCHES = {
+    "argsort": lambda x: np.argsort(x, -1, "stable"),
+    "argsort by name": lambda x: np.argsort(a=x, kind="stable", axis=0),
+    "argmax": lambda x: np.argmax(x, 0, None, keepdims=True),
+    "argmin": lambda x: np.argmin(x, keepdims=True),
+    "any": lambda x: np.any(x > 0, 0, None, True),
+    "all": lambda x: np.all(x > 0, None, None, True),
+    "count_nonzero": lambda x: np.count_nonzero(x, 0, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("what", SEARCHES)
+def test_every_argument_of_a_search_counts(what):
+    f = SEARCHES[what]
+    expected = f(TIES)
+    np.testing.assert_array_equal(tm.vmap(f)(np.stack([TIES, 1 - TIES]))[0], expected)
+    compiled = tm.compile(f)
+    for _ in range(2):
+        np.testing.assert_array_equal(compiled(TIES), expected)
+
+
+def test_a_search_takes_no_place_for_its_result():
+    for run in (lambda f: tm.compile(f)(X), lambda f: tm.vmap(f)(X[None])):
+        with pytest.raises(TypeError, match=r"np.argmax with out= of float64\[3\]: expected none"):
+            run(lambda x: np.argmax(x, 0, np.zeros((), int) if type(x) is not np.ndarray else None))
