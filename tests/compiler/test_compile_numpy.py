@@ -73,3 +73,23 @@ def test_a_search_takes_no_place_for_its_result():
     for run in (lambda f: tm.compile(f)(X), lambda f: tm.vmap(f)(X[None])):
         with pytest.raises(TypeError, match=r"np.argmax with out= of float64\[3\]: expected none"):
             run(lambda x: np.argmax(x, 0, np.zeros((), int) if type(x) is not np.ndarray else None))
+
+
+def test_an_array_by_keyword_gives_its_shape():
+    np.testing.assert_array_equal(tm.compile(lambda x: x + np.ones_like(a=x))(X), X + 1)
+
+
+@pytest.mark.parametrize("number", [np.float64(2), np.float32(2), 2, 2.0, np.array(2.0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_number_is_joined_to_what_is_captured(number, dtype):
+    x = np.arange(6, dtype=dtype).reshape(2, 3)
+    for f in (
+        lambda x: np.stack([x[0, 1], number, x[1, 1]]),
+        lambda x: np.concatenate([x[0], [number]]),
+        tm.vmap(lambda row: np.stack([number, row[0]])),
+    ):
+        compiled = tm.compile(f)
+        compiled(x)
+        found, expected = compiled(x + 1), f(x + 1)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype

@@ -182,7 +182,7 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func in FUNCTIONS:
         return FUNCTIONS[func](*args, **kwargs)
     if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
-        return func(*[x.array if type(x) is Symbol else x for x in args], **kwargs)  # of the shape and dtype alone
+        return func(*map(_array_of, args), **{k: _array_of(x) for k, x in kwargs.items()})  # of the shape and dtype alone
     if func is np.arange:
         return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:
@@ -192,6 +192,10 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
         f"tm.compile: {func.__module__}.{func.__name__} of a captured value {describe(self)} would be decided once; "
         "see tinymeta.ops for the ops that can be compiled"
     )
+
+
+def _array_of(x: Any) -> Any:
+    return x.array if type(x) is Symbol else x
 
 
 def _refuse(

@@ -333,11 +333,14 @@ def _joined(low: Lowering, op: Op) -> None:
     whole, axis = contiguous(op.out), op.params["axis"] % op.out.ndim
     offset = 0
     for x in op.inputs:
-        source = low.stored(x)
         strides = whole.strides
         if op.prim is shape._stack:
             strides = whole.strides[:axis] + whole.strides[axis + 1 :]
-        low.copy(source, View(op.out, offset, source.shape, strides))
+        to = View(op.out, offset, np.shape(x), strides)
+        if type(x) is Value:
+            low.copy(low.stored(x), to)
+        else:
+            low.fill(to, op.out.dtype.type(x))
         offset += whole.strides[axis] * (1 if op.prim is shape._stack else x.shape[axis])
     low.wanted.add(op.out)
 
