@@ -182,7 +182,9 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func in FUNCTIONS:
         return FUNCTIONS[func](*args, **kwargs)
     if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
-        return func(*map(_array_of, args), **{k: _array_of(x) for k, x in kwargs.items()})  # of the shape and dtype alone
+        return func(
+            *map(_array_of, args), **{k: _array_of(x) for k, x in kwargs.items()}
+        )  # of the shape and dtype alone
     if func is np.arange:
         return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:
