@@ -133,7 +133,7 @@ EXPERIMENT = Experiment(
         "variants": AUTHORS | {
             "methods": tuple(METHODS), "norm": "adapted", "iterations": 400, "meta_batch": 8, "meta_lr": 2e-3,
             "validate_every": 100, "validation_tasks": 100, "test_tasks": 200, "inductive_tasks": 60, "implicit_lr": 0.03,
-            "strength": 30.0,
+            "strength": 1.0,
         },
         "paper": {},
         "paper-dense": {"net": "dense"},
