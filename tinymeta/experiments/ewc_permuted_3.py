@@ -212,9 +212,9 @@ EXPERIMENT = Experiment(
             "images": "subset",
             "batch_size": 100,
             "rates": (0.05, 0.1, 0.2, 0.4),
-            "penalty_rates": (0.1, 0.2, 0.4),
+            "penalty_rates": (0.1, 0.2),  # beyond, the greatest λ is at the edge of what plain SGD bears
             "l2_lams": (3e-4, 1e-3, 3e-3),
-            "ewc_lams": (4.0, 12.0, 36.0),
+            "ewc_lams": (1.0, 4.0, 12.0),
             "validation": 1000,
             "evaluations": 6,
             "repeats": 3,
