@@ -75,8 +75,17 @@ def test_a_search_takes_no_place_for_its_result():
             run(lambda x: np.argmax(x, 0, np.zeros((), int) if type(x) is not np.ndarray else None))
 
 
-def test_an_array_by_keyword_gives_its_shape():
+def test_an_array_by_keyword_is_taken_as_the_first():
     np.testing.assert_array_equal(tm.compile(lambda x: x + np.ones_like(a=x))(X), X + 1)
+    for f in (lambda x: np.sum(a=x), lambda x: x + np.argmax(a=x), lambda x: np.max(a=x, axis=0)):
+        np.testing.assert_array_equal(tm.compile(f)(X), f(X))
+
+
+def test_an_argument_that_only_numpy_has_is_named():
+    with pytest.raises(
+        TypeError, match=r"np.sum of float64\[3\]: too many positional arguments, expected only x, axis"
+    ):
+        tm.compile(lambda x: np.sum(x, 0, None))(X)
 
 
 @pytest.mark.parametrize("number", [np.float64(2), np.float32(2), 2, 2.0, np.array(2.0)])

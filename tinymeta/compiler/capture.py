@@ -19,7 +19,7 @@ from ..engine import structural, trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops.batching import LIKE, SEARCHES, named
-from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS
+from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS, array_first, call
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
 from .plan import is_view
@@ -144,7 +144,7 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any, Log]:
         symbols = [log.input(x) if is_array(x) else x for x in leaves]
         args, kwargs = trees.unflatten((args, kwargs), symbols)
         result = f(*args, **kwargs)
-        log.results = [x.array if type(x) is Symbol else x for x in trees.leaves(result)]
+        log.results = list(map(_array_of, trees.leaves(result)))
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
     return Program(inputs, log.ops, trees.leaves(result), log.checks), result, log
@@ -179,12 +179,11 @@ def _array_ufunc(self: Symbol, ufunc: np.ufunc, method: str, *inputs: Any, **kwa
 
 def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
     _alive(self)
+    args, kwargs = array_first(args, kwargs)
     if func in FUNCTIONS:
-        return FUNCTIONS[func](*args, **kwargs)
+        return call(self, func, args, kwargs)
     if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
-        return func(
-            *map(_array_of, args), **{k: _array_of(x) for k, x in kwargs.items()}
-        )  # of the shape and dtype alone
+        return func(*map(_array_of, args), **kwargs)  # of the shape and dtype alone
     if func is np.arange:
         return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
     if func in SEARCHES:

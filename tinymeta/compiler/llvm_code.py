@@ -25,10 +25,8 @@ from .tasks import Tasks, split
 from .vectors import BYTES, INDEX, Code, address, combine, convert, index, load, loop, store, supported
 
 RUNS = 8  # of tasks, each with its own partial sums: the same sums whatever the number of threads
-IN_RUN, SUMS_BYTES = (
-    128,
-    1 << 24,
-)  # tasks whose partial sum loses few bits, and the room for the partial sums of more runs
+IN_RUN = 128  # tasks whose partial sum loses few bits
+SUMS_BYTES = 1 << 24  # room for the partial sums of more runs
 ALIGNMENT = 64
 _INT64 = np.dtype(np.int64)
 

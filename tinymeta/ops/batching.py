@@ -244,9 +244,8 @@ FAMILIES: dict[Callable, Sequence] = {
     read: (indexing._getitem,),
     add_at: (indexing._put,),
     lambda f, xs, mapped, params: f(*xs, **params): (structural._astype, IDENTITY),
-    lambda f, xs, mapped, params: structural.astype(*xs, **params): (
-        structural._cast,
-    ),  # it refuses to end a gradient in complex numbers
+    # which refuses to end a gradient in complex numbers
+    lambda f, xs, mapped, params: structural.astype(*xs, **params): (structural._cast,),
     lambda f, xs, mapped, params: f(*xs, axes=(0, *(a + 1 for a in params["axes"]))): (shape._transpose,),
     lambda f, xs, mapped, params: f(*xs, width=((0, 0), *params["width"])): (shape._pad,),
 }

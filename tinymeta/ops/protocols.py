@@ -70,13 +70,9 @@ def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs
 
 
 def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
-    if "a" in kwargs and not args:  # NumPy's name of the array, which is not always ours
-        args, kwargs = (kwargs["a"],), {name: x for name, x in kwargs.items() if name != "a"}
+    args, kwargs = array_first(args, kwargs)
     if func in FUNCTIONS:
-        try:
-            return FUNCTIONS[func](*args, **kwargs)
-        except TypeError as error:
-            raise _about_arguments(error, self, func, args, kwargs) from error.__cause__
+        return call(self, func, args, kwargs)
     if type(self) is Batched and func in PLAIN:
         return plain_function(func, self, args, kwargs)
     if type(self) is Tensor and func in WITHOUT_DERIVATIVE:
@@ -84,6 +80,21 @@ def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: 
     raise TypeError(
         f"{_of_numpy(func)} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
     )
+
+
+def array_first(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Arguments of a function of NumPy's, the array not by the name that it has there, `a`, which is not always ours."""
+    if "a" in kwargs and not args:
+        return (kwargs["a"],), {name: x for name, x in kwargs.items() if name != "a"}
+    return args, kwargs
+
+
+def call(self: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """Our op for one of FUNCTIONS; TypeError, in a sentence, for an argument of NumPy's that it has not."""
+    try:
+        return FUNCTIONS[func](*args, **kwargs)
+    except TypeError as error:
+        raise _about_arguments(error, self, func, args, kwargs) from error.__cause__
 
 
 def _of_numpy(func: Callable) -> str:

@@ -91,9 +91,8 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     """x without its axes of length 1 (only those in `axis`, if given)."""
     x = as_array(x)
     ones = [a for a, n in enumerate(x.shape) if n == 1]
-    dropped = (
-        ones if axis is None else axes_of("squeeze", axis, x.ndim or 1)[: x.ndim]
-    )  # a scalar has an axis 0, as in NumPy
+    # a scalar has an axis 0, as in NumPy
+    dropped = ones if axis is None else axes_of("squeeze", axis, x.ndim or 1)[: x.ndim]
     if not set(dropped) <= set(ones):
         raise ValueError(f"squeeze: axes {sorted(dropped)} of shape {list(x.shape)} are not all of length 1")
     return reshape(x, [n for i, n in enumerate(x.shape) if i not in dropped])
