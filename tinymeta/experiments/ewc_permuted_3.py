@@ -62,7 +62,7 @@ class Config:
     batch_size: int = 10
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     penalty_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    l2_lams: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    l2_lams: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     ewc_lams: tuple[float, ...] = (10.0, 30.0, 100.0)
     fisher: str = "exact"
     fisher_samples: int = 0
@@ -223,5 +223,5 @@ EXPERIMENT = Experiment(
     },
     train=train,
     draw=draw,
-    minutes={"quick": 1, "paper": 160},
+    minutes={"quick": 1, "paper": 170},
 )
