@@ -1,5 +1,10 @@
 """The transforms a user calls: arguments, auxiliary results, trees of Jacobians, checkpoints, and what they refuse."""
 
+import copy
+import dataclasses
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -260,3 +265,49 @@ def test_numpys_functions_take_a_mapped_array_by_its_name():
         lambda x: np.any(a=x, axis=0),
     ):
         np.testing.assert_array_equal(tm.vmap(f)(rows), [f(row) for row in rows])
+
+
+@dataclasses.dataclass
+class Weights:
+    w: Any
+
+
+COPIES = {
+    "copy": lambda p: copy.copy(p.w),
+    "deepcopy": lambda p: copy.deepcopy(p).w,
+    "asdict": lambda p: dataclasses.asdict(p)["w"],
+    "astuple": lambda p: dataclasses.astuple(p)[0],
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_tensor_keeps_its_gradient(copied):
+    f = lambda p: np.sum(copied(p) ** 3)
+    p = Weights(X)
+    for g in (tm.grad(f), tm.compile(tm.grad(f))):
+        np.testing.assert_allclose(g(p).w, 3 * X**2)
+    np.testing.assert_allclose(tm.hvp(f, p, p).w, 6 * X**2)
+    np.testing.assert_allclose(tm.compile(lambda p: copied(p) * 2)(p), 2 * X)
+    np.testing.assert_allclose(tm.vmap(lambda p: copied(p) * 2)(p), 2 * X)
+
+
+def test_a_tensor_is_not_pickled():
+    with pytest.raises(TypeError, match=r"pickle of a Tensor float64\[2\] would lose its gradient"):
+        tm.grad(lambda x: np.sum(pickle.loads(pickle.dumps(x))))(X)
+
+
+def test_the_hessian_of_a_python_number():
+    assert tm.hessian(lambda x: x**3)(2.0) == 12
+    assert tm.jacobian(lambda p: p["a"] * p["b"])({"a": 2.0, "b": 3.0}) == {"a": 3, "b": 2}
+
+
+def test_writing_to_a_captured_array_says_why_not():
+    def f(x):
+        scale = np.ones(2)
+        y = x * scale
+        scale[0] = 5
+        return np.sum(y)
+
+    with pytest.raises(ValueError, match="read-only") as caught:
+        tm.grad(f)(X)
+    assert "write to a copy" in caught.value.__notes__[0]

@@ -1,6 +1,8 @@
 """Trees: flattening and rebuilding give the tree back, and a mismatch names the place."""
 
 from collections import Counter, OrderedDict, defaultdict, namedtuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +112,43 @@ def test_the_gradient_is_a_tree_of_the_same_structure(tree):
     product = tm.hvp(f, tree, tree)
     for h, x in zip(trees.leaves(product), trees.leaves(tree), strict=True):
         np.testing.assert_allclose(h, 6 * x * x, rtol=1e-14, atol=UNDERFLOW)
+
+
+@dataclass
+class Doubled:
+    weight: Any
+    cache: Any = field(init=False, default=None)
+
+    def __post_init__(self):
+        self.weight = 2 * self.weight
+
+
+def test_the_gradient_of_a_dataclass_is_not_made_by_its_init():
+    gradient = tm.grad(lambda p: np.sum(p.weight**2))(Doubled(np.array([1.0, 2.0])))
+    np.testing.assert_array_equal(gradient.weight, [4, 8])
+    assert gradient.cache is None
+
+
+def _popped(p):
+    return np.sum(p.pop("w") ** 2) + 3 * p["b"]
+
+
+def _reordered(p):
+    for key in sorted(p):
+        p[key] = p.pop(key)
+    return np.sum(p["w"] ** 2) + 3 * p["b"]
+
+
+def _grown(p):
+    p["h"] = p["w"] ** 2
+    return np.sum(p["h"]) + 3 * p["b"]
+
+
+@pytest.mark.parametrize("f", [_popped, _reordered, _grown])
+def test_a_function_may_change_the_containers_that_it_is_given(f):
+    p = {"w": np.array([1.0, 2.0]), "b": np.float64(5)}
+    gradient = tm.grad(f)(p)
+    assert list(gradient) == list(p) == ["w", "b"]
+    np.testing.assert_array_equal(gradient["w"], [2, 4])
+    assert gradient["b"] == 3
+    np.testing.assert_array_equal(tm.hvp(f, p, gradient)["w"], [4, 8])

@@ -46,6 +46,8 @@ def test_what_would_lose_the_gradient_is_refused(what, f):
         ("np.add.reduce", lambda x: np.add.reduce(x)),
         ("np.multiply.outer", lambda x: np.multiply.outer(x, x)),
         ("np.add with out", lambda x: np.add(x, 1, out=np.zeros((3, 4)))),
+        ("np.remainder", lambda x: np.sum(x % 2.0)),
+        ("np.floor_divide", lambda x: np.sum(7 // x)),
         ("np.exp with where", lambda x: np.exp(x, where=x > 0)),
     ],
 )
@@ -57,6 +59,8 @@ def test_an_argument_of_numpys_function_that_the_op_has_not_is_refused():
     for f in (lambda x: np.sum(np.sum(x, 0, np.float32)), lambda x: np.sum(np.var(x, 0, np.float32))):
         refused(f, "of float64[3,4]: too many positional arguments, expected only x, axis")
     refused(lambda x: np.sum(x, dtype=np.float32), "np.sum of float64[3,4]: got an unexpected keyword argument 'dtype'")
+    refused(lambda x: x.reshape((4, 3), order="F"), "reshape() got an unexpected keyword argument 'order'")
+    refused(lambda x: np.einsum(x, [0, 1], [1, 0]), "einsum: subscripts are float64[3,4], expected letters")
     refused(lambda x: np.sum(x.sum(0, np.float32)), "sum() takes from 1 to 2 positional arguments but 3 were given")
 
 
@@ -234,3 +238,18 @@ def test_a_singular_matrix_keeps_its_error_type():
 
 def test_linalg_norm_of_another_order_is_refused_rather_than_taken_for_an_axis():
     refused(lambda x: np.sum(np.linalg.norm(x, 1)), "norm", error=(TypeError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("call", "gradient"),
+    [
+        (lambda x: x.clip(0.0), 1), (lambda x: x.clip(max=0.0), 0), (lambda x: x.clip(min=0.0, max=9.0), 1),
+        (lambda x: x.astype(np.float64, copy=False), 1), (lambda x: np.astype(x, np.float64, copy=False), 1),
+        (lambda x: np.einsum("ij,ij->i", x, np.ones((3, 4)), optimize=True), 1),
+        (lambda x: x - x.argmax(axis=0, keepdims=True) * x.argmin(axis=1, keepdims=True), 1),
+    ],
+)  # fmt: skip
+def test_methods_take_numpys_arguments(call, gradient):
+    x = X**2 + 1
+    np.testing.assert_allclose(tm.grad(lambda x: np.sum(call(x)))(x), np.full(x.shape, gradient))
+    np.testing.assert_allclose(tm.compile(call)(x), call(x))

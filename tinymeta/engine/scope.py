@@ -15,6 +15,11 @@ from .structural import astype
 from .sweeps import Graph, pullback, pushforward
 from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock_all, unlock, value
 
+_READ_ONLY = (
+    "tinymeta: an array that a derivative has captured cannot be written to until the derivative is done, "
+    "for its rules will read it again: write to a copy, x.copy()"
+)
+
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
@@ -22,6 +27,10 @@ def running() -> Iterator[None]:
     THREAD.depth += 1
     try:
         yield
+    except ValueError as error:
+        if THREAD.depth == 1 and "read-only" in str(error):
+            error.add_note(_READ_ONLY)
+        raise
     finally:
         THREAD.depth -= 1
         if THREAD.depth == 0:
@@ -37,7 +46,7 @@ class Traced:
         picked = [as_leaves(args[i], f"argument {i}", name) for i in argnums]
         call_args = list(args)
         for i, tree in zip(argnums, picked, strict=True):
-            call_args[i] = tree
+            call_args[i] = trees.map(lambda x: x, tree)  # f may change its containers
         self.trees = picked
         self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
         self.nested = THREAD.depth > (

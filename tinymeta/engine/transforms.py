@@ -146,7 +146,9 @@ def _rows(pull: Callable, y: Any, outputs: list, k: int, x: Any) -> Any:
         rows.append(pull(trees.unflatten(y, [seed.reshape(shape) if j == k else None for j in range(len(outputs))]))[0])
     columns = zip(*(trees.leaves(row) for row in rows), strict=True) if rows else [[] for _ in trees.leaves(x)]
     entries = [
-        np.reshape(np.stack(column), shape + w.shape) if rows else np.zeros_like(value(w), shape=shape + np.shape(w))
+        np.reshape(np.stack(column), shape + np.shape(w))
+        if rows
+        else np.zeros_like(value(w), shape=shape + np.shape(w))
         for column, w in zip(columns, trees.leaves(x), strict=True)
     ]
     return trees.unflatten(x, entries)

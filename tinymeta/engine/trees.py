@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
-def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
+def children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     """(keys, subtrees, rebuild) of a node; None for a leaf."""
     kind = type(tree)
     if tree is None:
@@ -16,7 +16,7 @@ def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     if kind is dict:
         return tuple(tree), tuple(tree.values()), lambda values: dict(zip(tree, values, strict=True))
     if isinstance(tree, dict):
-        return tuple(tree), tuple(tree.values()), lambda values: _replaced(tree, values)
+        return tuple(tree), tuple(tree.values()), lambda values: replaced(tree, values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return tree._fields, tuple(tree), lambda values: kind(*values)
     if isinstance(tree, (list, tuple)):
@@ -24,11 +24,19 @@ def _children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = tuple(field.name for field in dataclasses.fields(tree))
         values = tuple(getattr(tree, name) for name in names)
-        return names, values, lambda new: dataclasses.replace(tree, **dict(zip(names, new, strict=True)))
+        return names, values, lambda new: with_fields(tree, names, new)
     return None
 
 
-def _replaced(tree: dict, values: Sequence) -> dict:
+def with_fields(tree: Any, names: Sequence, values: Sequence) -> Any:
+    """Another instance with these fields, made without __init__ and __post_init__."""
+    new = copy.copy(tree)
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(new, name, value)
+    return new
+
+
+def replaced(tree: dict, values: Sequence) -> dict:
     """A dict of the same kind with other values; copied, for a defaultdict is not made from its items."""
     new = copy.copy(tree)
     for key, value in zip(tree, values, strict=True):
@@ -38,7 +46,7 @@ def _replaced(tree: dict, values: Sequence) -> dict:
 
 def items(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, leaf) of every leaf, in order; a path reads like Python: `['w'][0]`."""
-    node = _children(tree)
+    node = children(tree)
     if node is None:
         yield path, tree
     else:
@@ -53,7 +61,7 @@ def leaves(tree: Any) -> list:
 
 def map(f: Callable, tree: Any, *rest: Any, path: str = "") -> Any:
     """f(leaf, *matching leaves) over trees of one structure; ValueError names the first place where they differ."""
-    node = _children(tree)
+    node = children(tree)
     if node is None:
         return f(tree, *rest)
     keys, values, rebuild = node
@@ -64,15 +72,15 @@ def map(f: Callable, tree: Any, *rest: Any, path: str = "") -> Any:
 
 def spread(prefix: Any, tree: Any, path: str = "") -> list:
     """One entry per leaf of the tree: a leaf of `prefix`, or None in it, stands for all leaves below its place."""
-    if prefix is None or _children(prefix) is None:
+    if prefix is None or children(prefix) is None:
         return [prefix for _ in leaves(tree)]
-    keys, values, _ = _children(tree) or ((), (), None)
+    keys, values, _ = children(tree) or ((), (), None)
     entries = zip(keys, _matching(keys, prefix, path), values, strict=True)
     return [entry for key, p, value in entries for entry in spread(p, value, f"{path}[{key!r}]")]
 
 
 def _matching(keys: tuple, other: Any, path: str) -> tuple:
-    node = _children(other)
+    node = children(other)
     if node is None or set(node[0]) != set(keys):
         found = "a leaf" if node is None else f"keys {list(node[0])}"
         raise ValueError(f"trees differ at {path or 'the root'}: expected keys {list(keys)}, got {found}")

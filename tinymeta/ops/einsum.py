@@ -22,6 +22,8 @@ _einsum = Prim(
 
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sum of products by index letters, as NumPy's: `ij,jk->ik`, `...` for leading axes, a repeated letter for a diagonal."""
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts are {describe(subscripts)}, expected letters such as 'ij,jk->ik'")
     operands = tuple(map(as_array, operands))
     inputs, output = _explicit(subscripts.replace(" ", ""), operands)
     operands = tuple(_diagonal(subscripts, term, x) for term, x in zip(inputs, operands, strict=True))

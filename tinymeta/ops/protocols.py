@@ -31,6 +31,14 @@ def _full_like(x: Any, fill: Any, dtype: Any = None, order: str = "K", subok: bo
     return broadcast_to(one * fill, x.shape if shape is None else shape).copy()
 
 
+def _astype(x: Any, dtype: Any, copy: bool = True) -> Any:
+    return astype(x, dtype)
+
+
+def _einsum(*operands: Any, optimize: Any = True) -> Any:
+    return einsum(*operands)
+
+
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     if ord is not None:
         raise ValueError(f"np.linalg.norm: ord={ord!r} has no derivative rule, expected None (the Euclidean norm)")
@@ -44,9 +52,9 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.reshape: shape.reshape, np.ravel: shape.ravel, np.transpose: shape.transpose, np.moveaxis: shape.moveaxis,
     np.swapaxes: shape.swapaxes, np.expand_dims: shape.expand_dims, np.squeeze: shape.squeeze,
     np.broadcast_to: shape.broadcast_to, np.concatenate: shape.concatenate, np.stack: shape.stack, np.split: shape.split,
-    np.pad: shape.pad, np.flip: shape.flip, np.roll: shape.roll, np.astype: shape.astype,
+    np.pad: shape.pad, np.flip: shape.flip, np.roll: shape.roll, np.astype: _astype,
     np.take: indexing.take, np.take_along_axis: indexing.take_along_axis,
-    np.dot: linalg.dot, np.outer: linalg.outer, np.tensordot: linalg.tensordot, np.einsum: einsum,
+    np.dot: linalg.dot, np.outer: linalg.outer, np.tensordot: linalg.tensordot, np.einsum: _einsum,
     np.linalg.norm: _norm, np.linalg.solve: linalg.solve, np.linalg.cholesky: linalg.cholesky,
 }  # fmt: skip
 WITHOUT_DERIVATIVE = frozenset({
@@ -134,11 +142,13 @@ def _setitem(self: Any, index: Any, new: Any) -> NoReturn:
 
 def _varargs(op: Callable) -> Callable:
     """A method that takes its shape or axes as one tuple or as separate ints, like ndarray's."""
-    return lambda self, *args: (
-        op(self, args[0] if len(args) == 1 and not isinstance(args[0], (int, np.integer)) else args)
-        if args
-        else op(self)
-    )
+
+    def method(self: Any, *args: Any) -> Any:
+        one = len(args) == 1 and not isinstance(args[0], (int, np.integer))
+        return op(self, args[0] if one else args) if args else op(self)
+
+    method.__name__ = method.__qualname__ = op.__name__
+    return method
 
 
 def _swapped(op: Callable) -> Callable:
@@ -158,9 +168,14 @@ _COMPARE = {
 }
 _FOR_EACH = "use tm.ops.where(condition, x, y) for a branch, tm.ops.take(x, i) for an index"
 _INSTEAD = "compute with tm.ops, or take the value with tm.stop_gradient(x)"
+_OF_MASKS = {
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide, "mod": np.remainder,
+}  # fmt: skip
 METHODS: dict[str, Any] = {
     **{f"__{name}__": op for name, op in {**_BINARY, **_COMPARE}.items()},
     **{f"__r{name}__": _swapped(op) for name, op in _BINARY.items()},
+    **{f"__{name}__": _swapped(_swapped(op)) for name, op in _OF_MASKS.items()},
+    **{f"__r{name}__": _swapped(op) for name, op in _OF_MASKS.items()},
     "__neg__": ew.negative, "__pos__": lambda x: x, "__abs__": ew.absolute,
     "__getitem__": indexing.getitem, "__setitem__": _setitem,
     "__len__": lambda x: len(x.data), "__iter__": lambda x: (x[i] for i in range(len(x))),
@@ -170,24 +185,21 @@ METHODS: dict[str, Any] = {
     "__array_ufunc__": _array_ufunc, "__array_function__": _array_function,
     "T": property(shape.transpose), "mT": property(lambda x: shape.swapaxes(x, -1, -2)),
     "reshape": _varargs(shape.reshape), "transpose": _varargs(shape.transpose),
-    "ravel": shape.ravel, "flatten": shape.ravel, "swapaxes": shape.swapaxes, "squeeze": shape.squeeze, "astype": shape.astype,
+    "ravel": shape.ravel, "flatten": shape.ravel, "swapaxes": shape.swapaxes, "squeeze": shape.squeeze, "astype": _astype,
     "sum": reduce.sum, "mean": reduce.mean, "max": reduce.max, "min": reduce.min, "var": reduce.var, "std": reduce.std,
-    "prod": reduce.prod, "cumsum": reduce.cumsum, "clip": ew.clip, "dot": linalg.dot, "take": indexing.take,
-    "copy": lambda x: x, "argmax": lambda x, axis=None: np.argmax(value(x), axis),
-    "argmin": lambda x, axis=None: np.argmin(value(x), axis),
-}  # fmt: skip
-OF_MASKS = {
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide, "mod": np.remainder,
+    "prod": reduce.prod, "cumsum": reduce.cumsum, "clip": lambda x, min=None, max=None: ew.clip(x, min, max),
+    "dot": linalg.dot, "take": indexing.take,
+    "copy": lambda x: x, "__copy__": lambda x: x, "__deepcopy__": lambda x, memo: x, "__reduce_ex__": _refuse("pickle", _INSTEAD),
+    "argmax": lambda x, axis=None, keepdims=False: np.argmax(value(x), axis, keepdims=keepdims),
+    "argmin": lambda x, axis=None, keepdims=False: np.argmin(value(x), axis, keepdims=keepdims),
 }  # fmt: skip
 _OF_BATCHED: dict[str, Any] = {
     **METHODS,
-    **{f"__{name}__": _swapped(_swapped(op)) for name, op in OF_MASKS.items()},
-    **{f"__r{name}__": _swapped(op) for name, op in OF_MASKS.items()},
     "__invert__": lambda x: np.invert(x), "any": lambda x, axis=None: np.any(x, axis), "all": lambda x, axis=None: np.all(x, axis),
     "__array_ufunc__": lambda x, *args, **kwargs: _array_ufunc(alive(x), *args, **kwargs),
     "__array_function__": lambda x, *args: _array_function(alive(x), *args),
     "__getitem__": lambda x, index: indexing.getitem(alive(x), index),
-    "astype": lambda x, dtype: shape.astype(alive(x), dtype),
+    "astype": lambda x, dtype, copy=True: astype(alive(x), dtype),
     "__len__": lambda x: len(np.broadcast_to(0, x.shape)), "__format__": lambda x, spec: repr(x),
     "__bool__": _refuse("bool()", _FOR_EACH),
 }  # fmt: skip
