@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -81,7 +83,14 @@ HELPERS = {
     "a compiled helper": lambda x: times_scale(x),
     "a helper by default": lambda x, helper=lambda x: x * SCALE: helper(x),
     "a helper": lambda x: helper(x),
-    "a method": lambda x: SCALER(x),
+    "a method": lambda x: SCALER.times(x),
+    "a bound method": lambda x: TIMES(x),
+    "an object that is called": lambda x: SCALER(x),
+    "a method of a class": lambda x: Scaler.times(None, x),
+    "a method that calls another": lambda x: SCALER.twice(x) / 2,
+    "a method of its base": lambda x: SCALER.of_base(x),
+    "a property": lambda x: SCALER.scale * x,
+    "a static method": lambda x: SCALER.still(x),
 }
 times_scale = tm.compile(lambda x: x * SCALE)
 
@@ -90,12 +99,35 @@ def helper(x):
     return x * SCALE
 
 
-class Scaler:
-    def times(self, x):
+class Base:
+    def of_base(self, x):
         return x * SCALE
 
 
-SCALER = Scaler().times
+class Scaler(Base):
+    def __call__(self, x):
+        return x * SCALE
+
+    def times(self, x):
+        return x * SCALE
+
+    def twice(self, x):
+        return 2 * self.times(x)
+
+    def of_base(self, x):
+        return super().of_base(x)
+
+    @property
+    def scale(self):
+        return SCALE
+
+    @staticmethod
+    def still(x):
+        return x * SCALE
+
+
+SCALER = Scaler()
+TIMES = SCALER.times
 
 
 @pytest.mark.parametrize("where", HELPERS)
@@ -105,6 +137,48 @@ def test_a_global_is_watched_wherever_it_is_read(where, monkeypatch):
         monkeypatch.setitem(globals(), "SCALE", scale)
         np.testing.assert_array_equal(compiled(X), X * scale)
     assert programs(compiled) == 2
+
+
+@dataclass
+class Layer:
+    w: Any
+
+    def __call__(self, x):
+        return self.w * x * SCALE
+
+
+class Applied(NamedTuple):
+    w: Any
+
+    def to(self, x):
+        return self.w * x * SCALE
+
+
+CALLED = {
+    "a function": (lambda f, x: f(x), helper, X),
+    "a callable argument": (lambda f, x: f(x), Scaler(), X),
+    "a method of an argument": (lambda f, x: f.times(x), Scaler(), X),
+    "a layer": (lambda layer, x: layer(x), Layer(np.ones(3)), X),
+    "a method of a tree": (lambda p, x: p["a"].to(x), {"a": Applied(np.ones(3))}, X),
+}
+
+
+@pytest.mark.parametrize("which", CALLED)
+def test_a_global_is_watched_by_what_the_arguments_call(which, monkeypatch):
+    f, *args = CALLED[which]
+    compiled = tm.compile(f)
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(*args), X * scale)
+    assert programs(compiled) == 2
+
+
+def test_a_global_is_watched_in_the_object_that_is_compiled(monkeypatch):
+    compiled = tm.compile(tm.grad(lambda x: np.sum(SCALER(x)))), tm.compile(Scaler())
+    for scale in (2.0, 7.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled[0](X), np.full(3, scale))
+        np.testing.assert_array_equal(compiled[1](X), X * scale)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import pickle
 import threading
 import warnings
 
@@ -70,6 +73,18 @@ def test_a_random_number_below_the_rounding_is_found_too():
             tm.compile(lambda x: x + size * rng.normal(size=5).astype(np.float32))(x)  # noqa: B023
 
 
+def test_a_random_number_is_found_where_the_first_call_hides_it():
+    rng, turns = np.random.default_rng(0), itertools.count()
+    for f in (
+        lambda x: x * rng.normal(size=3),
+        lambda x: x * rng.normal(),
+        lambda x: x[rng.permutation(3)],
+        lambda x: ops.sin(x) if next(turns) % 2 else ops.tan(x),
+    ):
+        with pytest.raises(ValueError, match=r"is it random\?"):
+            tm.compile(f)(np.zeros(3))
+
+
 def test_state_outside_of_the_arguments_is_found():
     calls = []
 
@@ -91,6 +106,39 @@ def test_a_captured_value_that_escapes_is_refused():
     tm.compile(f)(X)
     with pytest.raises(TypeError, match="used after its capture"):
         ops.sin(kept[0])
+
+
+def _rebinding(p):
+    for key in p:
+        p[key] = 2 * p[key]
+    return p
+
+
+@pytest.mark.parametrize("f", [_rebinding, lambda p: p.pop("a"), lambda p: p.setdefault("b", 2 * p["a"])])
+def test_a_change_of_a_container_among_the_arguments_is_refused(f):
+    p = {"a": X}
+    with pytest.raises(TypeError, match=r"f changes a container among its arguments.*return a new one"):
+        tm.compile(f)(p)
+    assert list(p) == ["a"]
+    assert p["a"] is X
+
+
+def test_a_dtype_may_be_returned():
+    doubled, dtype = tm.compile(lambda x: (2 * x, x.dtype))(X)
+    np.testing.assert_array_equal(doubled, 2 * X)
+    assert dtype == np.float64
+
+
+def _doubled(x):
+    return 2 * x
+
+
+def test_a_compiled_function_is_copied_and_pickled_as_its_function():
+    compiled = tm.compile(_doubled)
+    compiled(X)
+    for other in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
+        assert programs(other) == 0
+        np.testing.assert_array_equal(other(X), compiled(X))
 
 
 def test_an_argument_without_an_array_has_nothing_to_replay():

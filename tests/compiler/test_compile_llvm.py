@@ -75,6 +75,15 @@ def test_reductions(name, dtype):
         check(REDUCTIONS[name], numbers(rng, *shape, dtype=dtype))
 
 
+@given(st.data())
+def test_sums_of_turned_arrays(data):
+    shape = data.draw(st.tuples(*[st.integers(1, 9)] * 3))
+    turned = data.draw(st.permutations(range(3)))
+    axis = data.draw(st.sampled_from([0, 1, 2, (0, 1), (0, 2), (1, 2)]))
+    x, y = numbers(np.random.default_rng(3), 2, *shape)
+    check(lambda x, y: ops.sum(ops.transpose(x, turned) * ops.transpose(y, turned), axis=axis), x, y)
+
+
 SHAPES = {
     "reshape": lambda x: ops.reshape(x, (x.size,)) * 2, "transpose": lambda x: ops.transpose(x, (2, 0, 1)) + 1,
     "reshape_of_transpose": lambda x: ops.reshape(ops.transpose(x), (-1,)) * 2, "flip": lambda x: ops.flip(x, 1) - x,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -169,6 +171,14 @@ def test_a_tree_of_every_kind_comes_back():
         assert isinstance(result["s"], optim.State)
         assert result["s"].m == 2
         np.testing.assert_array_equal(result["a"][0], 3 * x)
+
+
+def test_a_defaultdict_comes_back_as_one():
+    weights = defaultdict(list, a=np.arange(3.0))
+    for _ in range(2):
+        gradient = tm.compile(tm.grad(lambda p: np.sum(p["a"] ** 2)))(weights)
+        assert (type(gradient), gradient["missing"]) == (defaultdict, [])
+        np.testing.assert_array_equal(gradient["a"], 2 * weights["a"])
 
 
 def test_buffers_are_fewer_than_values():

@@ -19,7 +19,7 @@ from ..engine import structural, trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops.batching import LIKE, SEARCHES, named
-from ..ops.protocols import FUNCTIONS, METHODS, OF_MASKS, array_first, call
+from ..ops.protocols import FUNCTIONS, METHODS, array_first, call
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
 from .plan import is_view
@@ -52,7 +52,6 @@ class Log:
         self.ops: list[Op] = []
         self.checks: list[Check] = []
         self.constants: dict[int, Value] = {}
-        self.results: list[Any] = []  # the leaves of what f returned, as this run computed them
         self.open = True
 
     def input(self, array: Any) -> Symbol:
@@ -63,7 +62,7 @@ class Log:
         if type(x) is Symbol:
             return x.value
         x = np.asarray(x) if isinstance(x, (list, tuple)) else x
-        if not hasattr(x, "shape") or isinstance(x, np.generic):
+        if not is_array(x) or isinstance(x, np.generic):
             return x
         if id(x) not in self.constants:
             self.constants[id(x)] = value = Value(x.shape, x.dtype, constant=x)
@@ -137,17 +136,24 @@ def _capturing() -> Iterator[Log]:
         log.open = False
 
 
-def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any, Log]:
-    """(program, f's result with Values for what was computed, the log): `args` and `kwargs` are trees whose arrays are inputs."""
+def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any]:
+    """(program, f's result with Values for what was computed): `args` and `kwargs` are trees whose arrays are inputs."""
     leaves = trees.leaves((args, kwargs))
     with _capturing() as log:
         symbols = [log.input(x) if is_array(x) else x for x in leaves]
-        args, kwargs = trees.unflatten((args, kwargs), symbols)
-        result = f(*args, **kwargs)
-        log.results = list(map(_array_of, trees.leaves(result)))
+        given = trees.unflatten((args, kwargs), symbols)
+        result = f(*given[0], **given[1])
+        _check_containers(given, symbols)
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
-    return Program(inputs, log.ops, trees.leaves(result), log.checks), result, log
+    return Program(inputs, log.ops, trees.leaves(result), log.checks), result
+
+
+def _check_containers(given: Any, symbols: list) -> None:
+    """What f does to a dict or list among its arguments, a replay would not do."""
+    now = trees.leaves(given)
+    if len(now) != len(symbols) or any(x is not y for x, y in zip(now, symbols, strict=True)):
+        raise TypeError("tm.compile: f changes a container among its arguments, which no replay does; return a new one")
 
 
 def is_array(x: Any) -> bool:
@@ -233,13 +239,13 @@ def _copied(x: Symbol) -> Any:
 
 _TABLE: dict[str, Any] = {
     **METHODS,
-    **{f"__{name}__": lambda x, y, f=f: f(x, y) for name, f in OF_MASKS.items()},
-    **{f"__r{name}__": lambda x, y, f=f: f(y, x) for name, f in OF_MASKS.items()},
     **{f"__i{name}__": _in_place(METHODS[f"__{name}__"]) for name in ("add", "sub", "mul", "truediv", "pow", "matmul")},
     "__invert__": lambda x: np.invert(x), "__array_ufunc__": _array_ufunc, "__array_function__": _array_function,
     "any": lambda x, axis=None: np.any(x, axis=axis), "all": lambda x, axis=None: np.all(x, axis=axis),
-    "argmax": lambda x, axis=None: np.argmax(x, axis=axis), "argmin": lambda x, axis=None: np.argmin(x, axis=axis),
-    "copy": lambda x, order="C": _copied(x), "astype": lambda x, dtype: structural.astype(_copied(x), dtype),
+    "argmax": lambda x, axis=None, keepdims=False: np.argmax(x, axis=axis, keepdims=keepdims),
+    "argmin": lambda x, axis=None, keepdims=False: np.argmin(x, axis=axis, keepdims=keepdims),
+    "copy": lambda x, order="C": _copied(x), "__copy__": _copied, "__deepcopy__": lambda x, memo: _copied(x),
+    "astype": lambda x, dtype, copy=True: structural.astype(_copied(x), dtype),
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
     "__array__": _refuse("np.asarray", "compute with tm.ops"),

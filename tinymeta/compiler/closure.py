@@ -1,7 +1,7 @@
-"""What a function sees beside its arguments: the variables that it and the functions in them close over, and globals.
+"""What a function sees beside its arguments' arrays: the variables that it and the functions it reaches close over, and globals.
 
 A program holds what stood there when it was captured. Rebinding a variable makes another program, as another static argument does.
-What hangs below a variable, an attribute or an entry of a container, is not looked at.
+What hangs below a variable, an attribute or an entry of a container, is not looked at; methods are, by the names in the code.
 """
 
 from __future__ import annotations
@@ -10,28 +10,33 @@ import contextlib
 import dis
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from ..engine import trees
 
 STAY = (types.ModuleType, type)  # globals that nobody binds anew
 
 
-def unchanged(f: Callable) -> Callable[[], bool]:
-    """Whether everything is still what it is now, by identity."""
+def unchanged(f: Callable, args: tuple = (), kwargs: Any = None) -> Callable[[], bool]:
+    """Whether everything is still what it is now, by identity: for f, and for functions and methods that its arguments bring."""
     cells: list[tuple[Any, Any]] = []
     names: list[tuple[dict, str, Any]] = []
     seen: set[int] = set()
-    stack: list[Any] = [f]
+    given = _callers((args, kwargs))
+    stack = list(_functions(f, ()))
     while stack:
-        g = _function(stack.pop(), stack)
-        if g is None or id(g) in seen:
+        g, owner = stack.pop()
+        if id(g) in seen:
             continue
         seen.add(id(g))
-        stack += [x for _, x in _cells(g)]
+        own, known = _cells(g), _globals(g)
+        reached = [*given, *owner, *_defaults(g), *(x for _, x in own)]
         if not _of_library(g):
-            stack += [x for *_, x in _globals(g)]
-            cells += _cells(g)
-            names += _globals(g)
+            reached += [x for *_, x in known]
+            cells += own
+            names += [(d, name, x) for d, name, x in known if not isinstance(x, STAY)]
+        stack += [found for x in reached for found in _functions(x, _names(g.__code__))]
 
     def same() -> bool:
         for cell, x in cells:  # no comprehension: this is run at every call
@@ -42,9 +47,22 @@ def unchanged(f: Callable) -> Callable[[], bool]:
     return same
 
 
+def _callers(tree: Any) -> list[Any]:
+    """What may call functions of the user's among arguments: leaves that are no arrays, and the classes of what holds them."""
+    kinds = {type(tree)}
+    node = trees.children(tree)
+    if node is None:
+        return [] if hasattr(tree, "dtype") else [tree]
+    return [*kinds, *(x for child in node[1] for x in _callers(child))]
+
+
 def _of_library(g: types.FunctionType) -> bool:
     """Whether nobody binds its variables anew."""
     return (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")
+
+
+def _defaults(g: types.FunctionType) -> Iterable[Any]:
+    return (*(g.__defaults__ or ()), *(g.__kwdefaults__ or {}).values())
 
 
 def _cells(g: types.FunctionType) -> list[tuple[Any, Any]]:
@@ -57,26 +75,48 @@ def _cells(g: types.FunctionType) -> list[tuple[Any, Any]]:
 
 def _globals(g: types.FunctionType) -> list[tuple[dict, str, Any]]:
     known = g.__globals__
-    return [(known, n, known[n]) for n in _read(g.__code__) if n in known and not isinstance(known[n], STAY)]
+    return [(known, n, known[n]) for n in _read(g.__code__) if n in known]
 
 
 @functools.cache
 def _read(code: types.CodeType) -> frozenset[str]:
     """The globals that the code and the code in it read; its co_names have attributes too."""
-    inner = [_read(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return frozenset(own).union(*inner)
+    return frozenset(own).union(*map(_read, _inner(code)))
 
 
-def _function(x: Any, stack: list) -> Any:
-    """The Python function in x, if there is one; what a partial application or a default holds goes on the stack."""
+@functools.cache
+def _names(code: types.CodeType) -> frozenset[str]:
+    """The names in the code and the code in it, those of methods among them."""
+    return frozenset(code.co_names).union(*map(_names, _inner(code)))
+
+
+def _inner(code: types.CodeType) -> list[types.CodeType]:
+    return [c for c in code.co_consts if isinstance(c, types.CodeType)]
+
+
+def _functions(x: Any, names: Iterable[str]) -> Iterator[tuple[types.FunctionType, tuple]]:
+    """The Python functions in x, and of an object or a class its methods with these names; each with its class, if any."""
     if isinstance(x, functools.partial):
-        stack.extend((*x.args, *x.keywords.values()))
-        return _function(x.func, stack)
-    if isinstance(x, types.MethodType):
-        return x.__func__
-    if isinstance(x, types.FunctionType):
-        stack.extend((*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()))
-        return x
-    wrapped = getattr(x, "__dict__", {}).get("__wrapped__")  # of a compiled function, or of functools.cache
-    return wrapped if wrapped is None else _function(wrapped, stack)
+        for part in (x.func, *x.args, *x.keywords.values()):
+            yield from _functions(part, names)
+    elif isinstance(x, types.MethodType):
+        for g, _ in _functions(x.__func__, names):
+            yield g, (x.__self__,)
+    elif isinstance(x, types.FunctionType):
+        yield x, ()
+    elif "__wrapped__" in getattr(x, "__dict__", {}):  # a compiled function, or functools.cache
+        yield from _functions(x.__wrapped__, names)
+    elif not isinstance(x, types.ModuleType):
+        kind = x if isinstance(x, type) else type(x)
+        for found in (vars(k).get(name) for k in kind.__mro__ for name in {"__call__", *names}):
+            g = _behind(found)
+            if isinstance(g, types.FunctionType):
+                yield g, (kind,)
+
+
+def _behind(method: Any) -> Any:
+    """The function of a property, a static or a class method."""
+    for name in ("fget", "__func__", "func", "__wrapped__"):
+        method = getattr(method, name, None) or method
+    return method

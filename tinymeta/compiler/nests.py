@@ -170,7 +170,7 @@ class Nest:
             if s.kind == "mean":
                 count = int(np.prod([self.statement.shape[a] for a in s.axes], dtype=np.int64))
                 total = self.b.fdiv(total, number(count, s.out.dtype, width))
-            store(self.b, total, self._at(k), s.out.dtype, width, 1)
+            store(self.b, total, self._at(k), s.out.dtype, width, self._step_of(k))
 
     def _at(self, k: int) -> Code:
         view = self.views[k]

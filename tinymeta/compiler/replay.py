@@ -42,14 +42,14 @@ class Specialisation:
 
     def __init__(self, f: Callable, args: tuple, kwargs: dict) -> None:
         check_static(args, kwargs)
-        self.read, self.wanted, self.fresh = reader(args, kwargs), chosen(), unchanged(f)
+        self.read, self.wanted, self.fresh = reader(args, kwargs), chosen(), unchanged(f, args, kwargs)
         self.statics = [(path, x) for path, x in trees.items((args, kwargs)) if not is_array(x)]
-        program, result, log = capture(f, args, kwargs)
-        self.captured = log.results
+        program, result = capture(f, args, kwargs)
         if not program.inputs:
             raise TypeError(
                 f"tm.compile: no argument of {_name(f)} is an array, so there is nothing to replay: call it as it is"
             )
+        check_repeatable(program, capture(f, args, kwargs)[0])
         self.program = clean(program)
         self.result = trees.unflatten(result, self.program.outputs)
         results = self.program.results
@@ -97,6 +97,10 @@ class Compiled:
             return self._f(*args, **kwargs)  # inside a derivative, a vmap or another capture: they see its ops
         return self._compile(args, kwargs)
 
+    def __reduce__(self) -> tuple:
+        """Copied and pickled as the function alone, where it can be: programs are not."""
+        return compile, (self._f,)
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: the instance is the first argument, a static one if it is no tree of arrays."""
         return self if instance is None else types.MethodType(self, instance)
@@ -138,8 +142,6 @@ class Compiled:
     def _compile(self, args: tuple, kwargs: dict) -> Any:
         program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
         expected = self._f(*args, **kwargs)
-        check_repeatable(self._f, program.captured, expected, args, kwargs)
-        program.captured = []
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
         _trim()
         with self._lock:
@@ -169,7 +171,7 @@ def compile(f: Callable) -> Compiled:
 
     f takes and returns trees of arrays; floats, strings and everything else hashable among its arguments are static. There is one
     program per tree, shapes, dtypes, static values, closed-over variables and backend. f must be pure: no randomness, no branch on
-    a number, nothing written. The first call runs f too and compares, ValueError naming the op where program and f differ;
+    a number, nothing written. The first call captures f twice and runs it, ValueError naming the op where two of these differ;
     TypeError, naming the line, for bool(), float() or np.asarray of an array, which would be decided once. Results are fresh
     arrays; floating-point warnings are not given. Inside a derivative, a vmap or another compiled function it is f itself.
     """

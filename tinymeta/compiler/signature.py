@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,7 @@ class _Reader:
         self.names: dict[str, Any] = {}
 
     def node(self, path: str, x: Any) -> None:
-        node = trees._children(x)
+        node = trees.children(x)
         if node is None:
             self.leaf(path, x)
             return
@@ -97,29 +96,19 @@ def writer(result: Any, results: list[Value]) -> Callable[[list], Any]:
         return f"k{len(names) - 1}"
 
     def node(x: Any) -> str:
-        found = trees._children(x)
+        found = trees.children(x)
         if found is None:
             return array(places[x]) if type(x) is Value else name(x)
-        keys, values, _ = found
+        keys, values, rebuild = found
         parts = list(map(node, values))
+        inside = "".join(f"{part}, " for part in parts)
         if x is None:
             return "None"
-        if isinstance(x, dict):
-            items = "".join(f"({name(k)}, {v}), " for k, v in zip(keys, parts, strict=True))
-            return f"{name(type(x))}(({items}))"
-        if isinstance(x, tuple) and hasattr(x, "_fields"):
-            return f"{name(type(x))}({', '.join(parts)})"
-        if isinstance(x, (tuple, list)):
-            inside = "".join(f"{p}, " for p in parts)
-            return (
-                f"({inside})"
-                if type(x) is tuple
-                else f"[{inside}]"
-                if type(x) is list
-                else f"{name(type(x))}(({inside}))"
-            )
-        fields = ", ".join(f"{k}={v}" for k, v in zip(keys, parts, strict=True))
-        return f"{name(dataclasses.replace)}({name(x)}, {fields})"
+        if type(x) is dict:
+            return f"{{{''.join(f'{name(k)}: {part}, ' for k, part in zip(keys, parts, strict=True))}}}"
+        return (
+            f"({inside})" if type(x) is tuple else f"[{inside}]" if type(x) is list else f"{name(rebuild)}(({inside}))"
+        )
 
     text = f"def write(arrays):\n    return {node(result)}\n"
     exec(text, names)
