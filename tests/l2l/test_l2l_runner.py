@@ -115,7 +115,9 @@ def test_more_losses_than_there_are_or_none_are_refused(rng, last):
 @pytest.mark.parametrize(("axis", "found"), [(None, r"float64\[\]"), (0, r"float64\[3\]")])
 def test_a_loss_that_is_not_one_value_for_each_problem_is_refused(axis, found):
     problem = l2l.Problem({"w": np.ones((2, 3))}, lambda theta, t: ops.sum(theta["w"], axis=axis))
-    with pytest.raises(ValueError, match=rf"loss is {found}, its first parameter float64\[2,3\]: expected losses of shape"):
+    with pytest.raises(
+        ValueError, match=rf"loss is {found}, its first parameter float64\[2,3\]: expected losses of shape"
+    ):
         l2l.optimize(optim.sgd(0.01), problem, 2)
 
 

@@ -236,7 +236,9 @@ def test_weights_that_are_not_finite(weight):
     ("steps", "progress", "least"), [(3, -1.0, 0.03), (0, 0.0, 0.03), (3, np.nan, 0.03), (3, 1.0, -0.1), (3, 1.0, 1.5)]
 )
 def test_step_weights_that_would_be_none(steps, progress, least):
-    with pytest.raises(ValueError, match=rf"steps = {steps}, progress = {progress}, least = {least}; expected 1 or more"):
+    with pytest.raises(
+        ValueError, match=rf"steps = {steps}, progress = {progress}, least = {least}; expected 1 or more"
+    ):
         maml.step_weights(steps, progress, least)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import numbers
 import os
 import zlib
@@ -147,7 +148,8 @@ class LSTMOptimizer:
         """The optimizer that `save` wrote; ValueError if the file is none, damaged, or of another format."""
         raw = Path(path).read_bytes()
         try:
-            with np.lib.npyio.NpzFile(io.BytesIO(raw)) as archive:  # np.load would take what is no archive for a pickle
+            # not by np.load, which would take what is no archive for a pickle and advise to trust it
+            with np.lib.npyio.NpzFile(io.BytesIO(raw)) as archive:
                 header = json.loads(str(archive["header"]))
                 arrays = [archive[f"array{i}"] for i in range(len(archive.files) - 1)]
             known = header["format"] == FORMAT
@@ -193,7 +195,7 @@ def _checked(optimizer: LSTMOptimizer) -> LSTMOptimizer:
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, numbers.Real) and not isinstance(x, bool) and bool(np.isfinite(x))
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def checked_leaves(weights: Weights, grads: Any, state: LSTMState) -> list:

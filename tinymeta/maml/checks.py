@@ -42,19 +42,19 @@ def check_parameters(params: Any) -> None:
 
 def checked_rates(lr: Any, params: Any) -> Any:
     """A rate for each leaf: `lr` itself, if it is a tree like the parameters, or a number for all of them."""
-    if isinstance(lr, Real) or getattr(lr, "shape", None) == ():
-        lr = trees.map(lambda _: lr, params)
+    one = isinstance(lr, Real) or getattr(lr, "shape", None) == ()
+    rates = trees.map(lambda _: lr, params) if one else lr
     try:
-        rates = trees.map(lambda _, rate: rate, params, lr)
+        trees.map(lambda _, rate: rate, params, rates)
     except ValueError as error:
         raise ValueError(
             f"maml: lr is of type {type(lr).__name__}, expected a number, a tree like the parameters with a rate for each leaf or "
             f"element, or a function that gives one of these for each step: {error}"
         ) from error
-    for path, rate in trees.items(rates):
+    for path, rate in trees.items(lr):
         if not isinstance(rate, Real) and not hasattr(rate, "dtype"):
             raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
-        if isinstance(rate, (Real, np.ndarray)) and not np.isfinite(rate).all():
+        if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
             raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
     return rates
 

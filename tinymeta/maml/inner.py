@@ -10,7 +10,16 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
-from .checks import check_data, check_finite, check_parameters, check_setting, check_tasks, checked_rates, losses_on, task_axes
+from .checks import (
+    check_data,
+    check_finite,
+    check_parameters,
+    check_setting,
+    check_tasks,
+    checked_rates,
+    losses_on,
+    task_axes,
+)
 
 Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
 Rate = Any  # a float, a tree like the parameters with a rate for each leaf or element, or a function step -> either

@@ -95,7 +95,7 @@ def head(params: Any) -> tuple[Any, Callable[[Any], Any]]:
         key = [*params][-1]
         return params[key], lambda last: params | {key: last}
     if isinstance(params, (tuple, list)) and params:
-        build = params._make if hasattr(params, "_fields") else type(params)
+        build = getattr(params, "_make", type(params))
         return params[-1], lambda last: build([*params[:-1], last])
     raise ValueError(
         f"anil: the parameters are {describe(params)}, expected layers in a tuple, list, NamedTuple or dict, whose last is the "
