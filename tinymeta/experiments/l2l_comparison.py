@@ -147,7 +147,8 @@ def _best_rates(grid: Mapping[str, Mapping[float, float]], setting: Setting) -> 
             rates[name] = l2l.best_rate(results)
         except ValueError as error:
             raise UserError(
-                f"{name}, {setting.title}: {error} by --set rates=..., in a new run: this one keeps its rates and cannot be finished"
+                f"{name}, {setting.title}: {error} by --set rates=..., in a new run: this one keeps its rates and "
+                "cannot be finished"
             ) from error
     return rates
 
