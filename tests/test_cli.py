@@ -217,6 +217,22 @@ def test_damaged_data_is_one_sentence(capsys):
     )
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["run", "toy", "--set", "steps=2"]])
+def test_an_output_that_is_full_is_one_sentence(tmp_path, arguments):
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [*toy_command(), *arguments], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, text=True
+        )
+    assert found.stderr == "tinymeta: cannot write the output: No space left on device\n"
+    assert found.returncode == 2
+
+
+def test_a_folder_with_spaces_is_quoted_in_the_command_for_its_page(capsys, tmp_path):
+    text = output(capsys, "run", "toy", "--set", "steps=2", "--runs", "my runs")
+    (folder,) = (tmp_path / "my runs" / "toy").iterdir()
+    assert f"as a page: tinymeta report '{folder.relative_to(tmp_path)}'" in text
+
+
 @pytest.mark.parametrize(("failures", "code"), [([], 0), (["tanh"], 1)])
 def test_check_passes_names_and_order_and_fails_by_its_exit_code(monkeypatch, failures, code):
     asked = []
@@ -232,13 +248,18 @@ def test_check_passes_names_and_order_and_fails_by_its_exit_code(monkeypatch, fa
     assert asked == [(["tanh", "exp"], 1), ([], 2)]
 
 
-def test_a_terminal_without_unicode_still_gets_the_table():
+def toy_command():
+    """The command in a process of its own, which knows the toy experiment."""
     code = (
         f"import sys; sys.path.insert(0, {str(toy.__file__).removesuffix('lab/toy.py')!r})\n"
         "from tinymeta import cli, experiments\nexperiments.REGISTRY = {'toy': 'lab.toy'}\nsys.exit(cli.main(sys.argv[1:]))"
     )
+    return [sys.executable, "-c", code]
+
+
+def test_a_terminal_without_unicode_still_gets_the_table():
     found = subprocess.run(
-        [sys.executable, "-c", code, "run", "toy", "--set", "steps=2"],
+        [*toy_command(), "run", "toy", "--set", "steps=2"],
         capture_output=True,
         check=True,
         env={"PYTHONIOENCODING": "ascii"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -42,8 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _say(f"\n{stop}".rstrip() or "\nStopped.", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # those of files are sentences already
+            raise
+        _drop_output()
+        return _refuse(error, f"cannot write the output: {error.strerror}")
     except ValueError as error:
         if not isinstance(error, tinymeta.rl.ContractError):  # here and not above, so that few commands load rl
             raise
@@ -60,6 +67,11 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
         parser.print_help()
         return DONE
     return chosen.command(chosen)
+
+
+def _drop_output() -> None:
+    """Else Python complains when it exits: what is left to write cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(error: Exception, sentence: str) -> int:
@@ -182,7 +194,7 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         config = saved_config(experiment, chosen.resume)
     folder = execute(experiment, config, chosen.runs, chosen.resume, chosen.trace)
-    print(f"as a page: tinymeta report {folder}")
+    print(f"as a page: {shlex.join(['tinymeta', 'report', str(folder)])}")
     return DONE
 
 

@@ -50,13 +50,16 @@ def test_next_mirror_is_tried_after_one_that_is_dead_wrong_or_empty(mirror, cach
 
 
 def test_all_mirrors_failing_is_one_clear_error(mirror, cache):
-    mirrors = ["http://127.0.0.1:1/", mirror(b"other bytes", "wrong")]
+    mirrors = ["http://127.0.0.1:1/", mirror(b"other bytes", "wrong"), mirror(CONTENT, "empty") + "nothing/"]
     with pytest.raises(DataError) as caught:
         fetch("file", SHA256, mirrors, cache)
     message = str(caught.value)
-    assert message.startswith(f"{cache / 'file'}: found {mirrors[0]}file: ")
-    assert f" / {mirrors[1]}file: SHA256 hash of downloaded file" in message
-    assert message.endswith("or set TINYMETA_DATA to a folder that holds the file")
+    dead, wrong, empty = mirrors
+    tried = f"{dead} (ConnectionError) or {wrong} (another SHA-256) or {empty} (HTTP 404)"
+    assert message == (
+        f"{cache / 'file'}: found no right copy at {tried}, expected a download with SHA-256 {SHA256}; "
+        "check the network and try again, or set TINYMETA_DATA to a folder that holds the file"
+    )
     assert not (cache / "file").exists()
 
 

@@ -113,7 +113,7 @@ def test_pooled_images_are_means_of_their_pixels(images):
         ("test_pools", "1,1", r"test_pools is \(1, 1\), expected some of 1, 2 and 4, each once"),
         ("batch_size", "0", "expected 1 or more"),
         ("filters", "2,2,2,2", "expected at most three numbers"),
-        ("coordinates", "-1", "coordinates is -1, expected 0 or more"),
+        ("coordinates", "-1", "coordinates = -1, expected 0 or more"),
     ],
 )
 def test_bad_settings_are_refused_by_name(key, value, message):

@@ -303,17 +303,40 @@ def test_coordinates_are_chosen_by_the_size_of_their_gradients():
 # ---- settings ----
 
 
+def test_rates_that_all_diverge_end_a_run_in_a_sentence_that_says_what_is_left_to_do(tmp_path):
+    sentence = (
+        r"SGD, 4 steps: no learning rate among \[1000000000\.0\] gives a finite loss; add smaller ones by --set rates=\.\.\., in a "
+        "new run: this one keeps its rates and cannot be finished"
+    )
+    with pytest.raises(UserError, match=sentence):
+        finished("l2l-quadratic", tmp_path, rates="1e9")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "cannot read .*optimizer.npz: No such file"), (b"hi", "is not a saved LSTMOptimizer, or it is damaged")],
+)
+def test_a_trace_without_the_optimizer_is_refused_in_one_sentence(done, tmp_path, content, sentence):
+    folder = shutil.copytree(done("l2l-quadratic")[0], tmp_path / "run")
+    (folder / "trace.npz").unlink()
+    (folder / "optimizer.npz").unlink()
+    if content is not None:
+        (folder / "optimizer.npz").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        execute(undrawn("l2l-quadratic"), tiny("l2l-quadratic"), tmp_path, folder, trace=True)
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [
         ("l2l-quadratic", "kind", "cauchy", "kind is 'cauchy', expected 'gaussian' or 'uniform'"),
-        ("l2l-quadratic", "unroll_length", "0", "unroll_length is 0, expected 1 or more"),
+        ("l2l-quadratic", "unroll_length", "0", "unroll_length = 0, expected 1 or more"),
         ("l2l-quadratic", "unroll_length", "30", "expected a divisor of steps, 100"),
         ("l2l-quadratic", "curriculum", "40,50", "expected a divisor of steps, 50"),
-        ("l2l-quadratic", "meta_epochs", "0", "meta_epochs is 0"),
-        ("l2l-quadratic", "patience", "-1", "patience is -1, expected 0 or more"),
-        ("l2l-quadratic", "spread", "-0.5", "spread is -0.5, expected 0 or more"),
-        ("l2l-quadratic", "late_start", "-1", "late_start is -1, expected 0 or more"),
+        ("l2l-quadratic", "meta_epochs", "0", "meta_epochs = 0"),
+        ("l2l-quadratic", "patience", "-1", "patience = -1, expected 0 or more"),
+        ("l2l-quadratic", "spread", "-0.5", "spread = -0.5, expected 0 or more"),
+        ("l2l-quadratic", "late_start", "-1", "late_start = -1, expected 0 or more"),
         ("l2l-quadratic", "late_share", "1.5", "late_share is 1.5, expected 0 to 1"),
         ("l2l-quadratic", "start", "mnist-mpl", "did you mean 'mnist-mlp'"),
         (
@@ -323,7 +346,18 @@ def test_coordinates_are_chosen_by_the_size_of_their_gradients():
             r"start is 'quadratic', whose .* are .*, expected \(\(20, 20\), 0.1, 10.0\)",
         ),
         ("l2l-quadratic", "clip_norm", "0", "clip_norm is 0.0, expected more than 0"),
-        ("l2l-quadratic", "final_steps", "0", "final_steps is 0, expected 1 or more"),
+        ("l2l-quadratic", "final_steps", "0", "final_steps = 0, expected 1 or more"),
+        (
+            "l2l-quadratic",
+            "final_steps",
+            "102",
+            "final_steps = 102, expected at most 101, the losses after 0 to 100 steps",
+        ),
+        ("l2l-mnist", "horizons", "200,3", "final_steps = 5, expected at most 4, the losses after 0 to 3 steps"),
+        ("l2l-quadratic", "hidden_units", "-1", r"hidden_units = \(-1,\), expected 1 or more"),
+        ("l2l-quadratic", "hidden_units", "20,0", r"hidden_units = \(20, 0\), expected 1 or more"),
+        ("l2l-quadratic", "sigma", "-1", r"sigma = -1\.0, expected 0 or more"),
+        ("l2l-quadratic", "meta_lr", "-1", r"meta_lr = -1\.0, expected 0 or more"),
         ("l2l-quadratic", "rates", "0.1,0", "expected at least one learning rate, all above 0"),
         ("l2l-quadratic", "p", "-1", "p is -1.0, expected 0"),
         ("l2l-quadratic", "test_problems", "1", "expected 2 or more"),

@@ -91,6 +91,13 @@ def refused(path):
         l2l.LSTMOptimizer.load(path)
 
 
+def test_no_advice_to_trust_the_file_is_given(tmp_path):
+    """NumPy's, of a file that is no archive: to load it as a pickle."""
+    (tmp_path / "o.npz").write_text("hi")
+    with pytest.raises(ValueError, match=r"it is damaged \(File is not a zip file\); save it again"):
+        l2l.LSTMOptimizer.load(tmp_path / "o.npz")
+
+
 def loaded_or_refused(path):
     """The optimizer, or None if it was refused by name; any other error comes out."""
     try:

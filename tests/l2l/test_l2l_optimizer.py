@@ -225,18 +225,74 @@ def test_an_update_is_the_same_under_vmap_and_compiled(rng):
             assert after[1:] == state[1:]
 
 
-def test_gradients_of_several_dtypes_are_refused(rng):
+@pytest.mark.parametrize("step", ["update", "weights_gradient"])
+@pytest.mark.parametrize(
+    ("weights", "other", "described"),
+    [
+        (np.float32, np.ones(2), r"float64\[2\]"),
+        (np.float64, np.ones(2, np.float32), r"float32\[2\]"),
+        (np.float32, np.ones(2, int), r"int64\[2\]"),
+        (np.float32, 1.0, "float"),
+    ],
+)
+def test_a_gradient_of_another_dtype_than_the_weights_is_refused_by_name(rng, step, weights, other, described):
+    optimizer, grads = settings.optimizer(rng, dtype=weights), {"a": np.ones(3, weights), "b": other}
+    state = optimizer.init(grads)
+    dtype = np.dtype(weights)
+    sentence = rf"\['b'\] is {described}, expected an array of {dtype}, .*: use \.astype\(np\.{dtype}\)"
+    with pytest.raises(TypeError, match=sentence):
+        optimizer.update(grads, state) if step == "update" else optimizer.weights_gradient(state, [grads], [grads])
+
+
+def test_the_gradient_in_the_weights_pairs_trees_by_name(rng):
     optimizer = settings.optimizer(rng)
-    mixed = {"a": np.ones(2), "b": np.ones(3, np.float32)}
-    with pytest.raises(TypeError, match=r"gradients of several dtypes \(float64\[2\], float32\[3\]\), expected one"):
-        optimizer.update(mixed, optimizer.init(mixed))
+    gradients, d_updates = ([settings.tree_of(rng) for _ in range(3)] for _ in range(2))
+    state = optimizer.init(gradients[0])
+    expected = optimizer.weights_gradient(state, gradients, d_updates)
+    turned = lambda tree: dict(reversed(tree.items()))
+    found = optimizer.weights_gradient(state, [*gradients[:2], turned(gradients[2])], list(map(turned, d_updates)))
+    for a, b in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="the state is for parameters of other names or shapes"):
+        optimizer.weights_gradient(state, list(map(turned, gradients)), d_updates)
 
 
-@pytest.mark.parametrize(("weights", "gradient"), [(np.float32, np.float64), (np.float64, np.float32)])
-def test_gradients_of_another_dtype_than_the_weights_are_refused(rng, weights, gradient):
-    optimizer, g = settings.optimizer(rng, dtype=weights), np.ones(2, gradient)
-    with pytest.raises(TypeError, match="make them one dtype"):
-        optimizer.update(g, optimizer.init(g))
+def tree(w=(2, 3), **more):
+    return {"w": np.ones(w), **more}
+
+
+@pytest.mark.parametrize(
+    ("gradients", "d_updates", "sentence"),
+    [
+        ([], [], "0 gradients and 0 d_updates, expected one of each for every step, and at least one"),
+        ([tree()], [tree()] * 2, "1 gradients and 2 d_updates"),
+        ([tree()], [tree((3, 2))], r"d_updates has \(\['w'\]\[3,2\]\), .* first step is \(\['w'\]\[2,3\]\)"),
+        ([tree(), tree((3, 2))], [tree()] * 2, "gradients has"),
+        ([tree()], [tree(b=np.ones(1))], "trees differ at the root"),
+        ([tree((70, 3))], [tree()], "gradients have 210 coordinates, the state is for 6"),
+    ],
+)
+def test_steps_that_do_not_fit_together_are_refused(rng, gradients, d_updates, sentence):
+    optimizer = settings.optimizer(rng)
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.weights_gradient(optimizer.init(tree()), gradients, d_updates)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"hidden": 20}, r"hidden is 20, expected the units of each layer, 1 or more, such as \(20, 20\)"),
+        ({"hidden": (4, 0)}, r"hidden is \(4, 0\), expected"),
+        ({"hidden": (2.5,)}, r"hidden is \(2\.5,\), expected"),
+        ({"scale": np.nan}, "scale is nan, expected a finite number"),
+        ({"scale": "a"}, "scale is 'a', expected a finite number"),
+        ({"p": 0.0}, r"p is 0\.0, expected 0 < p < 88\.72, or None"),
+        ({"p": 1000.0}, r"p is 1000\.0, expected"),
+    ],
+)
+def test_settings_that_make_no_optimizer_are_refused(rng, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        l2l.LSTMOptimizer.create(rng, **wrong)
 
 
 @pytest.mark.parametrize("tree", [{}, {"a": None}])

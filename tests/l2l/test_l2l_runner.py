@@ -106,6 +106,21 @@ def test_a_final_loss_may_be_the_mean_of_the_last_few(rng):
         )
 
 
+@pytest.mark.parametrize("last", [0, -1, STEPS + 2])
+def test_more_losses_than_there_are_or_none_are_refused(rng, last):
+    with pytest.raises(ValueError, match=rf"final_loss: last is {last}, expected 1 to {STEPS + 1}"):
+        l2l.final_loss(optim.sgd(0.01), settings.quadratics(rng), STEPS, last)
+
+
+@pytest.mark.parametrize(("axis", "found"), [(None, r"float64\[\]"), (0, r"float64\[3\]")])
+def test_a_loss_that_is_not_one_value_for_each_problem_is_refused(axis, found):
+    problem = l2l.Problem({"w": np.ones((2, 3))}, lambda theta, t: ops.sum(theta["w"], axis=axis))
+    with pytest.raises(
+        ValueError, match=rf"loss is {found}, its first parameter float64\[2,3\]: expected losses of shape"
+    ):
+        l2l.optimize(optim.sgd(0.01), problem, 2)
+
+
 def test_the_loss_is_infinite_from_where_an_optimizer_refuses_the_gradient(rng):
     """As LSTMOptimizer does with gradients that are not finite."""
 

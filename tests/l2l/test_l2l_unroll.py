@@ -274,6 +274,16 @@ def test_a_memory_that_is_none_or_that_nothing_would_heed_is_refused():
         l2l.meta_step(*arguments, second_derivatives=True, memory=10**6)
 
 
+@pytest.mark.parametrize("second_derivatives", [False, True])
+@pytest.mark.parametrize("length", [0, -2, 2.0])
+def test_an_unroll_of_no_steps_is_refused(second_derivatives, length):
+    optimizer, problem, _ = case()
+    sgd = optim.sgd(0.1)
+    arguments = optimizer, problem, None, sgd, sgd.init(optimizer.weights), length
+    with pytest.raises(ValueError, match=rf"unroll_length is {length}, expected a whole number of steps, 1 or more"):
+        l2l.meta_step(*arguments, second_derivatives=second_derivatives)
+
+
 def test_divergence_says_what_happened_and_what_to_do():
     """And nothing else: NumPy's overflow warning, an error here, would be the same news without the advice."""
     optimizer, problem, _ = case()

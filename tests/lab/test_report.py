@@ -167,7 +167,10 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
     record = json.loads((folder / "result.json").read_text())
     for change, named in (
         ({"format": 2}, "has format 2"),
-        ({"rows": [{"new": 1}]}, "is of another version"),
+        ({"rows": [{"new": 1}]}, "is damaged or of another version: its 'rows' is not"),
+        ({"rows": [{**record["rows"][0], "ours": "9"}]}, "its 'rows' is not as tinymeta writes it"),
+        ({"series": None}, "its 'series' is not as tinymeta writes it"),
+        ({"title": 3}, "its 'title' is not as tinymeta writes it"),
     ):
         (folder / "result.json").write_text(json.dumps(record | change))
         with pytest.raises(UserError, match=named):
@@ -178,6 +181,13 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
     (folder / "result.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         write_report(runs)
+
+
+def test_a_folder_with_spaces_is_quoted_in_the_command_that_draws_its_figures(tmp_path):
+    folder = execute(EXPERIMENT, Config(steps=2), tmp_path / "my runs")
+    shutil.rmtree(folder / "figures")
+    with pytest.raises(UserError, match=re.escape(f"tinymeta run toy --resume '{folder}'")):
+        write_report(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lab.toy import EXPERIMENT, Config
 
 from tinymeta.lab import Run, UserError, execute
 from tinymeta.lab import run as run_module
+from tinymeta.lab.report import write_report
 
 CONFIG = Config(steps=16)
 
@@ -278,11 +279,62 @@ def test_a_finished_run_is_drawn_again_from_its_result(tmp_path, uninterrupted):
 
 
 def test_resuming_on_other_versions_is_said_and_recorded(tmp_path, capsys, monkeypatch):
-    folder = execute(EXPERIMENT, CONFIG, tmp_path)
-    execute(EXPERIMENT, CONFIG, tmp_path, folder)
-    assert capsys.readouterr().err == ""
+    folder = interrupted(tmp_path)
+    interrupted(tmp_path, folder)
+    assert "numpy" not in capsys.readouterr().err
     monkeypatch.setattr("tinymeta.lab.records.versions", lambda: {"numpy": "99"})
     for _ in range(2):  # said once: the second time nothing has changed again
-        execute(EXPERIMENT, CONFIG, tmp_path, folder)
+        interrupted(tmp_path, folder)
     assert capsys.readouterr().err.count("numpy") == 1
     assert json.loads((folder / "config.json").read_text())["resumed_on"] == [{"numpy": "99"}]
+
+
+def interrupted(root, folder=None):
+    """The folder of a run that a kill ended, resumed or not, after two more steps."""
+    with toy.failing_at(2, Killed()), pytest.raises(Killed):
+        execute(EXPERIMENT, CONFIG, root, folder)
+    return next((root / "toy").iterdir())
+
+
+@pytest.mark.parametrize("state", ["finished", "damaged"])
+def test_where_nothing_is_computed_the_record_is_left_as_it_was(tmp_path, capsys, monkeypatch, state):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    if state == "damaged":
+        (folder / "result.json").unlink()
+        (folder / "checkpoint.npz").write_bytes(b"damaged")
+    record = (folder / "config.json").read_bytes()
+    monkeypatch.setattr("tinymeta.lab.records.versions", lambda: {"numpy": "99"})
+    with contextlib.nullcontext() if state == "finished" else pytest.raises(UserError, match="is damaged"):
+        execute(EXPERIMENT, CONFIG, tmp_path, folder)
+    assert (folder / "config.json").read_bytes() == record
+    assert "resumed on something else" not in capsys.readouterr().err
+
+
+def test_a_configuration_that_was_changed_after_the_run_is_not_shown_as_if_it_had_been_run(tmp_path):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    changed = {**record, "config": {**record["config"], "steps": 17}}
+    path.write_text(json.dumps(changed))
+    sentence = rf"has another configuration than the run was begun with, whose hash is {record['config_hash']}"
+    for read in (
+        lambda: execute(EXPERIMENT, replace(CONFIG, steps=17), tmp_path, folder),
+        lambda: write_report(tmp_path),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("config", None), ("config", []), ("versions", None), ("resumed_on", "x"), ("resumed_on", ["x"]), ("started", 5)],
+)
+def test_a_record_of_other_types_is_refused_by_its_key(tmp_path, key, value):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    for read in (lambda: execute(EXPERIMENT, CONFIG, tmp_path, folder), lambda: write_report(tmp_path)):
+        with pytest.raises(
+            UserError, match=rf"config\.json is damaged or .*: its '{key}' is not as tinymeta writes it"
+        ):
+            read()

@@ -68,7 +68,8 @@ def test_a_damaged_trace_is_refused_in_one_sentence(tmp_path):
     whole = (folder / "trace.npz").read_bytes()
     for damaged in (b"", b"no zip", whole[: len(whole) // 2]):
         (folder / "trace.npz").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"trace\.npz is damaged .* delete it and trace the run again"):
+        sentence = r"trace\.npz is damaged \(File is not a zip file\); delete it and trace the run again"
+        with pytest.raises(UserError, match=sentence):
             execute(TRACED, CONFIG, tmp_path, folder)
 
 

@@ -112,9 +112,36 @@ def test_query_for_one_task(rng):
         maml.meta_loss(mse, net(rng), points(rng, 5), points(rng, 3, 5), 0.1, 1)
 
 
-def test_rates_of_another_tree(rng):
-    with pytest.raises(ValueError, match="trees differ at the root"):
-        maml.adapt(mse, net(rng), points(rng, 5), np.full(6, 0.1), 1)
+@pytest.mark.parametrize(
+    ("lr", "kind", "sentence"),
+    [
+        (
+            np.full(6, 0.1),
+            ValueError,
+            "maml: lr is of type ndarray, expected a number, a tree like .*: trees differ at",
+        ),
+        ([0.1, 0.2], ValueError, "maml: lr is of type list, .*: trees differ at"),
+        (None, ValueError, "maml: lr is of type NoneType, "),
+        ("0.1", ValueError, "maml: lr is of type str, "),
+        (lambda step: "0.1", ValueError, "maml: lr is of type str, "),
+        ({"w": 0.1}, ValueError, r"maml: lr is of type dict, .*expected keys \['w', 'b'\], got keys \['w'\]"),
+        ({"w": 0.1, "b": "0.1"}, TypeError, r"maml: lr\['b'\] is '0\.1', expected a number or an array"),
+        (np.nan, ValueError, r"maml: lr is nan, expected finite numbers"),
+        ({"w": 0.1, "b": np.array(np.inf)}, ValueError, r"maml: lr\['b'\] is inf, expected finite numbers"),
+    ],
+)
+def test_what_is_no_rate(lr, kind, sentence):
+    def loss(params, data):
+        return ops.sum(params["w"] * data) + params["b"]
+
+    with pytest.raises(kind, match=sentence):
+        maml.adapt(loss, {"w": np.ones(2), "b": np.ones(())}, np.ones(2), lr, 1)
+
+
+@pytest.mark.parametrize("params", [(), {}, {"w": None}])
+def test_no_parameters(params):
+    with pytest.raises(ValueError, match="the parameters that the inner loop changes are an empty tree"):
+        maml.meta_loss(lambda p, d: np.sum(d), params, np.ones(2), np.ones(2), 0.1, 1)
 
 
 def test_divergence_names_step_and_task(rng):
@@ -126,6 +153,23 @@ def test_divergence_names_step_and_task(rng):
         maml.adapt(mse, net(rng), (x[1], y[1]), 0.1, 2)
     with pytest.raises(FloatingPointError, match="the query loss of task 1 after 2 inner steps is nan"):
         maml.meta_loss(mse, net(rng), points(rng, 3, 5), (x, y), 0.1, 2)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, tm.compile], ids=["eager", "compiled"])
+def test_divergence_names_the_example_of_a_vmap(rng, transform):
+    params, steps = net(rng), 1
+    f = transform(tm.vmap(lambda *data: maml.meta_loss(mse, params, data[:2], data[2:], 0.1, steps)))
+    support, query = points(rng, 2, 3, 5), points(rng, 2, 3, 4)
+    f(*support, *query)
+    support[1][1, 2] = np.nan
+    with pytest.raises(
+        FloatingPointError, match="the support loss of task 2 of the vmap's example 1 at inner step 1 of 1"
+    ):
+        f(*support, *query)
+    one = transform(tm.vmap(lambda *data: maml.meta_loss(mse, params, data[:2], data[2:], 0.1, steps)))
+    query[1][0, 1] = np.nan
+    with pytest.raises(FloatingPointError, match="the query loss of the vmap's example 1 after 1 inner steps is nan"):
+        one(*(x[0] for x in (*support, *query)))
 
 
 def test_a_path_shows_divergence():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from maml.problems import assert_close, difference, inner, mse, net, points, random_like, task
 
 import tinymeta as tm
-from tinymeta import maml
+from tinymeta import maml, ops
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -38,6 +38,22 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters(seed, steps
             theta = tm.trees.map(lambda p, g: p - 0.1 * g, theta, tm.grad(mse)(theta, task(support, t)))
         gradients.append(tm.grad(mse)(theta, task(query, t)))
     assert_close(found, tm.trees.map(lambda *g: sum(g) / 3, *gradients))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, tm.compile], ids=["eager", "compiled"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_vmap_over_tasks_is_a_task_axis(order, transform):
+    rng = np.random.default_rng(0)
+    params, data = net(rng), (*points(rng, 3, 5), *points(rng, 3, 4))
+
+    def mapped(p):
+        of_task = lambda *d: maml.meta_loss(mse, p, d[:2], d[2:], 0.1, 2, order)
+        return ops.mean(tm.vmap(of_task)(*data))
+
+    together = tm.value_and_grad(lambda p: maml.meta_loss(mse, p, data[:2], data[2:], 0.1, 2, order))
+    assert_close(transform(tm.value_and_grad(mapped))(params), together(params))
+    adapted = tm.vmap(lambda *support: maml.adapt(mse, params, support, 0.1, 2, order))
+    assert_close(transform(adapted)(*data[:2]), maml.adapt(mse, params, data[:2], 0.1, 2, order))
 
 
 @given(seeds, st.sampled_from([1, 2]))

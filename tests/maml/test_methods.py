@@ -1,3 +1,5 @@
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,36 @@ def test_anil_changes_the_head_alone_and_meta_learns_the_body():
     assert all(np.abs(leaf).max() > 0 for leaf in tm.trees.leaves(body_gradient) if leaf.ndim == 2)
 
 
+class Net(NamedTuple):
+    body: Any
+    head: Any
+
+
+CONTAINERS = {  # of layers: how to put them in, and how to take them out
+    "list": (list, tuple),
+    "NamedTuple": (lambda layers: Net(layers[:-1], layers[-1]), lambda net: (*net.body, net.head)),
+    "dict": (lambda layers: {"body": layers[:-1], "head": layers[-1]}, lambda net: (*net["body"], net["head"])),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_anil_takes_layers_in_any_container(kind):
+    _, layers, support, query = draw(6, 3)
+    (pack, unpack), method = CONTAINERS[kind], maml.anil(LR, 2)
+    loss = lambda params, data: mse(unpack(params), data)
+    value, gradient = method.meta_gradient(loss, pack(layers), support, query)
+    assert_close((value, unpack(gradient)), method.meta_gradient(mse, layers, support, query))
+    path = method.path(loss, pack(layers), support, 2)
+    assert {type(params) for params in path} == {type(pack(layers))}
+    assert_close([unpack(params) for params in path], method.path(mse, layers, support, 2))
+
+
+@pytest.mark.parametrize("params", [np.ones(3), (), {}, None])
+def test_anil_says_how_to_name_another_part(params):
+    with pytest.raises(ValueError, match=r"expected layers in a tuple, .* that is adapted by maml\(part=\.\.\.\)"):
+        maml.anil(LR, 1).meta_gradient(mse, params, 1.0, 1.0)
+
+
 @given(seeds, st.integers(1, 4))
 @settings(max_examples=10, deadline=None)
 def test_reptile_is_the_sum_of_the_gradients_on_its_way(seed, steps):
@@ -193,6 +225,30 @@ def test_divergence_names_step_and_task(name):
     assert np.isnan(mse(method.path(mse, method.init(params), (x, y), 3)[-1], query)[1])
 
 
-def test_reptile_needs_a_step():
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_weights_that_are_not_finite(weight):
+    _, params, support, query = draw(9)
+    with pytest.raises(FloatingPointError, match=r"maml: weights is .*, expected finite numbers"):
+        METHODS["maml"].meta_gradient(mse, params, support, query, np.array([weight, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("steps", "progress", "least"), [(3, -1.0, 0.03), (0, 0.0, 0.03), (3, np.nan, 0.03), (3, 1.0, -0.1), (3, 1.0, 1.5)]
+)
+def test_step_weights_that_would_be_none(steps, progress, least):
+    with pytest.raises(
+        ValueError, match=rf"steps = {steps}, progress = {progress}, least = {least}; expected 1 or more"
+    ):
+        maml.step_weights(steps, progress, least)
+
+
+@pytest.mark.parametrize("method", [maml.reptile, maml.maml_plus_plus])
+def test_a_method_that_needs_a_step(method):
     with pytest.raises(ValueError, match="steps = 0, expected 1 or more"):
-        maml.reptile(LR, 0)
+        method(LR, 0)
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, np.nan, np.inf, lambda step: 0.1, {"w": 0.1}])
+def test_reptile_divides_by_its_rate(lr):
+    with pytest.raises(ValueError, match=r"reptile: lr = .*, expected a number above 0"):
+        maml.reptile(lr, 2)

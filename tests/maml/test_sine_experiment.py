@@ -155,14 +155,30 @@ def test_presets(preset):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1"), ("iterations", "-1")],
+    [
+        ("order", "3"),
+        ("test_steps", "0"),
+        ("points", "-1"),
+        ("validate_every", "-1"),
+        ("iterations", "-1"),
+        ("inner_lr", "-1.0"),
+        ("implicit_lr", "-1.0"),
+        ("meta_lr", "-1.0"),
+        ("baseline_lr", "-1.0"),
+        ("regressor_lr", "-1.0"),
+        ("sigma", "-1.0"),
+        ("l2", "-1.0"),
+        ("to_mean", "-1.0"),
+    ],
 )
 def test_wrong_configuration(key, value):
     with pytest.raises(lab.UserError, match=f"{key} = {value}, expected"):
         lab.configure(maml_sine.EXPERIMENT, "quick", {key: value})
 
 
-@pytest.mark.parametrize("overrides", [{"test_points": ""}, {"test_points": "5,0"}, {"step_sizes": ""}])
+@pytest.mark.parametrize(
+    "overrides", [{"test_points": ""}, {"test_points": "5,0"}, {"step_sizes": ""}, {"step_sizes": "0.1,-1"}]
+)
 def test_wrong_lists(overrides):
     with pytest.raises(lab.UserError, match=r"= \(.*\), expected"):
         lab.configure(maml_sine.EXPERIMENT, "quick", overrides)

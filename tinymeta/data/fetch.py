@@ -26,9 +26,18 @@ def fetch(file: str, sha256: str, mirrors: Sequence[str], folder: Path) -> None:
             pooch.retrieve(mirror + file, known_hash=f"sha256:{sha256}", fname=file, path=folder)
             return
         except (OSError, ValueError) as error:  # every failure of requests is an OSError, a wrong hash a ValueError
-            failures.append(f"{mirror}{file}: {error}")
+            failures.append(f"{mirror} ({_reason(error)})")
     remedy = "check the network and try again, or set TINYMETA_DATA to a folder that holds the file"
-    raise DataError(str(folder / file), " / ".join(failures), f"a download with SHA-256 {sha256}", remedy)
+    found = f"no right copy at {' or '.join(failures)}"
+    raise DataError(str(folder / file), found, f"a download with SHA-256 {sha256}", remedy)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """In a few words: requests and urllib3 tell the whole chain of their exceptions."""
+    if not isinstance(error, OSError):
+        return "another SHA-256"
+    response = getattr(error, "response", None)
+    return error.strerror or type(error).__name__ if response is None else f"HTTP {response.status_code}"
 
 
 def _import_pooch() -> ModuleType:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import l2l
-from tinymeta.lab import Claim, Outcome, Row, Run, mean_ci95, stream
+from tinymeta.lab import Claim, Outcome, Row, Run, UserError, mean_ci95, stream
 from tinymeta.lab.records import read_config
 
 from .l2l_training import MakeProblem, Training, meta_train
@@ -107,7 +107,7 @@ def compare(
     """Tune the baselines on validation problems, then run all methods on the same test problems, from the same θ_0; `others` are
     further learned optimizers by name."""
     grid = tune_baselines(config, run, setting)
-    rates = {name: l2l.best_rate(results) for name, results in grid.items()}
+    rates = _best_rates(grid, setting)
     baselines = {name: l2l.BASELINES[name](lr) for name, lr in rates.items()}
     methods = {LEARNED: optimizer, **(others or {}), **baselines}
     problem = setting.make_problem(stream(config.seed, "test"), config.test_problems, "test")
@@ -138,6 +138,19 @@ def tune_baselines(config: Training, run: Run, setting: Setting) -> dict[str, di
     for (name, lr), loss in zip(pairs, losses, strict=True):
         grid[name][lr] = loss
     return grid
+
+
+def _best_rates(grid: Mapping[str, Mapping[float, float]], setting: Setting) -> dict[str, float]:
+    rates = {}
+    for name, results in grid.items():
+        try:
+            rates[name] = l2l.best_rate(results)
+        except ValueError as error:
+            raise UserError(
+                f"{name}, {setting.title}: {error} by --set rates=..., in a new run: this one keeps its rates and "
+                "cannot be finished"
+            ) from error
+    return rates
 
 
 # ---- what is reported ----

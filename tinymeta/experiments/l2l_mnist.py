@@ -108,6 +108,7 @@ class Config(Mnist):
         super().__post_init__()
         if min(self.horizons, default=0) < 1:
             raise ValueError(f"horizons is {self.horizons}, expected at least one number of steps, 1 or more")
+        self.check_final_steps(min(self.horizons))
         for name in self.variants:
             if name not in VARIANTS:
                 raise ValueError(f"variants has {name!r}, expected some of {', '.join(VARIANTS)}")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tinymeta import l2l, optim
 from tinymeta.l2l.trace import activations, follow, proposals
-from tinymeta.lab import Outcome, Trace, stream
+from tinymeta.lab import Outcome, Trace, UserError, stream
 from tinymeta.lab.figures import BLACK, line, subplots
+from tinymeta.lab.files import file_errors
 
 from .l2l_comparison import LEARNED, Setting
 from .l2l_training import Training
@@ -35,13 +36,21 @@ def trace_of(trained_on: Callable[[Any, Path], Setting]) -> Trace:
     """The trace of an experiment with one LSTM; `trained_on(config, folder)` is its first setting, that of meta-training."""
 
     def record(config: Training, folder: Path, outcome: Outcome) -> dict[str, NDArray]:
-        setting, optimizer = trained_on(config, folder), l2l.LSTMOptimizer.load(folder / "optimizer.npz")
+        setting, optimizer = trained_on(config, folder), _trained(folder / "optimizer.npz")
         rates = outcome.series["settings"][0]["rates"]
         rivals = {name: l2l.BASELINES[name](rates[name]) for name in RIVALS}
         problem = setting.make_problem(stream(config.seed, "test"), 1, "test")
         return record_trace(optimizer, rivals, problem, setting.steps)
 
     return Trace(record, draw)
+
+
+def _trained(path: Path) -> l2l.LSTMOptimizer:
+    try:
+        with file_errors("read", path):
+            return l2l.LSTMOptimizer.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def record_trace(

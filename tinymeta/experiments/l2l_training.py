@@ -12,10 +12,17 @@ import numpy as np
 from tinymeta import l2l, optim
 from tinymeta.lab import Run, stream
 
+from .settings import expect, expect_at_least
+
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 State = dict[str, Any]
 GUIDE = optim.adam(0.01)  # takes the steps before a late start
 READ = 100  # so many of its last gradients the LSTM has read then
+
+AT_LEAST_ONE = (
+    "steps", "unroll_length", "hidden_units", "meta_epochs", "meta_batch", "validate_every", "validation_problems", "final_steps",
+)  # fmt: skip
+AT_LEAST_ZERO = ("sigma", "meta_lr", "coordinates", "spread", "late_start", "validation_steps", "patience")
 
 # What train.py of the authors' code sets, for presets `code`. Other than there, the meta-learning rate falls along half a cosine,
 # the meta-gradient is clipped, and the baselines are tuned: their evaluate.py has ADAM alone, at a rate of one's own.
@@ -61,18 +68,14 @@ class Training:
     final_steps: int = 1  # "the loss at step n" is the mean over so many mini-batches up to it
 
     def __post_init__(self) -> None:
-        for name in ("steps", "unroll_length", "meta_epochs", "meta_batch", "validate_every", "validation_problems"):
-            _at_least(self, name, 1)
-        _at_least(self, "test_problems", 2, ", for a confidence interval")
-        _at_least(self, "final_steps", 1)
-        _at_least(self, "patience", 0)
-        _at_least(self, "coordinates", 0)
+        expect_at_least(1, self, AT_LEAST_ONE)
+        expect_at_least(0, self, AT_LEAST_ZERO)
+        expect(self, "test_problems", self.test_problems >= 2, "2 or more, for a confidence interval")
+        self.check_final_steps(min(self.steps, self.decisive))
         if self.coordinates and self.second_derivatives:
             raise ValueError(
                 "coordinates is for second_derivatives = False, with which dL/dφ is a sum over coordinates"
             )
-        for name in ("spread", "late_start", "validation_steps"):
-            _at_least(self, name, 0)
         if not 0 <= self.late_share <= 1:
             raise ValueError(f"late_share is {self.late_share}, expected 0 to 1")
         if not self.clip_norm > 0:
@@ -86,6 +89,11 @@ class Training:
                 raise ValueError(f"unroll_length is {self.unroll_length}, expected a divisor of steps, {steps}")
         if not 0 <= self.p < 88:
             raise ValueError(f"p is {self.p}, expected 0 (no preprocessing) to 88, so that e^p fits in float32")
+
+    def check_final_steps(self, shortest: int) -> None:
+        """ValueError if the final loss after so many steps would be the mean of more losses than there are."""
+        fits = self.final_steps <= shortest + 1
+        expect(self, "final_steps", fits, f"at most {shortest + 1}, the losses after 0 to {shortest} steps")
 
     def horizon(self, epoch: int) -> int:
         """How many steps the optimizees of this meta-training epoch take."""
@@ -121,11 +129,6 @@ class Training:
         rng = stream(self.seed, "late start", epoch)
         late = self.late_start > 0 and rng.random() < self.late_share
         return int(rng.integers(1, self.late_start + 1)) if late else 0
-
-
-def _at_least(config: Training, name: str, least: int, why: str = "") -> None:
-    if getattr(config, name) < least:
-        raise ValueError(f"{name} is {getattr(config, name)}, expected {least} or more{why}")
 
 
 def meta_train(

@@ -34,6 +34,9 @@ AT_LEAST_ONE = (
     "validation_tasks", "hidden", "variant_steps", "implicit_steps", "cg_steps",
     "regressor_block", "regressor_iterations", "regressor_points",
 )  # fmt: skip
+AT_LEAST_ZERO = (
+    "iterations", "inner_lr", "implicit_lr", "meta_lr", "baseline_lr", "regressor_lr", "step_sizes", "sigma", "l2", "to_mean",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Config(Regressors, InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
-        expect_at_least(0, self, ("iterations",))
+        expect_at_least(0, self, AT_LEAST_ZERO)
         for name in ("test_points", "hidden", "step_sizes"):
             expect(self, name, bool(getattr(self, name)), "at least one value")
         expect(self, "order", self.order in (1, 2), "2 for MAML or 1 for first-order MAML")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ def unroll(
 
     By default ∂∇_t/∂φ = 0, the dashed edges that the paper drops from its Fig. 2; `second_derivatives` keeps them.
     """
+    _check_length(unroll_length)
     theta, state, first = carry
     total: Any = 0.0
     for t in range(first, first + unroll_length):
@@ -68,6 +70,7 @@ def meta_gradient(
     θ_s = θ_0 + Σ_{t<s} g_t, so dL/dg_t = Σ_{s>t} ∇f(θ_s): the very gradients that the LSTM reads one step later. What is left is
     backpropagation through the LSTM alone, on gradients that are known: one kernel.
     """
+    _check_length(unroll_length)
     theta, state, first = carry
     gradient = losses_and_grads(problem, theta, first)[1]
     seen, total = [gradient], 0.0
@@ -80,6 +83,11 @@ def meta_gradient(
     d_updates = _sums_of_later(seen[1:], 1 / len(losses))
     gradient = optimizer.weights_gradient(carry.state, seen[:-1], d_updates, sample, memory)
     return total, gradient, Carry(theta, state, first + unroll_length)
+
+
+def _check_length(unroll_length: Any) -> None:
+    if not isinstance(unroll_length, Integral) or unroll_length < 1:
+        raise ValueError(f"unroll_length is {unroll_length!r}, expected a whole number of steps, 1 or more")
 
 
 def _sums_of_later(gradients: list, factor: float) -> list:

@@ -7,6 +7,8 @@ Written in public ops, to be read beside section 2.1 and appendix A; `lstm_cell`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,16 @@ from ..ops.kernel import kernel
 
 
 def init_weights(
-    rng: np.random.Generator, inputs: int = 2, hidden: tuple[int, ...] = (20, 20), dtype: Any = np.float32
+    rng: np.random.Generator, inputs: int = 2, hidden: Sequence[int] = (20, 20), dtype: Any = np.float32
 ) -> Weights:
     """Weights φ of a coordinatewise LSTM: N(0, 1/fan_in) matrices, forget bias 1, and a small output layer.
 
     `inputs` is 2 with the paper's preprocessing and 1 for raw gradients. A small output keeps the first proposals well
-    below the scale of θ, where an untrained network of full scale would throw θ far away.
+    below the scale of θ, where an untrained network of full scale would throw θ far away. ValueError for `hidden` that is no
+    sequence of whole numbers, 1 or more.
     """
+    if not isinstance(hidden, Sequence) or not all(isinstance(H, Integral) and H > 0 for H in hidden):
+        raise ValueError(f"hidden is {hidden!r}, expected the units of each layer, 1 or more, such as (20, 20)")
     layers, fan_in = [], inputs
     for size in hidden:
         w = rng.normal(size=(fan_in + size, 4 * size)) / np.sqrt(fan_in + size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import numbers
 import os
 import zlib
 from collections.abc import Sequence
@@ -58,8 +60,8 @@ class LSTMOptimizer:
     def create(
         cls, rng: np.random.Generator, hidden: tuple[int, ...] = (20, 20), scale: float = 0.1, p: float | None = 10.0
     ) -> LSTMOptimizer:
-        """An untrained optimizer with layers of the given sizes, in float32."""
-        return cls(init_weights(rng, 1 if p is None else 2, hidden), scale, p)
+        """An untrained optimizer with layers of the given sizes, in float32; ValueError for settings that make none."""
+        return _checked(cls(init_weights(rng, 1 if p is None else 2, hidden), scale, p))
 
     @classmethod
     def pretrained(cls, name: str) -> LSTMOptimizer:
@@ -77,8 +79,9 @@ class LSTMOptimizer:
         """(updates like grads, next state): θ_{t+1} = θ_t + g_t. Plain arrays go through one fused kernel, leaves where they lie.
 
         `in_place` overwrites `state` with the next one, which saves its memory, where no derivative, vmap or capture is running.
-        ValueError if the state is for other parameters or layers, FloatingPointError, before anything is changed, if a gradient
-        holds inf or NaN: it names the leaf, inside tm.grad, tm.vmap and tm.compile too.
+        ValueError if the state is for other parameters or layers, TypeError if a gradient is not of the weights' dtype,
+        FloatingPointError, before anything is changed, if one holds inf or NaN: it names the leaf, inside tm.grad, tm.vmap and
+        tm.compile too.
         """
         leaves = checked_leaves(self.weights, grads, state)
         _check_finite(grads)
@@ -106,13 +109,19 @@ class LSTMOptimizer:
         Truncated backpropagation through time in one kernel, which recomputes the forward pass; on all coordinates, or
         estimated from a sample of them. At most `memory` bytes of activations are held at a time, as far as a step allows:
         with less than an unroll's, its segments run forward twice. None: what is fastest, a few MB for each thread.
+        ValueError for trees that differ in names or shapes from each other or from what the state is for.
         """
-        _check_layers(self.weights, state)
-        blocks = state.blocks
-        read, d_read = (np.stack([_flat(tree) for tree in steps]) for steps in (gradients, d_updates))
+        if not 0 < len(gradients) == len(d_updates):
+            raise ValueError(
+                f"LSTMOptimizer.weights_gradient: {len(gradients)} gradients and {len(d_updates)} d_updates, expected one of each "
+                "for every step, and at least one step"
+            )
+        blocks, leaves = state.blocks, checked_leaves(self.weights, gradients[0], state)
+        read, d_read = (
+            _rows(name, gradients[0], steps) for name, steps in (("gradients", gradients), ("d_updates", d_updates))
+        )
         if sample is not None:
-            sizes = [int(np.size(x)) for x in trees.leaves(gradients[0])]
-            blocks, read, d_read = sample.of(sizes, blocks, read, d_read)
+            blocks, read, d_read = sample.of([int(np.size(x)) for x in leaves], blocks, read, d_read)
         return fused.weights_gradient(self.weights, blocks, read, d_read, self.scale, self.p, memory)
 
     def hidden(self, state: LSTMState) -> tuple[tuple[Any, Any], ...]:
@@ -139,7 +148,8 @@ class LSTMOptimizer:
         """The optimizer that `save` wrote; ValueError if the file is none, damaged, or of another format."""
         raw = Path(path).read_bytes()
         try:
-            with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            # not by np.load, which would take what is no archive for a pickle and advise to trust it
+            with np.lib.npyio.NpzFile(io.BytesIO(raw)) as archive:
                 header = json.loads(str(archive["header"]))
                 arrays = [archive[f"array{i}"] for i in range(len(archive.files) - 1)]
             known = header["format"] == FORMAT
@@ -169,9 +179,9 @@ def _checked(optimizer: LSTMOptimizer) -> LSTMOptimizer:
         raise ValueError(f"its arrays are of {', '.join(sorted({str(x.dtype) for x in trees.leaves(weights)}))}")
     largest = float(np.log(np.finfo(weights.W_out.dtype).max))
     if not _is_number(optimizer.scale):
-        raise ValueError(f"its scale is {optimizer.scale!r}")
+        raise ValueError(f"scale is {optimizer.scale!r}, expected a finite number")
     if optimizer.p is not None and not (_is_number(optimizer.p) and 0 < optimizer.p < largest):
-        raise ValueError(f"its p is {optimizer.p!r}")
+        raise ValueError(f"p is {optimizer.p!r}, expected 0 < p < {largest:.4g}, or None for no preprocessing")
     for w, b in weights.layers:
         size = b.size // 4
         if b.shape != (4 * size,) or w.shape != (width + size, 4 * size):
@@ -185,27 +195,29 @@ def _checked(optimizer: LSTMOptimizer) -> LSTMOptimizer:
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def checked_leaves(weights: Weights, grads: Any, state: LSTMState) -> list:
-    """The gradients' arrays, if of one dtype, and if the state is for them and for these weights."""
-    leaves = trees.leaves(grads)
+    """The gradients' arrays, if of the weights' dtype, and if the state is for them and for these weights."""
+    leaves, dtype = trees.leaves(grads), weights.W_out.dtype
     if not leaves:
-        raise ValueError("LSTMOptimizer.update: the gradients are an empty tree")
-    if len({x.dtype for x in leaves}) > 1:
-        raise TypeError(
-            f"LSTMOptimizer.update: gradients of several dtypes ({', '.join(map(describe, leaves))}), expected one"
-        )
+        raise ValueError("LSTMOptimizer: the gradients are an empty tree")
+    for path, x in trees.items(grads):
+        if getattr(x, "dtype", None) != dtype:
+            raise TypeError(
+                f"LSTMOptimizer: the gradient {path or 'given'} is {describe(x)}, expected an array of {dtype}, as the optimizer's "
+                f"weights are: use .astype(np.{dtype})"
+            )
     n = sum(int(np.prod(x.shape)) for x in leaves)
     if n != state.n:
         raise ValueError(
-            f"LSTMOptimizer.update: gradients have {n} coordinates, the state is for {state.n}; "
+            f"LSTMOptimizer: gradients have {n} coordinates, the state is for {state.n}; "
             "call init(params) with the parameters that these are gradients of"
         )
     if state.tree is not None and state.tree & TREE != _checksum(grads, weights) & TREE:
         raise ValueError(
-            f"LSTMOptimizer.update: the state is for parameters of other names or shapes than these gradients ({_outline(grads)}), "
+            f"LSTMOptimizer: the state is for parameters of other names or shapes than these gradients ({_outline(grads)}), "
             "if of as many coordinates; call init(params) with the parameters that these are gradients of"
         )
     _check_layers(weights, state)
@@ -256,5 +268,15 @@ def _refuse_unless_finite(path: str, gradient: Any) -> None:
         )
 
 
-def _flat(tree: Any) -> Any:
-    return np.concatenate([np.ravel(x) for x in trees.leaves(tree)])
+def _rows(name: str, like: Any, steps: Sequence[Any]) -> Any:
+    """(T, n): the coordinates of a tree for each step, in the order of the keys of `like`; ValueError for another tree."""
+    rows = []
+    for tree in steps:
+        ordered = trees.map(lambda _, x: x, like, tree)
+        if _outline(ordered) != _outline(like):
+            raise ValueError(
+                f"LSTMOptimizer.weights_gradient: {name} has ({_outline(ordered)}), the gradient of the first step is "
+                f"({_outline(like)}); expected the same shapes"
+            )
+        rows.append(np.concatenate([np.ravel(x) for x in trees.leaves(ordered)]))
+    return np.stack(rows)

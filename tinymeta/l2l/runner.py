@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import optim
 from ..engine import trees
+from ..engine.tensor import describe
 from .problems import Problem, with_gradient
 
 BASELINES: dict[str, Callable[[float], optim.Optimizer]] = {
@@ -40,8 +41,15 @@ def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
 
 
 def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
-    """The losses (B,) and the gradient of their sum: each problem's own gradient."""
-    return (problem.gradient or with_gradient(problem.loss))(theta, t)
+    """The losses (B,) and the gradient of their sum: each problem's own gradient; ValueError for losses of another shape."""
+    losses, grads = (problem.gradient or with_gradient(problem.loss))(theta, t)
+    first = trees.leaves(theta)[0]
+    if len(np.shape(losses)) != 1 or np.shape(losses) != np.shape(first)[:1]:
+        raise ValueError(
+            f"the problem's loss is {describe(losses)}, its first parameter {describe(first)}: expected losses of shape [B], where "
+            "every parameter has a first axis B over problems, 1 for a single one"
+        )
+    return losses, grads
 
 
 def best_rate(results: Mapping[float, float]) -> float:
@@ -54,7 +62,9 @@ def best_rate(results: Mapping[float, float]) -> float:
 
 def final_loss(optimizer: Any, problem: Problem, steps: int, last: int = 1) -> float:
     """Mean over the problems, and over the `last` last of the losses after 0 to `steps` steps, each on a mini-batch of its own;
-    infinite if it overflows, as it does when the learning rate is too large."""
+    infinite if it overflows, as it does when the learning rate is too large. ValueError unless 1 <= last <= steps + 1."""
+    if not 1 <= last <= steps + 1:
+        raise ValueError(f"final_loss: last is {last}, expected 1 to {steps + 1}, the losses after 0 to {steps} steps")
     with np.errstate(over="ignore", invalid="ignore"):
         loss = float(np.mean(optimize(optimizer, problem, steps)[-last:]))
     return loss if np.isfinite(loss) else np.inf

@@ -15,7 +15,7 @@ from tinymeta.lab.experiment import Experiment, Outcome, config_hash
 from tinymeta.lab.files import atomic_write
 from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.optional import require
-from tinymeta.lab.records import adopt, new_folder, read_result, write_result
+from tinymeta.lab.records import adopt, new_folder, note_versions, read_result, write_result
 from tinymeta.lab.run import Run
 
 
@@ -53,7 +53,7 @@ def execute(
 
 
 def _resuming(experiment: Experiment, folder: Path) -> str:
-    return f"tinymeta run {experiment.name} --resume {shlex.quote(str(folder))}"
+    return shlex.join(["tinymeta", "run", experiment.name, "--resume", str(folder)])
 
 
 def _lost(stop: KeyboardInterrupt, folder: Path) -> str:
@@ -66,7 +66,8 @@ def _lost(stop: KeyboardInterrupt, folder: Path) -> str:
 def _find_outcome(experiment: Experiment, config: Any, folder: Path) -> Outcome:
     """Always as read from result.json, so that the figures of a new and of a resumed run are drawn from the same."""
     if not (folder / "result.json").exists():
-        with Run(folder, experiment.name, config_hash(config)) as run:
+        with Run(folder, experiment.name, config_hash(config)) as run:  # which refuses before the record is changed
+            note_versions(folder)
             write_result(experiment, _trained(experiment, config, run), folder)
     return read_result(folder)[1]
 
@@ -94,7 +95,8 @@ def _draw_trace(experiment: Experiment, folder: Path) -> Mapping[str, Any]:
     if experiment.trace is None or not path.exists():
         return {}
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        # not by np.load, which would take what is no archive for a pickle and advise to trust it
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and trace the run again") from error

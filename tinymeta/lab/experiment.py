@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from tinymeta.lab.errors import UserError, suggest
@@ -112,14 +113,19 @@ def restore(experiment: Experiment, fields: Mapping[str, Any], path: Path) -> An
             f"{path} is of another version of {experiment.name} (it differs in {differing}); start a new run"
         )
     for key, value in fields.items():
-        if not _conforms(hints[key], value):
+        if not conforms(hints[key], value):
             raise UserError(f"{path} has {key} = {value!r}, expected {_wanted(hints[key])}; start a new run")
     return _build(experiment, {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
 
 
 def config_hash(config: Any) -> str:
     """A short hash that differs between configurations."""
-    return hashlib.sha256(to_json(asdict(config)).encode()).hexdigest()[:16]
+    return fields_hash(asdict(config))
+
+
+def fields_hash(fields: Mapping[str, Any]) -> str:
+    """The `config_hash` of the configuration with these fields, as they are or as they were read from JSON."""
+    return hashlib.sha256(to_json(fields).encode()).hexdigest()[:16]
 
 
 def preset_of(experiment: Experiment, config: Any) -> str:
@@ -179,10 +185,20 @@ def _parse(experiment: Experiment, key: str, hint: Any, text: str) -> Any:
         ) from None
 
 
-def _conforms(hint: Any, value: Any) -> bool:
-    if get_origin(hint) is tuple:
+def conforms(hint: Any, value: Any) -> bool:
+    """Whether a value that was read from JSON is of this type, in which a tuple is a list, and a dataclass a dict of its fields."""
+    kind, items = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(conforms(item, value) for item in items)
+    if kind is list:
+        return isinstance(value, list) and all(conforms(items[0], item) for item in value)
+    if kind is tuple:
         hints = _item_hints(hint, len(value)) if isinstance(value, list) else ()
-        return isinstance(value, list) and len(hints) == len(value) and all(map(_conforms, hints, value))
+        return isinstance(value, list) and len(hints) == len(value) and all(map(conforms, hints, value))
+    if is_dataclass(hint):
+        fields = get_type_hints(hint)
+        same = isinstance(value, dict) and value.keys() == fields.keys()
+        return same and all(conforms(fields[key], item) for key, item in value.items())
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tinymeta.lab.errors import UserError, one_line
-from tinymeta.lab.experiment import Claim, Experiment, Outcome, Row, config_hash, preset_of, restore
+from tinymeta.lab.errors import UserError
+from tinymeta.lab.experiment import (
+    Claim,
+    Experiment,
+    Outcome,
+    Row,
+    config_hash,
+    conforms,
+    fields_hash,
+    preset_of,
+    restore,
+)
 from tinymeta.lab.files import make_folder, read_json, write_json
 from tinymeta.lab.versions import versions
 
 FORMAT = 1
-CONFIG_KEYS = ("experiment", "preset", "seed", "started", "config", "config_hash", "versions")
-RESULT_KEYS = ("experiment", "title", "paper", "summary", "how_to_read", "rows", "claims", "series")
+CONFIG_KEYS: dict[str, Any] = {
+    "experiment": str, "preset": str, "seed": int, "started": str, "config": dict, "config_hash": str, "versions": dict,
+}  # fmt: skip
+RESULT_KEYS: dict[str, Any] = {
+    "experiment": str, "title": str, "paper": str, "summary": str, "how_to_read": str,
+    "rows": list[Row], "claims": list[Claim], "series": dict,
+}  # fmt: skip
+RESUMED: dict[str, Any] = {"resumed_on": list[dict]}  # which config.json has once a run was resumed on something else
 
 
 def new_folder(experiment: Experiment, config: Any, root: Path) -> Path:
@@ -40,10 +57,17 @@ def _fresh_folder(parent: Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The record in `folder`/config.json; UserError if there is none, or it is damaged or of another version."""
-    if not (folder / "config.json").is_file():
+    """The record in `folder`/config.json; UserError if there is none, or it is damaged, changed or of another version."""
+    path = folder / "config.json"
+    if not path.is_file():
         raise UserError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/NAME/STAMP")
-    return _read(folder / "config.json", CONFIG_KEYS)
+    record = _read(path, CONFIG_KEYS, RESUMED)
+    if fields_hash(record["config"]) != record["config_hash"]:
+        raise UserError(
+            f"{path} has another configuration than the run was begun with, whose hash is {record['config_hash']}; put that back, "
+            "or start a new run"
+        )
+    return record
 
 
 def saved_config(experiment: Experiment, folder: Path) -> Any:
@@ -55,16 +79,21 @@ def saved_config(experiment: Experiment, folder: Path) -> Any:
 
 
 def adopt(experiment: Experiment, config: Any, folder: Path) -> None:
-    """Check that `folder` is a run of this configuration; where versions have changed since, say so and record it."""
+    """Check that `folder` is a run of this configuration."""
     if config_hash(saved_config(experiment, folder)) != config_hash(config):
         raise UserError(f"{folder} was run with another configuration; resume it with its own or start a new run")
+
+
+def note_versions(folder: Path) -> None:
+    """If versions have changed since the run in `folder` was begun or last resumed, say so and record it."""
     record, now = read_config(folder), versions()
-    began = (record.get("resumed_on") or [record["versions"]])[-1]
+    resumed = record.get("resumed_on", [])
+    began = [record["versions"], *resumed][-1]
     changed = sorted(key for key in now.keys() | began.keys() if now.get(key) != began.get(key))
     if changed:
         words = ", ".join(f"{key} {began.get(key)} then, {now.get(key)} now" for key in changed)
         print(f"note: resumed on something else, so last digits may differ: {words}", file=sys.stderr)
-        write_json(folder / "config.json", {**record, "resumed_on": [*record.get("resumed_on", []), now]})
+        write_json(folder / "config.json", {**record, "resumed_on": [*resumed, now]})
 
 
 def unchanged_run(experiment: Experiment, config: Any, root: Path) -> Path | None:
@@ -86,20 +115,22 @@ def write_result(experiment: Experiment, outcome: Outcome, folder: Path) -> None
 def read_result(folder: Path) -> tuple[dict[str, Any], Outcome]:
     """(record, outcome) in `folder`/result.json; UserError if it is damaged or of another version."""
     record = _read(folder / "result.json", RESULT_KEYS)
-    try:
-        rows = [Row(**row) for row in record["rows"]]
-        return record, Outcome(rows, [Claim(**claim) for claim in record["claims"]], record["series"])
-    except TypeError as error:
-        raise UserError(
-            f"{folder / 'result.json'} is of another version ({one_line(error)}); start a new run"
-        ) from error
+    rows, claims = [Row(**row) for row in record["rows"]], [Claim(**claim) for claim in record["claims"]]
+    return record, Outcome(rows, claims, record["series"])
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def _read(path: Path, keys: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The record, if it has these keys, and values of these types there and at those of `more` that it has."""
     record = read_json(path)
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this tinymeta reads {FORMAT}; start a new run")
     missing = [key for key in keys if key not in record]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; move its folder away and start a new run")
+    for key, hint in {**keys, **(more or {})}.items():
+        if key in record and not conforms(hint, record[key]):
+            raise UserError(
+                f"{path} is damaged or of another version: its {key!r} is not as tinymeta writes it; move its folder away and "
+                "start a new run"
+            )
     return record

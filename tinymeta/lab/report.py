@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from base64 import b64encode
 from html import escape
 from pathlib import Path
@@ -98,7 +99,7 @@ def _linked(paper: str) -> str:
 def _figures(result: Result) -> list[str]:
     folder = result.folder / "figures"
     if not (folder / "captions.json").is_file():
-        command = f"tinymeta run {result.record['experiment']} --resume {result.folder}"
+        command = shlex.join(["tinymeta", "run", result.record["experiment"], "--resume", str(result.folder)])
         raise UserError(f"{result.folder} has no figures yet; draw them by: {command}")
     captions = read_json(folder / "captions.json")
     return [_shown(folder, name, caption) for name, caption in captions.items()]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ..engine import trees
-from ..engine.tensor import describe, examine, value
+from ..engine.batched import raw
+from ..engine.tensor import describe, examine
 
 Axes = tuple[int, ...]
 
@@ -25,6 +27,36 @@ def check_weights(weights: Any, steps: int) -> None:
         raise ValueError(
             f"maml: weights is {describe(weights)}, expected an array of one weight per inner step: shape [{steps}]"
         )
+    examine(_refuse_unless_finite, raw(weights))
+
+
+def _refuse_unless_finite(weights: Any) -> None:
+    if not np.isfinite(weights).all():
+        raise FloatingPointError(f"maml: weights is {weights}, expected finite numbers")
+
+
+def check_parameters(params: Any) -> None:
+    if not trees.leaves(params):
+        raise ValueError("maml: the parameters that the inner loop changes are an empty tree, expected arrays")
+
+
+def checked_rates(lr: Any, params: Any) -> Any:
+    """A rate for each leaf: `lr` itself, if it is a tree like the parameters, or a number for all of them."""
+    one = isinstance(lr, Real) or getattr(lr, "shape", None) == ()
+    rates = trees.map(lambda _: lr, params) if one else lr
+    try:
+        trees.map(lambda _, rate: rate, params, rates)
+    except ValueError as error:
+        raise ValueError(
+            f"maml: lr is of type {type(lr).__name__}, expected a number, a tree like the parameters with a rate for each leaf or "
+            f"element, or a function that gives one of these for each step: {error}"
+        ) from error
+    for path, rate in trees.items(lr):
+        if not isinstance(rate, Real) and not hasattr(rate, "dtype"):
+            raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
+        if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
+            raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
+    return rates
 
 
 def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
@@ -68,15 +100,22 @@ def check_tasks(losses: Any, tasks: Axes) -> None:
 
 
 def check_finite(losses: Any, name: str, when: str) -> None:
-    def check(losses: Any) -> None:
+    tasks = len(np.shape(losses))
+
+    def check(losses: Any) -> None:  # of every example of a vmap, which are the axes before those of tasks
         finite = np.isfinite(losses)
         if not finite.all():
             at = tuple(int(i[0]) for i in np.nonzero(~finite)) if finite.ndim else ()
-            task = f" of task {', '.join(map(str, at))}" if at else ""
+            examples = len(at) - tasks
+            where = _of("task", at[examples:]) + _of("the vmap's example", at[:examples])
             found = losses[at] if at else losses
-            raise FloatingPointError(f"maml: {name}{task} {when} is {found}: lower lr, or look at that task's data")
+            raise FloatingPointError(f"maml: {name}{where} {when} is {found}: lower lr, or look at that task's data")
 
-    examine(check, value(losses))
+    examine(check, raw(losses))
+
+
+def _of(what: str, at: Axes) -> str:
+    return f" of {what} {', '.join(map(str, at))}" if at else ""
 
 
 def _count(tasks: Axes) -> str:

@@ -10,7 +10,16 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
-from .checks import check_data, check_finite, check_setting, check_tasks, losses_on, task_axes
+from .checks import (
+    check_data,
+    check_finite,
+    check_parameters,
+    check_setting,
+    check_tasks,
+    checked_rates,
+    losses_on,
+    task_axes,
+)
 
 Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
 Rate = Any  # a float, a tree like the parameters with a rate for each leaf or element, or a function step -> either
@@ -44,6 +53,7 @@ def descend(
 ) -> Iterator[Any]:
     """The parameters before and after each step, one by one; step s descends the loss of the support set data_of(s)."""
     check_setting(steps, order)
+    check_parameters(params)
     tasks = task_axes(losses_on("support", loss, stop_gradient(params), data_of(0)))
     fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
     check_data("support", data_of(0), tasks)
@@ -70,12 +80,7 @@ def _gradient(total: Callable, fast: Any, order: int) -> Any:
 
 def _step(fast: Any, gradient: Any, lr: Any) -> Any:
     """θ' = θ - α ∇θ L(θ) (section 2.2)."""
-    rates = trees.map(lambda _: lr, fast) if _is_scalar(lr) else lr
-    return trees.map(lambda p, g, rate: p - _in_dtype(rate, g.dtype) * g, fast, gradient, rates)
-
-
-def _is_scalar(lr: Any) -> bool:
-    return isinstance(lr, (int, float)) or getattr(lr, "shape", None) == ()
+    return trees.map(lambda p, g, rate: p - _in_dtype(rate, g.dtype) * g, fast, gradient, checked_rates(lr, fast))
 
 
 def _in_dtype(rate: Any, dtype: Any) -> Any:

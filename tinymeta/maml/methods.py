@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import trees
+from ..engine.tensor import describe
 from ..engine.transforms import value_and_grad
 from .checks import check_setting
 from .inner import Loss, Rate, adaptation_path
@@ -52,7 +53,10 @@ def maml(lr: Rate, steps: int, order: int = 2, part: Part | None = None) -> Meth
 
 
 def anil(lr: Rate, steps: int, order: int = 2) -> Method:
-    """Almost no inner loop (1909.09157, section 4): only the head, the last entry of the parameters, is adapted."""
+    """Almost no inner loop (1909.09157, section 4): only the head, the last entry of the parameters, is adapted.
+
+    Parameters are a tuple, list, NamedTuple or dict of layers; ValueError for others, whose head `maml(part=...)` can name.
+    """
     return maml(lr, steps, order, head)
 
 
@@ -73,6 +77,9 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
     and cosine annealing another optim rate; batch norm by step is not here.
     """
 
+    if steps == 0:
+        raise ValueError("maml_plus_plus: steps = 0, expected 1 or more: there are rates for each step")
+
     def init(params: Any) -> WithRates:
         return WithRates(params, tuple(trees.map(lambda p: np.full((), lr, p.dtype), params) for _ in range(steps)))
 
@@ -83,8 +90,17 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
 
 
 def head(params: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The last entry of a tuple of layers, as in nets.mlp and nets.conv4."""
-    return params[-1], lambda last: (*params[:-1], last)
+    """The last entry of layers, such as those of nets.mlp and nets.conv4, and how to put another in its place."""
+    if isinstance(params, dict) and params:
+        key = [*params][-1]
+        return params[key], lambda last: params | {key: last}
+    if isinstance(params, (tuple, list)) and params:
+        build = getattr(params, "_make", type(params))
+        return params[-1], lambda last: build([*params[:-1], last])
+    raise ValueError(
+        f"anil: the parameters are {describe(params)}, expected layers in a tuple, list, NamedTuple or dict, whose last is the "
+        "head; of others name the part that is adapted by maml(part=...)"
+    )
 
 
 def step_weights(steps: int, progress: float, least: float = 0.03, dtype: Any = np.float32) -> NDArray:
@@ -92,6 +108,11 @@ def step_weights(steps: int, progress: float, least: float = 0.03, dtype: Any = 
 
     In between they fall as 1 - progress, after the authors' code (get_per_step_loss_importance_vector); their sum is 1.
     """
+    if not (steps >= 1 and progress >= 0 and 0 <= least <= 1):
+        raise ValueError(
+            f"step_weights: steps = {steps}, progress = {progress}, least = {least}; expected 1 or more steps, progress from 0 on "
+            "and least from 0 to 1"
+        )
     early = max(1.0 - progress, least) / steps
     return np.array([early] * (steps - 1) + [1.0 - early * (steps - 1)], dtype)
 

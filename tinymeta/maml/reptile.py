@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 from .. import ops
@@ -17,6 +19,8 @@ def reptile(lr: float, steps: int) -> Method:
     The steps take support and query set in turn as their minibatches, for Reptile knows no held-out part; the value is the loss
     of θ̃ on the query set. (θ - θ̃) / lr is the sum of the gradients on the way: no second derivative anywhere.
     """
+    if not isinstance(lr, Real) or not 0 < lr < math.inf:
+        raise ValueError(f"reptile: lr = {lr!r}, expected a number above 0: its gradient is divided by it")
     if steps < 1:
         raise ValueError(f"reptile: steps = {steps}, expected 1 or more: its gradient is what the steps changed")
 
