@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -79,7 +81,7 @@ class Penalty:
             return 0.0
         check_like(self.anchor, params, "Penalty.value: params")
         squares = trees.map(lambda w, a, F: ops.sum(F * ops.square(w - a)), params, self.anchor, self.fisher)
-        return float(self.lam) * (0.5 * sum(trees.leaves(squares)) + self.constant)
+        return float(self.lam) * (0.5 * sum(trees.leaves(squares)) + float(self.constant))
 
     def grad(self, params: Any) -> Any:
         """λ Σ_tasks F (θ - θ*), a tree like `params`: the gradient of value, by hand."""
@@ -105,14 +107,15 @@ class Penalty:
         """
         if self.fisher is None:
             return self
-        known = dict(zip((path for path, _ in trees.items(self.anchor)), _pairs(self.anchor, self.fisher), strict=True))
-        missing = known.keys() - dict(trees.items(params)).keys()
+        anchors, fishers = dict(trees.items(self.anchor)), dict(trees.items(self.fisher))
+        missing = anchors.keys() - dict(trees.items(params)).keys()
         if missing:
             raise ValueError(
                 f"Penalty.grown: params{min(missing)} is missing, which the penalty holds; keep old leaves"
             )
-        pairs = [known.get(path) or (np.copy(w), np.zeros_like(w)) for path, w in trees.items(params)]
-        anchor, fisher = (trees.unflatten(params, column) for column in zip(*pairs, strict=True))
+        items = list(trees.items(params))
+        anchor = trees.unflatten(params, [anchors[at] if at in anchors else np.copy(w) for at, w in items])
+        fisher = trees.unflatten(params, [fishers[at] if at in fishers else np.zeros_like(w) for at, w in items])
         check_like(anchor, params, "Penalty.grown: params")
         return replace(self, anchor=anchor, fisher=fisher)
 
@@ -165,16 +168,18 @@ def _check_quadratic(fisher: Any, anchor: Any) -> None:
             _SOUND[id(F)] = F
 
 
-def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
-    return list(zip(trees.leaves(one), trees.leaves(two), strict=True))
-
-
 def _folded(params: Any, tasks: list[tuple[Any, Any]]) -> dict[str, Any]:
-    """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf."""
-    columns = zip(*(_pairs(a, F) for a, F in tasks), strict=True)
-    fishers, anchors, constants = zip(*(kernels.fold(list(column)) for column in columns), strict=True)
-    return {
-        "fisher": trees.unflatten(params, fishers),
-        "anchor": trees.unflatten(params, anchors),
-        "constant": float(sum(constants)),
-    }
+    """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf: trees like `params`, and a float."""
+
+    def fold(_: Any, *leaves: Any) -> tuple[Any, Any, Any]:
+        return kernels.fold(list(zip(leaves[::2], leaves[1::2], strict=True)))
+
+    fisher, anchor, constants = mapped(3, fold, params, *itertools.chain(*tasks))
+    return {"fisher": fisher, "anchor": anchor, "constant": float(sum(trees.leaves(constants)))}
+
+
+def mapped(count: int, f: Callable, tree: Any, *rest: Any) -> list[Any]:
+    """`count` trees like `tree` from a function of matching leaves that returns as many."""
+    found: list[tuple] = []
+    trees.map(lambda *leaves: found.append(f(*leaves)), tree, *rest)
+    return [trees.unflatten(tree, [leaf[i] for leaf in found]) for i in range(count)]

@@ -23,7 +23,7 @@ from ..engine import trees
 from ..ops.kernel import kernel
 from ..optim import Rate, State
 from .backends import table
-from .penalty import Penalty, warn_if_unstable
+from .penalty import Penalty, mapped, warn_if_unstable
 
 
 class PenalisedOptimizer(NamedTuple):
@@ -58,7 +58,7 @@ def penalised_adam(
     def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
         t, (anchor, fisher) = state.step + 1, penalty.quadratic(params)
         options = {"lam": float(penalty.lam), "lr": _rate(lr, state), "t": t, "beta1": b1, "beta2": b2, "eps": eps}
-        found = _mapped(
+        found = mapped(
             3, lambda *leaves: adam_step(*leaves, **options), params, grads, anchor, fisher, state.m, state.v
         )
         return found[0], State(t, found[1], found[2])
@@ -114,13 +114,6 @@ def _optimizer(init: Callable, step: Callable) -> PenalisedOptimizer:
 
 def _moments(params: Any) -> State:
     return State(0, trees.map(np.zeros_like, params), trees.map(np.zeros_like, params))
-
-
-def _mapped(count: int, f: Callable, tree: Any, *rest: Any) -> list[Any]:
-    """`count` trees from a function of leaves that returns as many."""
-    found: list[tuple] = []
-    trees.map(lambda *leaves: found.append(f(*leaves)), tree, *rest)
-    return [trees.unflatten(tree, [leaf[i] for leaf in found]) for i in range(count)]
 
 
 def _rate(lr: Rate, state: State) -> float:
