@@ -1,7 +1,9 @@
 """Each rule of tm.ewc.fisher_diagonal against per-sample gradients by vmap, against a loop of gradients, and told to the user."""
 
+import itertools
 import tracemalloc
 import warnings
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -141,6 +143,22 @@ def test_integer_samples_are_no_obstacle(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ewc.SlowFisher)
         assert_trees_close(ewc.fisher_diagonal(net, table, x), by_loop(net, table, x))
+
+
+@quiet
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(("weights", "samples"), [("f", "u1"), ("f", "d"), ("d", "f"), ("fd", "f"), ("df", "e")])
+def test_every_rule_takes_samples_and_weights_of_several_dtypes(name, weights, samples):
+    """Images as bytes, weights of double precision, a head of single: as the gradients of single samples do."""
+    make, net, _ = NETS[name]
+    params, x = make(np.random.default_rng(0), 4)
+    dtypes = itertools.cycle(weights)
+    params, x = trees.map(lambda w: w.astype(next(dtypes)), params), np.abs(3 * x).astype(samples)
+    one_by_one = lambda p, x: net(p, x.view())
+    for importance in (ewc.mas_importance, *(partial(ewc.fisher_diagonal, y=np.arange(4) % 2, kind=k) for k in ewc.KINDS)):
+        found = importance(net, params, x)
+        assert_trees_close(found, importance(one_by_one, params, x), 1e-4)
+        assert [F.dtype for F in trees.leaves(found)] == [w.dtype for w in trees.leaves(params)]
 
 
 def test_slow_leaves_are_named_in_a_warning_and_fast_nets_are_silent():
