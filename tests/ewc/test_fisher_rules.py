@@ -155,7 +155,10 @@ def test_every_rule_takes_samples_and_weights_of_several_dtypes(name, weights, s
     dtypes = itertools.cycle(weights)
     params, x = trees.map(lambda w: w.astype(next(dtypes)), params), np.abs(3 * x).astype(samples)
     one_by_one = lambda p, x: net(p, x.view())
-    for importance in (ewc.mas_importance, *(partial(ewc.fisher_diagonal, y=np.arange(4) % 2, kind=k) for k in ewc.KINDS)):
+    for importance in (
+        ewc.mas_importance,
+        *(partial(ewc.fisher_diagonal, y=np.arange(4) % 2, kind=k) for k in ewc.KINDS),
+    ):
         found = importance(net, params, x)
         assert_trees_close(found, importance(one_by_one, params, x), 1e-4)
         assert [F.dtype for F in trees.leaves(found)] == [w.dtype for w in trees.leaves(params)]
