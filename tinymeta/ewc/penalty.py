@@ -15,7 +15,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.tensor import describe
-from .arguments import NotFinite, check_finite, check_fisher, check_like
+from .arguments import NotFinite, check_finite, check_fisher, check_like, is_amount
 from .backends import penalty as kernels
 
 _SOUND: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -32,7 +32,7 @@ class Penalty:
 
     With a number for gamma it is anchored at the latest task alone, and F ← gamma F + F_new: online EWC (Schwarz et al. 2018,
     arXiv 1805.06370). gamma acts there and nowhere else, so 1 is Huszár's form of EWC (2018, PNAS 115 (11) E2496), and 0 knows
-    the latest task only. ValueError if lam or gamma is negative or not finite, or if F is; NotFinite if a sum over tasks overflows.
+    the latest task only. ValueError unless lam and gamma are finite numbers, 0 or more, and so is F; NotFinite if a sum over tasks overflows.
 
     A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
     """
@@ -44,13 +44,14 @@ class Penalty:
     constant: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, number in (("lam", self.lam), ("gamma", self.gamma or 0.0)):
-            if not 0 <= number < np.inf:
-                raise ValueError(f"Penalty: {name} is {number}, expected a finite number, 0 or more")
-        if not np.isfinite(self.constant):
+        if isinstance(self.constant, float) and not np.isfinite(self.constant):  # a sum over tasks
             raise NotFinite(
                 f"Penalty: constant is {self.constant}, expected a finite number; the anchors are too far apart"
             )
+        numbers = {"lam": self.lam, "gamma": 0.0 if self.gamma is None else self.gamma, "constant": self.constant}
+        for name, number in numbers.items():
+            if not is_amount(number):
+                raise ValueError(f"Penalty: {name} is {number!r}, expected a finite number, 0 or more")
         _check_quadratic(self.fisher, self.anchor)
 
     def add_task(self, params: Any, fisher: Any, mask: Any = None) -> Penalty:

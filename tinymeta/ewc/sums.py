@@ -42,7 +42,7 @@ def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
 
     A multilayer perceptron (relu or tanh) has the rules of its layers, in one kernel for all of them.
     """
-    arguments.check(params, x)
+    arguments.check(net, params, x)
     found = _plan(net, params, x[:1])
     rules = found.rules if isinstance(found, Plan) else [ONE_BY_ONE for _ in trees.leaves(params)]
     return trees.unflatten(params, rules)
