@@ -32,7 +32,8 @@ class Penalty:
 
     With a number for gamma it is anchored at the latest task alone, and F ← gamma F + F_new: online EWC (Schwarz et al. 2018,
     arXiv 1805.06370). gamma acts there and nowhere else, so 1 is Huszár's form of EWC (2018, PNAS 115 (11) E2496), and 0 knows
-    the latest task only. ValueError unless lam and gamma are finite numbers, 0 or more, and so is F; NotFinite if a sum over tasks overflows.
+    the latest task only. ValueError unless lam and gamma are finite numbers, 0 or more, and F of such; NotFinite if a sum over
+    tasks overflows.
 
     A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
     """

@@ -68,7 +68,8 @@ CONVENTIONS = {
 def standard_lam(lam: float, convention: str, batch_size: int | None = None) -> float:
     """The lam of `Penalty` that weighs as `lam` does in the program `convention`, one of CONVENTIONS.
 
-    `batch_size` is that of its Fisher, for conventions that are per_batch. ValueError for an unknown name, without it, and for no such numbers.
+    `batch_size` is that of its Fisher, for conventions that are per_batch. ValueError for an unknown name, without it, and unless
+    lam is finite and not negative.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"standard_lam: convention is {convention!r}, expected one of {', '.join(CONVENTIONS)}")
