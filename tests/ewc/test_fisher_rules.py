@@ -270,6 +270,19 @@ def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
     assert peaks[1] < 2000 * 8000 * 4
 
 
+@quiet
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.view()], ids=["at once", "one by one"])
+def test_the_scores_of_many_classes_are_those_of_a_block_too(monkeypatch, view):
+    """C - 1 columns of C for each sample, which are more than all values of a small net."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 1_000_000)
+    rng = np.random.default_rng(0)
+    params, peaks = {"w": draw(rng, 3, 4), "head": draw(rng, 4, 100)}, []
+    for n in (20, 100):
+        x = draw(rng, n, 3)
+        peaks.append(peak(lambda: ewc.fisher_diagonal(lambda p, x: ops.sin(view(x) @ p["w"]) @ p["head"], params, x)))  # noqa: B023
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_perceptron_takes_no_memory_of_the_size_of_its_samples():
     params, x = nets.init_mlp(np.random.default_rng(0), (200, 30, 10)), np.ones((60_000, 200), np.float32)
