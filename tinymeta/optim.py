@@ -141,7 +141,7 @@ def _zeros(params: Any) -> Any:
 
 def _moved(f: Callable, moments: Any, grads: Any) -> Any:
     """The moments after a step, f(moment, gradient) leaf by leaf."""
-    _check_shapes("optim: the gradients", moments, grads)
+    _check_shapes("optim: gradients", moments, grads)
     return trees.map(f, moments, grads)
 
 
