@@ -314,6 +314,7 @@ def test_coordinates_are_chosen_by_the_size_of_their_gradients():
         ("l2l-quadratic", "patience", "-1", "patience is -1, expected 0 or more"),
         ("l2l-quadratic", "spread", "-0.5", "spread is -0.5, expected 0 or more"),
         ("l2l-quadratic", "late_start", "-1", "late_start is -1, expected 0 or more"),
+        ("l2l-quadratic", "meta_lr", "-1", "meta_lr is -1.0, expected 0 or more"),
         ("l2l-quadratic", "late_share", "1.5", "late_share is 1.5, expected 0 to 1"),
         ("l2l-quadratic", "start", "mnist-mpl", "did you mean 'mnist-mlp'"),
         (

@@ -255,6 +255,7 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
         ({"validation_characters": "3"}, "validation_characters = 3, expected 0 or 5 and more"),
         ({"shots": "15"}, "shots = 15 and 15 queries, expected at most the 20 images of a class together"),
         ({"patience": "-1"}, "patience = -1, expected 0 or more"),
+        ({"meta_lr": "-1"}, "meta_lr = -1.0, expected 0 or more"),
     ],
 )
 def test_wrong_configuration(overrides, message):

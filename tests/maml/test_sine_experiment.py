@@ -155,7 +155,16 @@ def test_presets(preset):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("order", "3"), ("test_steps", "0"), ("points", "-1"), ("validate_every", "-1"), ("iterations", "-1")],
+    [
+        ("order", "3"),
+        ("test_steps", "0"),
+        ("points", "-1"),
+        ("validate_every", "-1"),
+        ("iterations", "-1"),
+        ("meta_lr", "-1.0"),
+        ("baseline_lr", "-1.0"),
+        ("regressor_lr", "-1.0"),
+    ],
 )
 def test_wrong_configuration(key, value):
     with pytest.raises(lab.UserError, match=f"{key} = {value}, expected"):

@@ -79,7 +79,7 @@ class FewShot(InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
-        expect_at_least(0, self, ("queries", "test_queries", "patience", "clip"))
+        expect_at_least(0, self, ("queries", "test_queries", "patience", "clip", "meta_lr"))
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
         expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
         expect(self, "methods", len(self.methods) > 0, "one or more, each once")

@@ -71,7 +71,7 @@ class Training:
             raise ValueError(
                 "coordinates is for second_derivatives = False, with which dL/dφ is a sum over coordinates"
             )
-        for name in ("spread", "late_start", "validation_steps"):
+        for name in ("spread", "late_start", "validation_steps", "meta_lr"):
             _at_least(self, name, 0)
         if not 0 <= self.late_share <= 1:
             raise ValueError(f"late_share is {self.late_share}, expected 0 to 1")

@@ -69,7 +69,7 @@ class Config(Regressors, InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
-        expect_at_least(0, self, ("iterations",))
+        expect_at_least(0, self, ("iterations", "meta_lr", "baseline_lr", "regressor_lr"))
         for name in ("test_points", "hidden", "step_sizes"):
             expect(self, name, bool(getattr(self, name)), "at least one value")
         expect(self, "order", self.order in (1, 2), "2 for MAML or 1 for first-order MAML")
