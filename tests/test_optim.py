@@ -153,6 +153,25 @@ def test_gradients_of_another_tree_than_the_states_are_refused(make):
         optimizer.update({"v": np.ones(2)}, optimizer.init({"w": np.ones(2)}))
 
 
+@makers
+def test_gradients_of_other_shapes_are_refused_by_name_and_not_broadcast(make):
+    params, optimizer = {"w": np.ones(2)}, make(LR)
+    refused = pytest.raises(ValueError, match=r"\['w'\] has shape \[3, 1\], expected \[2\], that of the parameter")
+    with refused:
+        updates, _ = optimizer.update({"w": np.ones((3, 1))}, optimizer.init(params), params)
+        optim.apply_updates(params, updates)
+    one = tm.vmap(lambda g: optimizer.update({"w": g}, optimizer.init(params))[0]["w"])
+    assert one(np.ones((5, 2))).shape == (5, 2)
+
+
+@makers
+@pytest.mark.parametrize("rate", [-0.1, np.float32(-0.1), np.nan, np.inf, "0.1", None, lambda t: -0.1], ids=repr)
+def test_a_rate_that_is_no_number_or_climbs_is_refused(make, rate):
+    optimizer, g = make(rate), np.ones(2)
+    with pytest.raises(ValueError, match=r"the learning rate is .*, expected a finite number, 0 or more"):
+        optimizer.update(g, optimizer.init(g))
+
+
 def test_apply_updates_adds_leaf_by_leaf():
     params, updates = (
         {"w": np.array([1.0, 2.0]), "b": [np.array(3.0)]},
@@ -198,6 +217,14 @@ def test_cosine_falls_along_half_a_period_and_stays():
     assert optim.cosine(1.0, 10)(10) == pytest.approx(0.03)
     falling = [rate(t) for t in range(101)]
     assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("number", [0, -1, np.nan, np.inf, None])
+def test_limits_and_lengths_are_above_0(number):
+    with pytest.raises(ValueError, match=f"clip_by_global_norm: limit is {number}, expected a finite number above 0"):
+        optim.clip_by_global_norm(np.zeros(2), number)
+    with pytest.raises(ValueError, match=f"cosine: steps is {number}, expected 1 or more"):
+        optim.cosine(0.1, number)
 
 
 entries = st.floats(-1e3, 1e3, width=32)

@@ -3,7 +3,8 @@
 `.init(params) -> state`, `.update(grads, state, params=None) -> (updates, state)`; `apply_updates(params, updates)` adds them.
 Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used, but for the decay of `momentum`, 0
 there. A learning rate is a float or a function of the step number (0, 1, ...). The step is an int, or an int array: with
-`state._replace(step=np.asarray(0))` one program of tm.compile serves all steps.
+`state._replace(step=np.asarray(0))` one program of tm.compile serves all steps. ValueError, from update, for a rate that is
+negative or not finite (arrays are not looked at), and for gradients of other shapes than the moments.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ class State(NamedTuple):
 
 def sgd(lr: Rate) -> Optimizer:
     """Δθ = -lr g."""
-    return Optimizer(lambda params: State(0), lambda g, s, params=None: (_scaled(-_rate(lr, s), g), State(s.step + 1)))
+    return Optimizer(
+        lambda params: State(0), lambda g, s, params=None: (_scaled(-rate_at(lr, s), g), State(s.step + 1))
+    )
 
 
 def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
     """m ← decay m + g, Δθ = -lr m (Polyak's heavy ball)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        m = trees.map(lambda m, g: decay * m + g, state.m, grads)
-        return _scaled(-_rate(lr, state), m), State(state.step + 1, m)
+        m = _moved(lambda m, g: decay * m + g, state.m, grads)
+        return _scaled(-rate_at(lr, state), m), State(state.step + 1, m)
 
     return Optimizer(lambda params: State(0, _zeros(params)), update)
 
@@ -53,8 +56,8 @@ def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
     """Nesterov's accelerated gradient in the form m ← decay m + g, Δθ = -lr (g + decay m)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        m = trees.map(lambda m, g: decay * m + g, state.m, grads)
-        updates = trees.map(lambda m, g: -_in_dtype(_rate(lr, state), g) * (g + decay * m), m, grads)
+        m = _moved(lambda m, g: decay * m + g, state.m, grads)
+        updates = trees.map(lambda m, g: -in_dtype(rate_at(lr, state), g) * (g + decay * m), m, grads)
         return updates, State(state.step + 1, m)
 
     return Optimizer(lambda params: State(0, _zeros(params)), update)
@@ -64,8 +67,8 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
     """v ← decay v + (1 - decay) g², Δθ = -lr g / (√v + eps)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        v = trees.map(lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads)
-        updates = trees.map(lambda v, g: -_in_dtype(_rate(lr, state), g) * g / (ops.sqrt(v) + eps), v, grads)
+        v = _moved(lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads)
+        updates = trees.map(lambda v, g: -in_dtype(rate_at(lr, state), g) * g / (ops.sqrt(v) + eps), v, grads)
         return updates, State(state.step + 1, v=v)
 
     return Optimizer(lambda params: State(0, v=_zeros(params)), update)
@@ -76,12 +79,12 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         t = state.step + 1
-        m = trees.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
-        v = trees.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
-        rate, correction = _rate(lr, state) / (1 - b1**t), (1 - b2**t) ** -0.5
+        m = _moved(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
+        v = _moved(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
+        rate, correction = rate_at(lr, state) / (1 - b1**t), (1 - b2**t) ** -0.5
 
         def change(m: Any, v: Any) -> Any:
-            return -_in_dtype(rate, m) * m / (ops.sqrt(v) * _in_dtype(correction, v) + eps)
+            return -in_dtype(rate, m) * m / (ops.sqrt(v) * in_dtype(correction, v) + eps)
 
         return trees.map(change, m, v), State(t, m, v)
 
@@ -89,12 +92,14 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
-    """params + updates, leaf by leaf."""
+    """params + updates, leaf by leaf; ValueError if shapes differ."""
+    _check_shapes("apply_updates: updates", params, updates)
     return trees.map(lambda p, u: p + u, params, updates)
 
 
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
-    """The gradients scaled down so that their joint Euclidean norm is at most `limit`, each in its own dtype."""
+    """The gradients scaled down so that their joint Euclidean norm is at most `limit` > 0, each in its own dtype."""
+    _check_number("clip_by_global_norm: limit", limit, lambda x: 0 < x < np.inf, "a finite number above 0")
     squares = [ops.sum(ops.square(g)) for g in trees.leaves(grads)]
     if not squares:
         return grads
@@ -105,11 +110,20 @@ def clip_by_global_norm(grads: Any, limit: float) -> Any:
 
 def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:
     """A learning rate that falls from lr to final * lr along half a cosine over `steps` steps, and stays there."""
+    _check_number("cosine: steps", steps, lambda x: 0 < x < np.inf, "1 or more")
     return lambda t: lr * (final + (1 - final) * 0.5 * (1 + ops.cos(np.pi * ops.minimum(t, steps) / steps)))
 
 
-def _rate(lr: Rate, state: State) -> Any:
-    return _weak(lr(state.step) if callable(lr) else lr)
+def rate_at(lr: Rate, state: State) -> Any:
+    """The learning rate of the step that comes after `state`, a Python float unless it is an array or a Tensor."""
+    rate = _weak(lr(state.step) if callable(lr) else lr)
+    _check_number("the learning rate", rate, lambda x: 0 <= x < np.inf, "a finite number, 0 or more")
+    return rate
+
+
+def in_dtype(x: Any, like: Any) -> Any:
+    """A factor of `like` that does not change its dtype: arrays are converted, Python's numbers need not be."""
+    return ops.astype(x, like.dtype) if hasattr(x, "dtype") else x
 
 
 def _weak(x: Any) -> Any:
@@ -117,14 +131,31 @@ def _weak(x: Any) -> Any:
     return float(x) if isinstance(x, np.floating) else x
 
 
-def _in_dtype(x: Any, like: Any) -> Any:
-    """A factor of `like` that does not change its dtype: arrays are converted, Python's numbers need not be."""
-    return ops.astype(x, like.dtype) if hasattr(x, "dtype") else x
-
-
 def _scaled(factor: Any, tree: Any) -> Any:
-    return trees.map(lambda g: _in_dtype(factor, g) * g, tree)
+    return trees.map(lambda g: in_dtype(factor, g) * g, tree)
 
 
 def _zeros(params: Any) -> Any:
     return trees.map(np.zeros_like, params)
+
+
+def _moved(f: Callable, moments: Any, grads: Any) -> Any:
+    """The moments after a step, f(moment, gradient) leaf by leaf."""
+    _check_shapes("optim: gradients", moments, grads)
+    return trees.map(f, moments, grads)
+
+
+def _check_shapes(what: str, params: Any, tree: Any) -> None:
+    """NumPy would broadcast a leaf of another shape than its parameter."""
+    shapes: list = []
+    trees.map(lambda w, x: shapes.append((np.shape(w), np.shape(x))), params, tree)
+    for (path, _), (expected, shape) in zip(trees.items(params), shapes, strict=True):
+        if shape != expected:
+            raise ValueError(f"{what}{path} has shape {list(shape)}, expected {list(expected)}, that of the parameter")
+
+
+def _check_number(what: str, x: Any, holds: Callable[[Any], bool], expected: str) -> None:
+    """ValueError unless that `holds` of a number; arrays and Tensors, whose values may not be known yet, are not looked at."""
+    known = isinstance(x, np.generic) or not hasattr(x, "dtype")
+    if known and not (isinstance(x, (int, float, np.number)) and holds(x)):
+        raise ValueError(f"{what} is {x!r}, expected {expected}")

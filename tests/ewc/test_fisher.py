@@ -235,10 +235,18 @@ def test_wrong_samples_are_named_by_their_place_among_all(samples, wrong):
         assert all(np.isfinite(F).all() for F in trees.leaves(draw()))
 
 
-def test_a_batch_of_no_samples_is_refused():
+@pytest.mark.parametrize("batch_size", [0, 3.5, "3", None, True])
+def test_a_batch_is_of_one_sample_or_more(batch_size):
     params, x, _ = problem(0, (4, 5, 3), 6)
-    with pytest.raises(ValueError, match="batch_size is 0, expected 1 or more"):
-        ewc.fisher_diagonal(nets.mlp, params, x, batch_size=0)
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size!r}, expected an int, 1 or more"):
+        ewc.fisher_diagonal(nets.mlp, params, x, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("importance", [ewc.fisher_diagonal, ewc.fisher_rules, ewc.mas_importance])
+def test_the_net_comes_before_its_params(importance):
+    params, x, _ = problem(0, (4, 5, 3), 6)
+    with pytest.raises(TypeError, match=r"net is tuple, expected a function of .*; the order is net, params, x"):
+        importance(tuple(params), nets.mlp, x)
 
 
 def test_overflow_is_refused():

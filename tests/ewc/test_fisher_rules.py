@@ -1,7 +1,9 @@
 """Each rule of tm.ewc.fisher_diagonal against per-sample gradients by vmap, against a loop of gradients, and told to the user."""
 
+import itertools
 import tracemalloc
 import warnings
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -143,6 +145,25 @@ def test_integer_samples_are_no_obstacle(seed):
         assert_trees_close(ewc.fisher_diagonal(net, table, x), by_loop(net, table, x))
 
 
+@quiet
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(("weights", "samples"), [("f", "u1"), ("f", "d"), ("d", "f"), ("fd", "f"), ("df", "e")])
+def test_every_rule_takes_samples_and_weights_of_several_dtypes(name, weights, samples):
+    """Images as bytes, weights of double precision, a head of single: as the gradients of single samples do."""
+    make, net, _ = NETS[name]
+    params, x = make(np.random.default_rng(0), 4)
+    dtypes = itertools.cycle(weights)
+    params, x = trees.map(lambda w: w.astype(next(dtypes)), params), np.abs(3 * x).astype(samples)
+    one_by_one = lambda p, x: net(p, x.view())
+    for importance in (
+        ewc.mas_importance,
+        *(partial(ewc.fisher_diagonal, y=np.arange(4) % 2, kind=k) for k in ewc.KINDS),
+    ):
+        found = importance(net, params, x)
+        assert_trees_close(found, importance(one_by_one, params, x), 1e-4)
+        assert [F.dtype for F in trees.leaves(found)] == [w.dtype for w in trees.leaves(params)]
+
+
 def test_slow_leaves_are_named_in_a_warning_and_fast_nets_are_silent():
     rng = np.random.default_rng(0)
     params, x = {"w": draw(rng, 40, 3), "b": draw(rng, 3)}, draw(rng, 4, 40)
@@ -247,6 +268,19 @@ def test_memory_is_that_of_a_block_whatever_the_number_of_samples():
         peaks.append(peak(lambda: ewc.fisher_diagonal(lambda p, x: nets.mlp(p, x) * 2, params, x)))  # noqa: B023
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[1] < 2000 * 8000 * 4
+
+
+@quiet
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.view()], ids=["at once", "one by one"])
+def test_the_scores_of_many_classes_are_those_of_a_block_too(monkeypatch, view):
+    """C - 1 columns of C for each sample, which are more than all values of a small net."""
+    monkeypatch.setattr(sums, "BLOCK_BYTES", 1_000_000)
+    rng = np.random.default_rng(0)
+    params, peaks = {"w": draw(rng, 3, 4), "head": draw(rng, 4, 100)}, []
+    for n in (20, 100):
+        x = draw(rng, n, 3)
+        peaks.append(peak(lambda: ewc.fisher_diagonal(lambda p, x: ops.sin(view(x) @ p["w"]) @ p["head"], params, x)))  # noqa: B023
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -143,5 +143,6 @@ def test_a_state_without_moments_or_steps_is_refused():
         ewc.squisher(optim.adam(0.1).init(params), 8)
     with pytest.raises(ValueError, match="without a second moment"):
         ewc.squisher(optim.State(3), 8)
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        ewc.squisher(optim.State(3, params, params), 0)
+    for batch_size in (0, np.nan):
+        with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
+            ewc.squisher(optim.State(3, params, params), batch_size)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import warnings
 
 import numpy as np
@@ -164,6 +165,18 @@ def test_it_comes_back_from_a_checkpoint_bit_for_bit(tmp_path):
         assert again.value(params) == penalty.value(params)
 
 
+@pytest.mark.parametrize("gamma", [None, 0.5])
+def test_numbers_that_np_load_gives_back_leave_the_dtype(gamma):
+    rng = np.random.default_rng(0)
+    penalty, params = added(Penalty(2.0, gamma), [task(rng, np.float32) for _ in range(2)]), weights(rng, np.float32)
+    numbers = {name: np.asarray(part) for name, part in vars(penalty).items() if isinstance(part, float)}
+    again = Penalty(**(vars(penalty) | numbers))
+    assert again.value(params).dtype == np.float32
+    assert again.value(params) == penalty.value(params)
+    one, other = (known.add_task(*task(np.random.default_rng(1), np.float32)) for known in (again, penalty))
+    assert one.value(params) == other.value(params)
+
+
 def test_masked_entries_contribute_exactly_nothing():
     penalty = (
         Penalty(3.0).add_task(np.array([1.0, 2.0]), np.array([0.0, 1.0])).add_task(np.zeros(2), np.array([0.0, 1.0]))
@@ -297,11 +310,16 @@ def test_a_stable_step_is_not_warned_of():
 # ---- what is refused ----
 
 
-@pytest.mark.parametrize("number", [-1.0, np.nan, np.inf])
-@pytest.mark.parametrize("name", ["lam", "gamma"])
+@pytest.mark.parametrize("number", [-1.0, np.nan, np.inf, "1", np.ones(2)])
+@pytest.mark.parametrize("name", ["lam", "gamma", "constant"])
 def test_weights_of_the_penalty_must_be_finite_and_not_negative(name, number):
-    with pytest.raises(ValueError, match=f"Penalty: {name} is {number}, expected a finite number, 0 or more"):
+    with pytest.raises(ValueError, match=f"Penalty: {name} is {re.escape(repr(number))}, expected a finite number"):
         Penalty(**({"lam": 1.0} | {name: number}))
+
+
+def test_lambda_is_a_number():
+    with pytest.raises(ValueError, match="Penalty: lam is None, expected a finite number, 0 or more"):
+        Penalty(None)
 
 
 @pytest.mark.parametrize("fisher", [[1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0]])

@@ -61,6 +61,27 @@ def test_11_the_penalty(seed, lam, s, count):
     trees.map(np.testing.assert_array_equal, after, trees.map(lambda w, g: w - 0.1 * g, delta, anchor))
 
 
+def reordered(rng, tree):
+    """The same dicts with their keys in any order."""
+    return {key: reordered(rng, tree[key]) for key in rng.permutation(list(tree))} if isinstance(tree, dict) else tree
+
+
+@given(seed=seeds, lam=lams, gamma=st.sampled_from([None, 0.0, 0.5]), count=st.integers(1, 3))
+def test_the_order_of_keys_says_nothing(seed, lam, gamma, count):
+    rng = np.random.default_rng(seed)
+    tree = lambda: {"a": rng.normal(size=2), "layer": {"w": rng.normal(size=2), "b": rng.normal(size=2)}}
+    tasks, params = [(tree(), trees.map(np.square, tree())) for _ in range(count)], tree()
+    shuffled = [tuple(reordered(rng, part) for part in task) for task in tasks]
+    one, other = added(ewc.Penalty(lam, gamma), tasks), added(ewc.Penalty(lam, gamma), shuffled)
+    parts = {name: reordered(rng, part) for name, part in vars(one).items()}
+    grown = ewc.Penalty(**parts).grown(reordered(rng, params | {"head": params["a"]}))
+    for again, at in ((other, params), (ewc.Penalty(**parts), params), (grown, params | {"head": params["a"]})):
+        assert again.value(reordered(rng, at)) == pytest.approx(one.value(params), rel=1e-12)
+        gradient = again.grad(reordered(rng, at))
+        same = lambda g, expected: np.testing.assert_allclose(g, expected, 1e-12, atol=1e-12 * lam)
+        trees.map(same, {key: gradient[key] for key in params}, one.grad(params))
+
+
 @given(seed=seeds, step=st.sampled_from([0.5, 1.5, 1.9, 2.1, 4.0]), lam=st.sampled_from([1.0, 1e6]))
 def test_12_the_explicit_step_diverges_iff_eta_lambda_f_passes_2_and_the_proximal_one_never(seed, step, lam):
     rng = np.random.default_rng(seed)

@@ -96,6 +96,40 @@ def test_scalars_of_numpys_leave_the_dtype(name):
     assert all(w.dtype == np.float32 for w in trees.leaves([step[0] for step in steps]))
 
 
+@on_purpose
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rate", [1e-2, optim.cosine(1e-2, 4)], ids=["rate", "schedule"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_step_may_be_an_array_and_one_program_serves_all_steps(name, rate, dtype):
+    """As np.load gives it back, and as tm.optim recommends it for tm.compile; second derivatives too."""
+    rng = np.random.default_rng(0)
+    start, penalty = weights(rng, dtype), penalty_of(rng, 0.3, dtype)
+    optimizer = MAKERS[name](rate, penalty)
+    step = lambda params, state: optimizer.step(params, tm.grad(loss)(params), state)
+    begins = optimizer.init(start)
+    program, rtol = tm.compile(step), 1e-12 if dtype is np.float64 else 1e-5
+    expected, loaded, compiled = [(start, begins._replace(step=number)) for number in (0, np.int64(0), np.asarray(0))]
+    for _ in range(3):
+        expected, loaded, compiled = step(*expected), step(*loaded), program(*compiled)
+        for found in (loaded, compiled):
+            assert_trees_close(found, expected, rtol)
+            assert {w.dtype for w in trees.leaves(found[0])} == {np.dtype(dtype)}
+    assert len(program._programs) == 1
+    curvature = lambda state: tm.hvp(lambda w: loss(step(w, state)[0]), start, start)
+    trees.map(np.testing.assert_array_equal, curvature(begins._replace(step=np.int64(0))), curvature(begins))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_gradients_of_other_shapes_are_named_inside_a_program_too(name):
+    rng = np.random.default_rng(0)
+    params, optimizer = weights(rng), MAKERS[name](1e-2, penalty_of(rng, 0.3))
+    state = optimizer.init(params)._replace(step=np.asarray(0))
+    wrong = params | {"b": (np.ones((2, 1)),)}
+    for step in (optimizer.step, tm.compile(optimizer.step)):
+        with pytest.raises(ValueError, match=r"grads\['b'\]\[0\] is float64\[2,1\], expected float64\[2\]"):
+            step(params, wrong, state)
+
+
 def test_without_a_penalty_proximal_adam_is_adam():
     rng = np.random.default_rng(0)
     params = expected = weights(rng)

@@ -33,6 +33,9 @@ def test_the_published_settings_in_standard_units():
 def test_what_cannot_be_converted_is_refused():
     with pytest.raises(ValueError, match="convention is 'theano', expected one of tinymeta, van-de-ven"):
         ewc.standard_lam(1.0, "theano")
-    for batch_size in (None, 0):
+    for lam in (-1.0, np.nan, np.inf, "1"):
+        with pytest.raises(ValueError, match=f"lam is {lam!r}, expected a finite number, 0 or more"):
+            ewc.standard_lam(lam, "hat", 20)
+    for batch_size in (None, 0, np.nan, 2.5):
         with pytest.raises(ValueError, match="avalanche squares means over batches; pass its batch_size"):
             ewc.standard_lam(1.0, "avalanche", batch_size)

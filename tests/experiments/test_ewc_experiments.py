@@ -259,12 +259,29 @@ def test_early_stopping_shortens_a_task(done, tmp_path):
         ("ewc-split", "scenarios", "", r"scenarios = \(\), expected one of task, domain, class"),
         ("ewc-split", "batch_size", "0", "batch_size = 0, expected 1 or more"),
         ("ewc-overlap", "squares", "29", "expected squares of at most 28"),
+        ("ewc-overlap", "lam", "-1", "lam = -1.0, expected 0 or more"),
+        ("ewc-split", "gamma", "-1", "gamma = -1.0, expected 0 or more"),
+        ("ewc-split", "methods", "EWC,EWC", "methods has 'EWC' twice, expected each once"),
+        ("ewc-split", "ewc_lams", "1,10,1", "ewc_lams has 1.0 twice, expected each once"),
+        ("ewc-permuted-10", "patience", "-1", "patience = -1, expected 0 or more"),
         ("ewc-permuted-10", "widths", "9,8", r"widths = \(9, 8\), expected two positive numbers, the lower one first"),
     ],
 )
 def test_wrong_settings_are_named(name, key, value, message):
     with pytest.raises(UserError, match=message):
         configure(experiments.load(name), "paper", {key: value})
+
+
+@pytest.mark.parametrize("name", ["ewc-domain-10", "ewc-fisher-kinds", "ewc-split", "ewc-overlap"])
+def test_a_learning_rate_is_not_negative(name):
+    with pytest.raises(UserError, match=r"learning_rate = -1\.0, expected 0 or more"):
+        configure(experiments.load(name), "paper", {"learning_rate": "-1"})
+
+
+@pytest.mark.parametrize("name", [*TINY, "ewc-permuted-3"])
+def test_a_number_of_samples_is_not_negative(name):
+    with pytest.raises(UserError, match="fisher_samples = -1, expected 0 or more"):
+        configure(experiments.load(name), "paper", {"fisher_samples": "-1"})
 
 
 @pytest.mark.parametrize("name", ["ewc-fisher-kinds", "ewc-split", "ewc-overlap", "ewc-permuted-10"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinymeta import l2l
+from tinymeta import l2l, trees
 from tinymeta.data.cifar import Cifar10
 from tinymeta.experiments import l2l_art, l2l_art_net, l2l_training
 from tinymeta.experiments.l2l_art import EXPERIMENT, resized
@@ -217,6 +217,13 @@ def test_the_feature_net_learns_to_tell_images_apart(tmp_path) -> None:
     assert l2l_art_net.accuracy(untrained, test.x, test.y) < 90
     for maps in l2l_art_net.feature_maps(net, l2l_art_net.centred(train.x)):
         assert np.mean(np.square(maps)) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_feature_net_may_stay_untrained(tmp_path) -> None:
+    train = some_images("train")
+    with Run(tmp_path, "net", "hash") as run:
+        classifier, _ = l2l_art_net.learn_features(run, 0, (8, 8), 0, 8, train.x, train.y)
+    trees.map(np.testing.assert_array_equal, classifier, l2l_art_net.init_classifier(stream(0, "filters"), (8, 8)))
 
 
 def test_accuracy_counts_every_image_once() -> None:

@@ -24,6 +24,12 @@ def test_discounted_is_the_sum_of_what_is_to_come(rewards, discount):
     np.testing.assert_allclose(discounted(rewards, discount), direct, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("discount", [-0.1, 2.0, np.nan])
+def test_a_discount_lies_between_0_and_1(discount):
+    with pytest.raises(ValueError, match=f"transitions: discount is {discount}, expected 0 to 1"):
+        rl.transitions(random_episodes(np.random.default_rng(0)), discount)
+
+
 def test_advantages_are_centred_and_scaled_over_the_steps_that_were_taken():
     found = rl.transitions(random_episodes(np.random.default_rng(0), episodes=20))
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-12)

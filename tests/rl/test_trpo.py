@@ -47,6 +47,12 @@ def test_parameters_are_restored_where_no_step_is_good(loss, kl):
     assert step.loss == step.loss_before
 
 
+@pytest.mark.parametrize("max_kl", [0.0, -1.0, np.nan, np.inf])
+def test_a_divergence_that_allows_no_step_is_refused(max_kl):
+    with pytest.raises(ValueError, match=f"trpo_step: max_kl is {max_kl}, expected a finite number above 0"):
+        rl.trpo_step(squared_distance(PARAMS), squared_distance(PARAMS), PARAMS, max_kl)
+
+
 def test_a_loss_that_is_not_finite_is_refused():
     with pytest.raises(FloatingPointError, match="the loss is nan"):
         rl.trpo_step(lambda p: np.nan * ops.sum(p["a"]), squared_distance(PARAMS), PARAMS, 1e-2)

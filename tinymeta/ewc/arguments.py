@@ -20,16 +20,31 @@ class NotFinite(ValueError):
     """NaN or infinity where a number is expected, in outputs, a Fisher or a penalty: training has diverged, or x is too large."""
 
 
+def is_amount(x: Any) -> bool:
+    """A finite number, 0 or more; an array of axes () too, as np.load gives it back."""
+    kind = x.dtype.kind if hasattr(x, "dtype") else "f" if isinstance(x, (int, float)) else ""
+    return kind in ("f", "i", "u") and np.shape(x) == () and bool(0 <= x < np.inf)
+
+
+def is_count(x: Any) -> bool:
+    """An int, 1 or more."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(x >= 1)
+
+
 def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
     """One of the kinds, and a batch of at least one sample."""
     if kind not in kinds:
         raise ValueError(f"{FISHER}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
-    if batch_size < 1:
-        raise ValueError(f"{FISHER}: batch_size is {batch_size}, expected 1 or more")
+    if not is_count(batch_size):
+        raise ValueError(f"{FISHER}: batch_size is {batch_size!r}, expected an int, 1 or more")
 
 
-def check(params: Any, x: Any, who: str = FISHER) -> None:
-    """params as float arrays, one or more, x as an array of at least one sample."""
+def check(net: Any, params: Any, x: Any, who: str = FISHER) -> None:
+    """net as a function, params as float arrays, one or more, x as an array of at least one sample."""
+    if not callable(net):
+        raise TypeError(
+            f"{who}: net is {describe(net)}, expected a function of (params, x); the order is net, params, x"
+        )
     if not trees.leaves(params):
         raise ValueError(f"{who}: params has no arrays, expected a tree of one or more")
     for path, w in trees.items(params):
@@ -52,7 +67,7 @@ def checked_rng(rng: Any) -> np.random.Generator:
 
 def checked_count(samples: Any, available: int) -> int:
     """How many samples to take."""
-    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or not 1 <= samples <= available:
+    if not is_count(samples) or samples > available:
         raise ValueError(
             f"{FISHER}: samples is {samples!r}, expected an int from 1 to {available}, the number of samples"
         )

@@ -155,8 +155,10 @@ def _reduced(entry: Entry, inputs: Array, D: Array, reduction: Reduction) -> Ite
 
 
 def _inputs(entry: Entry, n: int) -> Array:
-    """A (n, T, I), or U (n, K, L): the other operands of all uses, one after the other along the positions."""
-    others = [_samples(x, n) for x in entry.others]
+    """A (n, T, I), or U (n, K, L): the other operands of all uses, one after the other along the positions, in the dtype of
+    what is made of them: integers, or narrower floats, count as what the weight makes them."""
+    dtype = np.result_type(*(node.dtype for node in entry.nodes))
+    others = [_samples(x, n).astype(dtype, copy=False) for x in entry.others]
     if entry.rule == PATCHES:
         return np.concatenate([_patches(x, node) for x, node in zip(others, entry.nodes, strict=True)], axis=2)
     return _joined(others, entry.left)

@@ -61,7 +61,7 @@ def fisher_diagonal(
     range, outputs that are not logits (N, C >= 2) or not finite, and nets that mix the samples of a batch, as batch norm does
     (which one sample alone does not show).
     """
-    arguments.check(params, x)
+    arguments.check(net, params, x)
     arguments.check_kind(kind, KINDS, batch_size)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
     rng = arguments.checked_rng(rng)

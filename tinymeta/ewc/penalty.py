@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,7 +15,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.tensor import describe
-from .arguments import NotFinite, check_finite, check_fisher, check_like
+from .arguments import NotFinite, check_finite, check_fisher, check_like, is_amount
 from .backends import penalty as kernels
 
 _SOUND: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -30,7 +32,8 @@ class Penalty:
 
     With a number for gamma it is anchored at the latest task alone, and F ← gamma F + F_new: online EWC (Schwarz et al. 2018,
     arXiv 1805.06370). gamma acts there and nowhere else, so 1 is Huszár's form of EWC (2018, PNAS 115 (11) E2496), and 0 knows
-    the latest task only. ValueError if lam or gamma is negative or not finite, or if F is; NotFinite if a sum over tasks overflows.
+    the latest task only. ValueError unless lam and gamma are finite numbers, 0 or more, and F of such; NotFinite if a sum over
+    tasks overflows.
 
     A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
     """
@@ -42,13 +45,14 @@ class Penalty:
     constant: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, number in (("lam", self.lam), ("gamma", self.gamma or 0.0)):
-            if not 0 <= number < np.inf:
-                raise ValueError(f"Penalty: {name} is {number}, expected a finite number, 0 or more")
-        if not np.isfinite(self.constant):
+        if isinstance(self.constant, float) and not np.isfinite(self.constant):  # a sum over tasks
             raise NotFinite(
                 f"Penalty: constant is {self.constant}, expected a finite number; the anchors are too far apart"
             )
+        numbers = {"lam": self.lam, "gamma": 0.0 if self.gamma is None else self.gamma, "constant": self.constant}
+        for name, number in numbers.items():
+            if not is_amount(number):
+                raise ValueError(f"Penalty: {name} is {number!r}, expected a finite number, 0 or more")
         _check_quadratic(self.fisher, self.anchor)
 
     def add_task(self, params: Any, fisher: Any, mask: Any = None) -> Penalty:
@@ -79,7 +83,7 @@ class Penalty:
             return 0.0
         check_like(self.anchor, params, "Penalty.value: params")
         squares = trees.map(lambda w, a, F: ops.sum(F * ops.square(w - a)), params, self.anchor, self.fisher)
-        return float(self.lam) * (0.5 * sum(trees.leaves(squares)) + self.constant)
+        return float(self.lam) * (0.5 * sum(trees.leaves(squares)) + float(self.constant))
 
     def grad(self, params: Any) -> Any:
         """λ Σ_tasks F (θ - θ*), a tree like `params`: the gradient of value, by hand."""
@@ -105,14 +109,15 @@ class Penalty:
         """
         if self.fisher is None:
             return self
-        known = dict(zip((path for path, _ in trees.items(self.anchor)), _pairs(self.anchor, self.fisher), strict=True))
-        missing = known.keys() - dict(trees.items(params)).keys()
+        anchors, fishers = dict(trees.items(self.anchor)), dict(trees.items(self.fisher))
+        missing = anchors.keys() - dict(trees.items(params)).keys()
         if missing:
             raise ValueError(
                 f"Penalty.grown: params{min(missing)} is missing, which the penalty holds; keep old leaves"
             )
-        pairs = [known.get(path) or (np.copy(w), np.zeros_like(w)) for path, w in trees.items(params)]
-        anchor, fisher = (trees.unflatten(params, column) for column in zip(*pairs, strict=True))
+        items = list(trees.items(params))
+        anchor = trees.unflatten(params, [anchors[at] if at in anchors else np.copy(w) for at, w in items])
+        fisher = trees.unflatten(params, [fishers[at] if at in fishers else np.zeros_like(w) for at, w in items])
         check_like(anchor, params, "Penalty.grown: params")
         return replace(self, anchor=anchor, fisher=fisher)
 
@@ -165,16 +170,18 @@ def _check_quadratic(fisher: Any, anchor: Any) -> None:
             _SOUND[id(F)] = F
 
 
-def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
-    return list(zip(trees.leaves(one), trees.leaves(two), strict=True))
-
-
 def _folded(params: Any, tasks: list[tuple[Any, Any]]) -> dict[str, Any]:
-    """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf."""
-    columns = zip(*(_pairs(a, F) for a, F in tasks), strict=True)
-    fishers, anchors, constants = zip(*(kernels.fold(list(column)) for column in columns), strict=True)
-    return {
-        "fisher": trees.unflatten(params, fishers),
-        "anchor": trees.unflatten(params, anchors),
-        "constant": float(sum(constants)),
-    }
+    """Fisher, anchor and constant of several (anchor, fisher) as one, leaf by leaf: trees like `params`, and a float."""
+
+    def fold(_: Any, *leaves: Any) -> tuple[Any, Any, Any]:
+        return kernels.fold(list(zip(leaves[::2], leaves[1::2], strict=True)))
+
+    fisher, anchor, constants = mapped(3, fold, params, *itertools.chain(*tasks))
+    return {"fisher": fisher, "anchor": anchor, "constant": float(sum(trees.leaves(constants)))}
+
+
+def mapped(count: int, f: Callable, tree: Any, *rest: Any) -> list[Any]:
+    """`count` trees like `tree` from a function of matching leaves that returns as many."""
+    found: list[tuple] = []
+    trees.map(lambda *leaves: found.append(f(*leaves)), tree, *rest)
+    return [trees.unflatten(tree, [leaf[i] for leaf in found]) for i in range(count)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..engine import trees
 from ..optim import State
+from .arguments import is_count
 
 
 def squisher(state: State, batch_size: int, b2: float = 0.999) -> Any:
@@ -22,7 +23,9 @@ def squisher(state: State, batch_size: int, b2: float = 0.999) -> Any:
             f"squisher: a state after {state.step} steps{'' if state.v is not None else ' without a second moment v'}, expected "
             "that of tm.optim.adam after at least one"
         )
-    if batch_size < 1 or not 0 <= b2 < 1:
-        raise ValueError(f"squisher: batch_size is {batch_size} and b2 {b2}, expected 1 or more, and 0 <= b2 < 1")
+    if not is_count(batch_size) or not 0 <= b2 < 1:
+        raise ValueError(
+            f"squisher: batch_size is {batch_size} and b2 {b2}, expected an int, 1 or more, and 0 <= b2 < 1"
+        )
     factor = float(batch_size / (1 - b2**state.step))
     return trees.map(lambda v: np.asarray(factor * v, like=v), state.v)

@@ -13,6 +13,7 @@ next task make an optimizer with its penalty and go on with the same state, or a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +22,10 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..ops.kernel import kernel
-from ..optim import Rate, State
+from ..optim import Rate, State, in_dtype, rate_at
+from .arguments import check_like
 from .backends import table
-from .penalty import Penalty, warn_if_unstable
+from .penalty import Penalty, mapped, warn_if_unstable
 
 
 class PenalisedOptimizer(NamedTuple):
@@ -41,41 +43,36 @@ def penalised_sgd(lr: Rate, penalty: Penalty) -> PenalisedOptimizer:
     if not callable(lr):
         warn_if_unstable(penalty, lr, stacklevel=3)
 
-    def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
-        anchor, fisher = penalty.quadratic(params)
-        options = {"lam": float(penalty.lam), "lr": _rate(lr, state)}
-        after = trees.map(lambda *leaves: sgd_step(*leaves, **options), params, grads, anchor, fisher)
-        return after, State(state.step + 1)
+    def step(state: State, *terms: Any) -> tuple[Any, State]:
+        leaf = _with_numbers(sgd_step, lam=float(penalty.lam), lr=rate_at(lr, state))
+        return trees.map(leaf, *terms), State(state.step + 1)
 
-    return _optimizer(lambda params: State(0), step)
+    return _optimizer(penalty, lambda params: State(0), step)
 
 
 def penalised_adam(
     lr: Rate, penalty: Penalty, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> PenalisedOptimizer:
     """Adam (1412.6980, algorithm 1) on loss + penalty. Its moments see the penalty, so a large λ F shortens the steps."""
+    numbers = {"lam": float(penalty.lam), "beta1": float(b1), "beta2": float(b2), "eps": float(eps)}
 
-    def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
-        t, (anchor, fisher) = state.step + 1, penalty.quadratic(params)
-        options = {"lam": float(penalty.lam), "lr": _rate(lr, state), "t": t, "beta1": b1, "beta2": b2, "eps": eps}
-        found = _mapped(
-            3, lambda *leaves: adam_step(*leaves, **options), params, grads, anchor, fisher, state.m, state.v
-        )
-        return found[0], State(t, found[1], found[2])
+    def step(state: State, *terms: Any) -> tuple[Any, State]:
+        t = state.step + 1
+        leaf = _with_numbers(adam_step, lr=rate_at(lr, state), t=t, **numbers)
+        after, m, v = mapped(3, leaf, *terms, state.m, state.v)
+        return after, State(t, m, v)
 
-    return _optimizer(_moments, step)
+    return _optimizer(penalty, _moments, step)
 
 
 def proximal_sgd(lr: Rate, penalty: Penalty) -> PenalisedOptimizer:
     """θ ← (θ - η g + η λ F θ*) / (1 + η λ F): explicit in the loss, implicit in the penalty."""
 
-    def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
-        anchor, fisher = penalty.quadratic(params)
-        options = {"lam": float(penalty.lam), "lr": _rate(lr, state)}
-        after = trees.map(lambda *leaves: proximal_step(*leaves, **options), params, grads, anchor, fisher)
-        return after, State(state.step + 1)
+    def step(state: State, *terms: Any) -> tuple[Any, State]:
+        leaf = _with_numbers(proximal_step, lam=float(penalty.lam), lr=rate_at(lr, state))
+        return trees.map(leaf, *terms), State(state.step + 1)
 
-    return _optimizer(lambda params: State(0), step)
+    return _optimizer(penalty, lambda params: State(0), step)
 
 
 def proximal_adam(
@@ -87,22 +84,29 @@ def proximal_adam(
     """
     b1, b2, eps = float(b1), float(b2), float(eps)  # scalars of NumPy's would decide on the dtype
 
-    def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
-        t, (anchor, fisher) = state.step + 1, penalty.quadratic(params)
+    def step(state: State, params: Any, grads: Any, anchor: Any, fisher: Any) -> tuple[Any, State]:
+        t = state.step + 1
         m = trees.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
         v = trees.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
-        options = {"lam": float(penalty.lam), "lr": _rate(lr, state)}
+        move = _with_numbers(proximal_step, lam=float(penalty.lam), lr=rate_at(lr, state))
 
         def leaf(w: Any, m: Any, v: Any, a: Any, F: Any) -> Any:
-            scale = 1 / (ops.sqrt(v / (1 - b2**t)) + eps)
-            return proximal_step(w, m / (1 - b1**t) * scale, a, F * scale, **options)
+            scale = 1 / (ops.sqrt(v / in_dtype(1 - b2**t, v)) + eps)
+            return move(w, m / in_dtype(1 - b1**t, m) * scale, a, F * scale)
 
         return trees.map(leaf, params, m, v, anchor, fisher), State(t, m, v)
 
-    return _optimizer(_moments, step)
+    return _optimizer(penalty, _moments, step)
 
 
-def _optimizer(init: Callable, step: Callable) -> PenalisedOptimizer:
+def _optimizer(penalty: Penalty, init: Callable, change: Callable) -> PenalisedOptimizer:
+    """Of change(state, params, grads, anchor, fisher) -> (params, state), trees that fit one another."""
+
+    def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
+        anchor, fisher = penalty.quadratic(params)
+        check_like(params, grads, "grads")
+        return change(state, params, grads, anchor, fisher)
+
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         if params is None:
             raise ValueError("a penalised optimizer needs the parameters: update(grads, state, params)")
@@ -116,22 +120,18 @@ def _moments(params: Any) -> State:
     return State(0, trees.map(np.zeros_like, params), trees.map(np.zeros_like, params))
 
 
-def _mapped(count: int, f: Callable, tree: Any, *rest: Any) -> list[Any]:
-    """`count` trees from a function of leaves that returns as many."""
-    found: list[tuple] = []
-    trees.map(lambda *leaves: found.append(f(*leaves)), tree, *rest)
-    return [trees.unflatten(tree, [leaf[i] for leaf in found]) for i in range(count)]
-
-
-def _rate(lr: Rate, state: State) -> float:
-    return float(lr(state.step) if callable(lr) else lr)
+def _with_numbers(op: Any, **numbers: Any) -> Callable:
+    """The op of a step's leaves; where a number is captured or differentiated, which no kernel takes, what it is composed of."""
+    if all(isinstance(x, (int, float, np.generic, np.ndarray)) for x in numbers.values()):
+        return functools.partial(op, **{name: np.asarray(x).item() for name, x in numbers.items()})
+    return functools.partial(op.reference, **numbers)
 
 
 # ---- the kernels as ops: what a derivative goes through is composed of public ops ----
 
 
 def _sgd_composed(theta: Any, grad: Any, anchor: Any, fisher: Any, *, lam: float, lr: float) -> Any:
-    return theta - lr * (grad + lam * fisher * (theta - anchor))
+    return theta - in_dtype(lr, theta) * (grad + lam * fisher * (theta - anchor))
 
 
 def _adam_composed(
@@ -141,10 +141,12 @@ def _adam_composed(
     total = grad + lam * fisher * (theta - anchor)
     m = beta1 * m + (1 - beta1) * total
     v = beta2 * v + (1 - beta2) * (total * total)
-    return theta - lr * (m / (1 - beta1**t)) / (ops.sqrt(v / (1 - beta2**t)) + eps), m, v
+    rate, bias1, bias2 = (in_dtype(x, theta) for x in (lr, 1 - beta1**t, 1 - beta2**t))
+    return theta - rate * (m / bias1) / (ops.sqrt(v / bias2) + eps), m, v
 
 
 def _proximal_composed(theta: Any, grad: Any, anchor: Any, fisher: Any, *, lam: float, lr: float) -> Any:
+    lr = in_dtype(lr, theta)
     pull = lr * lam * fisher
     return (theta - lr * grad + pull * anchor) / (1 + pull)
 

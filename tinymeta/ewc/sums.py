@@ -15,7 +15,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.transforms import vjp
 from . import arguments
-from .by_layer import SQUARES, Plan, Reduction, add_reduced, plan
+from .by_layer import COLUMNS, SQUARES, Plan, Reduction, add_reduced, plan
 from .entries import GRADIENTS
 
 Array = np.ndarray
@@ -42,7 +42,7 @@ def fisher_rules(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any:
 
     A multilayer perceptron (relu or tanh) has the rules of its layers, in one kernel for all of them.
     """
-    arguments.check(params, x)
+    arguments.check(net, params, x)
     found = _plan(net, params, x[:1])
     rules = found.rules if isinstance(found, Plan) else [ONE_BY_ONE for _ in trees.leaves(params)]
     return trees.unflatten(params, rules)
@@ -53,7 +53,7 @@ def mean_over_samples(
 ) -> Any:
     """mean_n Σ_v φ(∂ Σ_c S[v, n, c] z[n, c] / ∂θ), a tree like `params` in its dtypes; z (N, C) the outputs for x (N, ...), and
     `first` those that the net gives for x[:CHECKED] together."""
-    rows, together = _blocks(who, net, params, x)
+    rows, together = _blocks(who, net, params, x, columns(first[:1], x[:1], 0))
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
@@ -117,12 +117,14 @@ def gradients_of_sum(who: str, net: Callable, params: Any, x: Array, outputs: Ar
 # ---- how it will go ----
 
 
-def _blocks(who: str, net: Callable, params: Any, x: Array) -> tuple[int, bool]:
-    """(samples at a time, whether they go together), with a SlowFisher warning for what is slow."""
+def _blocks(who: str, net: Callable, params: Any, x: Array, scores: Array) -> tuple[int, bool]:
+    """(samples at a time, whether they go together), with a SlowFisher warning for what is slow; `scores` are the columns (V, 1, C)
+    of one sample."""
     found = _plan(net, params, x[:1])
+    waiting = scores.size if len(scores) > COLUMNS else 0  # to go backward; so few are as nothing beside the values
     if not isinstance(found, Plan):
         _warn(who, f"takes one gradient per sample and label, because the net does not run inside tm.vmap: {found}")
-        return MOST_SAMPLES, False
+        return max(1, min(MOST_SAMPLES, BLOCK_BYTES // (scores.itemsize * max(1, waiting)))), False
     leaves = zip(trees.items(params), found.rules, strict=True)
     slow = [f"params{path}" for (path, w), rule in leaves if rule == GRADIENTS and w.size > found.values]
     if slow:
@@ -132,7 +134,8 @@ def _blocks(who: str, net: Callable, params: Any, x: Array) -> tuple[int, bool]:
             "w in x @ w or conv2d(x, w), once or several times in the same way",
         )
     itemsize = max((w.dtype.itemsize for w in trees.leaves(params)), default=8)
-    most = max(1, min(MOST_SAMPLES, BLOCK_BYTES // (itemsize * max(1, found.values + sum(found.numbers)))))
+    numbers = found.values + sum(found.numbers) + waiting
+    most = max(1, min(MOST_SAMPLES, BLOCK_BYTES // (itemsize * max(1, numbers))))
     return -(-len(x) // -(-len(x) // most)), True  # as few blocks, of equal size
 
 

@@ -28,7 +28,7 @@ def mas_importance(net: Callable[[Any, Any], Any], params: Any, x: Array) -> Any
     The absolute value is per sample. Tasks add up: Penalty(2 lam, gamma=1.0).add_task(params, Ω) is the paper's λ Σ Ω (θ - θ*)².
     Errors and the SlowFisher warning as in fisher_diagonal.
     """
-    arguments.check(params, x, WHO)
+    arguments.check(net, params, x, WHO)
 
     def columns(outputs: Any, block: Array, start: int) -> Array:
         numbers = range(start, start + len(block))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .arguments import is_amount, is_count
+
 
 class Convention(NamedTuple):
     """How a program writes the penalty: `half` if it has the factor ½; `per_batch` if its Fisher is F/B, the mean over batches
@@ -66,11 +68,16 @@ CONVENTIONS = {
 def standard_lam(lam: float, convention: str, batch_size: int | None = None) -> float:
     """The lam of `Penalty` that weighs as `lam` does in the program `convention`, one of CONVENTIONS.
 
-    `batch_size` is that of its Fisher, for conventions that are per_batch. ValueError for an unknown name, or without it.
+    `batch_size` is that of its Fisher, for conventions that are per_batch. ValueError for an unknown name, without it, and unless
+    lam is finite and not negative.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"standard_lam: convention is {convention!r}, expected one of {', '.join(CONVENTIONS)}")
+    if not is_amount(lam):
+        raise ValueError(f"standard_lam: lam is {lam!r}, expected a finite number, 0 or more")
     row = CONVENTIONS[convention]
-    if row.per_batch and (batch_size is None or batch_size < 1):
-        raise ValueError(f"standard_lam: {convention} squares means over batches; pass its batch_size, 1 or more")
+    if row.per_batch and not is_count(batch_size):
+        raise ValueError(
+            f"standard_lam: {convention} squares means over batches; pass its batch_size, an int, 1 or more"
+        )
     return lam * (1 if row.half else 2) / (batch_size if row.per_batch and batch_size else 1)

@@ -102,6 +102,7 @@ class Config:
             known={"images": IMAGES, "fisher": KINDS, "init": INITS, "methods": METHODS},
             positive=("hidden", "tasks", "iterations", "batch_size", "validation", "repeats", *TUNING),
             grids=("ewc_lams", "online_lams", "gammas", "si_cs"),
+            not_negative=("learning_rate",),
         )
 
     def grid(self, method: str) -> list[Learner]:

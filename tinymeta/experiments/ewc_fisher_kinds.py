@@ -52,6 +52,7 @@ class Config:
             known={"images": IMAGES, "kinds": FISHERS},
             positive=("hidden", "tasks", "epochs", "batch_size", "validation", "few", "repeats"),
             grids=("lams",),
+            not_negative=("learning_rate",),
         )
 
     @property

@@ -25,6 +25,7 @@ from .ewc_report import mean_se, row, with_se
 from .ewc_settings import check_settings
 from .ewc_tasks import IMAGES, accuracies, digits_of_repeat, task_of
 from .ewc_training import Course, Protocol, State, course, learn_until
+from .settings import expect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +61,9 @@ class Config:
             known={"images": IMAGES, "fisher": KINDS, "unit_trace": TRACES},
             positive=("hidden", "epochs", "batch_size", "validation", "repeats"),
             grids=("squares",),
+            not_negative=("learning_rate", "lam"),
         )
-        if max(self.squares) > SIDE or self.lam < 0:
-            raise ValueError(
-                f"squares = {self.squares} and lam = {self.lam}, expected squares of at most {SIDE}, λ >= 0"
-            )
+        expect(self, "squares", max(self.squares) <= SIDE, f"squares of at most {SIDE}")
 
 
 def train(config: Config, run: Run) -> Outcome:

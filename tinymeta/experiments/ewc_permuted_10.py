@@ -77,6 +77,7 @@ class Config:
             self,
             known={"images": IMAGES, "fisher": KINDS},
             positive=("tasks", "combinations", "epochs", "batch_size", "validation", "repeats"),
+            not_negative=("patience",),
         )
         for name in ("rates", "widths", "lams"):
             low, high = getattr(self, name)

@@ -80,6 +80,7 @@ class Config:
             known={"images": IMAGES, "fisher": KINDS, "scenarios": SCENARIOS, "methods": METHODS},
             positive=("hidden", "iterations", "batch_size", "validation", "repeats"),
             grids=("l2_lams", "ewc_lams", "online_lams", "si_cs", "mas_lams"),
+            not_negative=("learning_rate", "gamma"),
         )
 
     @property

@@ -55,7 +55,7 @@ def learn_features(
     run: Run, seed: int, filters: Sequence[int], steps: int, batch_size: int, images: NDArray, labels: NDArray
 ) -> tuple[Classifier, tuple[Filters, ...]]:
     """The classifier of images uint8 (N, 3, 32, 32) trained by ADAM on cross-entropy, and its filters with layers of unit power."""
-    adam = optim.adam(optim.cosine(RATE, steps))
+    adam = optim.adam(optim.cosine(RATE, max(1, steps)))  # of 0 steps none asks for its rate
     descend = value_and_grad(lambda params, x, y: ops.mean(ops.softmax_cross_entropy(logits(params, x), y)))
 
     def begin() -> dict[str, Any]:

@@ -18,3 +18,12 @@ def expect_at_least(least: int, config: Any, names: Iterable[str]) -> None:
         given = getattr(config, name)
         values = given if isinstance(given, tuple) else (given,)
         expect(config, name, min(values, default=least) >= least, f"{least} or more")
+
+
+def expect_once(config: Any, names: Iterable[str]) -> None:
+    """ValueError that names the first of these settings, tuples, that has a value twice."""
+    for name in names:
+        given = getattr(config, name)
+        for number, value in enumerate(given):
+            if value in given[:number]:
+                raise ValueError(f"{name} has {value!r} twice, expected each once")

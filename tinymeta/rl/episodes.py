@@ -39,8 +39,13 @@ class Transitions(NamedTuple):
 
 
 def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
-    """Advantages by a linear feature baseline (Duan et al. 2016) that is fitted to each task anew, centred and scaled per task."""
+    """Advantages by a linear feature baseline (Duan et al. 2016) that is fitted to each task anew, centred and scaled per task.
+
+    ContractError where check_episodes raises it, ValueError for a discount beyond 0 to 1.
+    """
     check_episodes(episodes)
+    if not 0 <= discount <= 1:
+        raise ValueError(f"transitions: discount is {discount}, expected 0 to 1")
     returns = discounted(episodes.rewards, discount)
     features = baseline_features(episodes.observations)
     expected = np.stack([_fitted(*task) for task in zip(features, returns, episodes.alive, strict=True)])

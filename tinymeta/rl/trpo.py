@@ -30,8 +30,11 @@ def trpo_step(loss: Callable, kl: Callable, params: Any, max_kl: float, damping:
 
     H is met in products with vectors only, each one forward sweep over the graph of grad(kl), which is exact however deep kl
     adapts inside. The step of length √(2 max_kl / xᵀ H x) is tried, then 0.8 of it and so on, until loss falls and kl holds; after
-    15 lengths that do not, nothing changes. FloatingPointError if the loss or its gradient is not finite.
+    15 lengths that do not, nothing changes. FloatingPointError if the loss or its gradient is not finite, ValueError unless max_kl
+    is a finite number above 0.
     """
+    if not 0 < max_kl < np.inf:
+        raise ValueError(f"trpo_step: max_kl is {max_kl}, expected a finite number above 0")
     before, gradient = value_and_grad(loss)(params)
     if not np.isfinite(before) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):
         raise FloatingPointError(
