@@ -257,7 +257,6 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
         ({"meta_lr": "-1"}, "meta_lr = -1.0, expected 0 or more"),
         ({"inner_lr": "-1"}, "inner_lr = -1.0, expected 0 or more"),
         ({"patience": "-1"}, "patience = -1, expected 0 or more"),
-        ({"meta_lr": "-1"}, "meta_lr = -1.0, expected 0 or more"),
     ],
 )
 def test_wrong_configuration(overrides, message):
