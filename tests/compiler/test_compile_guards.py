@@ -133,6 +133,11 @@ def _doubled(x):
     return 2 * x
 
 
+def test_a_result_that_is_another_object_each_time_is_refused():
+    with pytest.raises(ValueError, match=r"result\[1\] is a generator, another one in each execution: return arrays"):
+        tm.compile(lambda x: (x, (i for i in range(3))))(X)
+
+
 def test_a_compiled_function_is_copied_and_pickled_as_its_function():
     compiled = tm.compile(_doubled)
     compiled(X)

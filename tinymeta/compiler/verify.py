@@ -124,6 +124,8 @@ def _difference(r: Any, e: Any, largest: float) -> float:
 
 
 def _sentence(path: str, v: Any, gap: float, e: Any) -> str:
+    if not is_array(e):
+        return f"tm.compile: result{path} is a {describe(e)}, another one in each execution: return arrays, or equal values"
     made = f", made by {v.op.prim.name} at {line(v.op.site)}," if type(v) is Value and v.op else ""
     return (
         f"tm.compile: result{path} {describe(e)}{made} differs by {gap:.1e} between the compiled program and eager "

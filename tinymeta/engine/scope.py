@@ -98,9 +98,9 @@ def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
     if isinstance(x, (float, np.floating)):
         x = np.asarray(x)
     if not is_float(x):
+        instead = "x.astype(np.float64)" if hasattr(x, "dtype") else "a float"
         raise TypeError(
-            f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass x.astype(np.float64), "
-            "or leave it out of argnums"
+            f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass {instead}, or leave it out of argnums"
         )
     x = _own(x)
     return Tensor(x.data, IDENTITY, (x,)) if type(x) is Tensor else Tensor(x)

@@ -282,7 +282,7 @@ EXPERIMENT = Experiment(
         },
         "tuned-ewc": {
             "methods": ("EWC",),
-            "ewc_lams": (50.0, 100.0, 200.0),
+            "ewc_lams": (25.0, 50.0, 100.0, 200.0),
             "validation": 1000,
             "tuning_tasks": PROTOCOL_TASKS,
             "tunings": 2,
@@ -303,7 +303,7 @@ EXPERIMENT = Experiment(
         "published-si": 15,
         "published-si-seeds": 50,
         "published-bounds": 25,
-        "tuned-ewc": 95,
+        "tuned-ewc": 120,
         "tuned-online": 55,
         "unit-trace": 80,
         "tuned-decay": 100,
