@@ -1,6 +1,7 @@
 """Every op has the values of NumPy's function of the same name, or of an independent loop where NumPy has none."""
 
 import operator
+import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tinymeta import ops
 from tinymeta.check import strategies
 from tinymeta.check.cases import CASES
 from tinymeta.engine import trees
+from tinymeta.ops.table import ELEMENTWISE
 
 NUMPY = {name: getattr(np, name) for name in CASES if hasattr(np, name)} | {
     "getitem": operator.getitem,
@@ -88,6 +90,11 @@ def assert_same(got, expected):
         assert np.shape(a) == np.shape(b)
         assert np.asarray(a).dtype == np.asarray(b).dtype
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_elementwise_ops_are_pickled_by_name():
+    for op in ELEMENTWISE.values():
+        assert pickle.loads(pickle.dumps(op)) is op
 
 
 def test_every_op_has_an_oracle():

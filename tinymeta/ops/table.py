@@ -29,7 +29,7 @@ def binary(
 
 
 def _publish(prim: Prim, op: Callable, doc: str) -> Callable:
-    op.__name__ = op.__qualname__ = prim.name
+    op.__module__, op.__name__, op.__qualname__ = "tinymeta.ops", prim.name, prim.name  # where pickle looks for it
     op.__doc__ = doc or f"NumPy's {prim.name}, elementwise: {(prim.expr or '').format('x', 'y')}."
     op.prim = prim  # type: ignore[attr-defined]
     ELEMENTWISE[prim.name] = op
