@@ -4,7 +4,8 @@
 Defaults are those of the Torch7 `optim` package, which the baselines of 1606.04474 used, but for the decay of `momentum`, 0
 there. A learning rate is a float or a function of the step number (0, 1, ...). The step is an int, or an int array: with
 `state._replace(step=np.asarray(0))` one program of tm.compile serves all steps. ValueError, from update, for a rate that is
-negative or not finite (arrays are not looked at), and for gradients of other shapes than the moments.
+negative or not finite (arrays are not looked at), and for gradients of other shapes than the moments; from apply_updates, for
+updates of other shapes than the parameters.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import numpy as np
 
 from . import ops
 from .engine import trees
+from .engine.tensor import describe
 
 Rate = float | Callable[[Any], Any]
+
+
+GRADIENTS = "optim: gradients"
 
 
 class Optimizer(NamedTuple):
@@ -46,7 +51,7 @@ def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
     """m ← decay m + g, Δθ = -lr m (Polyak's heavy ball)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        m = _moved(lambda m, g: decay * m + g, state.m, grads)
+        m = _combined(GRADIENTS, lambda m, g: decay * m + g, state.m, grads)
         return _scaled(-rate_at(lr, state), m), State(state.step + 1, m)
 
     return Optimizer(lambda params: State(0, _zeros(params)), update)
@@ -56,8 +61,8 @@ def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
     """Nesterov's accelerated gradient in the form m ← decay m + g, Δθ = -lr (g + decay m)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        m = _moved(lambda m, g: decay * m + g, state.m, grads)
-        updates = trees.map(lambda m, g: -in_dtype(rate_at(lr, state), g) * (g + decay * m), m, grads)
+        rate, m = rate_at(lr, state), _combined(GRADIENTS, lambda m, g: decay * m + g, state.m, grads)
+        updates = trees.map(lambda m, g: -in_dtype(rate, g) * (g + decay * m), m, grads)
         return updates, State(state.step + 1, m)
 
     return Optimizer(lambda params: State(0, _zeros(params)), update)
@@ -67,8 +72,11 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
     """v ← decay v + (1 - decay) g², Δθ = -lr g / (√v + eps)."""
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
-        v = _moved(lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads)
-        updates = trees.map(lambda v, g: -in_dtype(rate_at(lr, state), g) * g / (ops.sqrt(v) + eps), v, grads)
+        rate, v = (
+            rate_at(lr, state),
+            _combined(GRADIENTS, lambda v, g: decay * v + (1 - decay) * (g * g), state.v, grads),
+        )
+        updates = trees.map(lambda v, g: -in_dtype(rate, g) * g / (ops.sqrt(v) + eps), v, grads)
         return updates, State(state.step + 1, v=v)
 
     return Optimizer(lambda params: State(0, v=_zeros(params)), update)
@@ -79,8 +87,8 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         t = state.step + 1
-        m = _moved(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
-        v = _moved(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
+        m = _combined(GRADIENTS, lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
+        v = trees.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.v, grads)
         rate, correction = rate_at(lr, state) / (1 - b1**t), (1 - b2**t) ** -0.5
 
         def change(m: Any, v: Any) -> Any:
@@ -93,8 +101,7 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
 def apply_updates(params: Any, updates: Any) -> Any:
     """params + updates, leaf by leaf; ValueError if shapes differ."""
-    _check_shapes("apply_updates: updates", params, updates)
-    return trees.map(lambda p, u: p + u, params, updates)
+    return _combined("apply_updates: updates", lambda p, u: p + u, params, updates)
 
 
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
@@ -139,19 +146,23 @@ def _zeros(params: Any) -> Any:
     return trees.map(np.zeros_like, params)
 
 
-def _moved(f: Callable, moments: Any, grads: Any) -> Any:
-    """The moments after a step, f(moment, gradient) leaf by leaf."""
-    _check_shapes("optim: gradients", moments, grads)
-    return trees.map(f, moments, grads)
+def _combined(what: str, f: Callable, params: Any, tree: Any) -> Any:
+    """f(w, x) leaf by leaf; ValueError, for NumPy would broadcast, where a leaf has another shape than its parameter."""
+
+    def leaf(w: Any, x: Any) -> Any:
+        if getattr(w, "shape", ()) != getattr(x, "shape", ()):
+            raise _mismatch(what, params, tree)
+        return f(w, x)
+
+    return trees.map(leaf, params, tree)
 
 
-def _check_shapes(what: str, params: Any, tree: Any) -> None:
-    """NumPy would broadcast a leaf of another shape than its parameter."""
-    shapes: list = []
-    trees.map(lambda w, x: shapes.append((np.shape(w), np.shape(x))), params, tree)
-    for (path, _), (expected, shape) in zip(trees.items(params), shapes, strict=True):
-        if shape != expected:
-            raise ValueError(f"{what}{path} has shape {list(shape)}, expected {list(expected)}, that of the parameter")
+def _mismatch(what: str, params: Any, tree: Any) -> ValueError:
+    pairs: list[tuple[Any, Any]] = []
+    trees.map(lambda w, x: pairs.append((w, x)), params, tree)
+    named = zip((path for path, _ in trees.items(params)), pairs, strict=True)
+    path, (w, x) = next(found for found in named if np.shape(found[1][0]) != np.shape(found[1][1]))
+    return ValueError(f"{what}{path} is {describe(x)}, expected the shape of its parameter, {list(np.shape(w))}")
 
 
 def _check_number(what: str, x: Any, holds: Callable[[Any], bool], expected: str) -> None:

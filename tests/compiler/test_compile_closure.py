@@ -91,6 +91,9 @@ HELPERS = {
     "a method of its base": lambda x: SCALER.of_base(x),
     "a property": lambda x: SCALER.scale * x,
     "a static method": lambda x: SCALER.still(x),
+    "a decorated method": lambda x: SCALER.decorated(x),
+    "a compiled method": lambda x: SCALER.compiled(x),
+    "a method of one of two heirs": lambda x: OTHER.inherited(x) * 0 + SCALER.inherited(x) + OTHER.inherited(x) * 0,
 }
 times_scale = tm.compile(lambda x: x * SCALE)
 
@@ -99,9 +102,25 @@ def helper(x):
     return x * SCALE
 
 
+def scaled(method):
+    @functools.wraps(method)
+    def wrapper(self, x):
+        return method(self, x) * SCALE
+
+    return wrapper
+
+
 class Base:
     def of_base(self, x):
         return x * SCALE
+
+    def inherited(self, x):
+        return self.own(x)
+
+
+class Other(Base):
+    def own(self, x):
+        return x
 
 
 class Scaler(Base):
@@ -125,8 +144,19 @@ class Scaler(Base):
     def still(x):
         return x * SCALE
 
+    @scaled
+    def decorated(self, x):
+        return x
 
-SCALER = Scaler()
+    @tm.compile
+    def compiled(self, x):
+        return x * SCALE
+
+    def own(self, x):
+        return x * SCALE
+
+
+SCALER, OTHER = Scaler(), Other()
 TIMES = SCALER.times
 
 

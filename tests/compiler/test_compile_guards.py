@@ -68,18 +68,25 @@ def test_a_random_number_is_found_and_named():
 
 def test_a_random_number_below_the_rounding_is_found_too():
     rng, x = np.random.default_rng(0), np.ones(5, np.float32)
+    ones = np.ones(5, np.float32)
     for size in (1e-4, 1e-6):
+        with pytest.raises(ValueError, match=r"float32\[5\], used at .*:\d+, differs each time: is it random"):
+            tm.compile(lambda x: x * (ones + size * rng.normal(size=5).astype(np.float32)))(x)  # noqa: B023
         with pytest.raises(ValueError, match=r"float32\[5\], used at .*:\d+, differs each time: is it random"):
             tm.compile(lambda x: x + size * rng.normal(size=5).astype(np.float32))(x)  # noqa: B023
 
 
 def test_a_random_number_is_found_where_the_first_call_hides_it():
-    rng, turns = np.random.default_rng(0), itertools.count()
+    rng, turns, one = np.random.default_rng(0), itertools.count(), np.ones(3)
     for f in (
         lambda x: x * rng.normal(size=3),
         lambda x: x * rng.normal(),
         lambda x: x[rng.permutation(3)],
         lambda x: ops.sin(x) if next(turns) % 2 else ops.tan(x),
+        lambda x: ops.sin(x if next(turns) % 2 else x * 2.0),
+        lambda x: x * (one if next(turns) % 2 else x),
+        lambda x: ops.concatenate([x, x * 2.0][:: 1 if next(turns) % 2 else -1]),
+        lambda x: (x * 2.0, x * 3.0)[:: 1 if next(turns) % 2 else -1],
     ):
         with pytest.raises(ValueError, match=r"is it random\?"):
             tm.compile(f)(np.zeros(3))

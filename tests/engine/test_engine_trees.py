@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,26 @@ def test_the_gradient_of_a_dataclass_is_not_made_by_its_init():
     gradient = tm.grad(lambda p: np.sum(p.weight**2))(Doubled(np.array([1.0, 2.0])))
     np.testing.assert_array_equal(gradient.weight, [4, 8])
     assert gradient.cache is None
+
+
+@dataclass
+class Scaled:
+    weight: Any
+
+    @cached_property
+    def total(self):
+        return np.sum(self.weight**2)
+
+
+def test_what_a_dataclass_has_made_of_its_fields_does_not_outlive_them():
+    p, x = Scaled(np.array([1.0, 2.0])), np.ones(2)
+    assert p.total == 5
+    np.testing.assert_array_equal(tm.grad(lambda p: p.total)(p).weight, [2, 4])
+    compiled = tm.compile(lambda p: Scaled(p.weight * p.total))
+    for weight in (p.weight, x):
+        found = compiled(Scaled(weight))
+        np.testing.assert_array_equal(found.weight, weight * np.sum(weight**2))
+        assert found.total == np.sum(found.weight**2)
 
 
 def _popped(p):

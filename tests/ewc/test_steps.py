@@ -208,3 +208,12 @@ def test_update_needs_the_parameters_and_they_must_fit_the_penalty():
         optimizer.update(params, optimizer.init(params))
     with pytest.raises(ValueError, match=r"Penalty: params\['w'\] is float64\[4\], expected float64\[3,2\]"):
         optimizer.step({"w": np.zeros(4), "b": (np.zeros(2),)}, params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_rate_may_be_captured(make):
+    rng = np.random.default_rng(5)
+    start, penalty = weights(rng), penalty_of(rng, 0.3)
+    gradients = tm.grad(loss)(start)
+    step = lambda lr: make(lr, penalty).step(start, gradients, make(0.1, penalty).init(start))[0]
+    assert_trees_close(tm.compile(step)(np.asarray(0.05)), step(0.05))

@@ -323,6 +323,8 @@ def test_a_configuration_that_was_changed_after_the_run_is_not_shown_as_if_it_ha
     ):
         with pytest.raises(UserError, match=sentence):
             read()
+    execute(EXPERIMENT, CONFIG, tmp_path)
+    write_report(tmp_path)  # of the newest run alone
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ _TABLE: dict[str, Any] = {
     "astype": lambda x, dtype, copy=True: structural.astype(_copied(x), dtype),
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
-    "__array__": _refuse("np.asarray", "compute with tm.ops"),
+    "__array__": _refuse("np.asarray", "compute with tm.ops"), "__reduce_ex__": _refuse("pickle", "return it from the function"),
     "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate", ONCE),
 }  # fmt: skip
 for _name, _method in _TABLE.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,20 +17,28 @@ from typing import Any
 from ..engine import trees
 
 STAY = (types.ModuleType, type)  # globals that nobody binds anew
+LIBRARY = {"tinymeta", "numpy", *sys.stdlib_module_names}
+INSIDE: dict[type, str] = {
+    property: "fget",
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    functools.cached_property: "func",
+}
 
 
 def unchanged(f: Callable, args: tuple = (), kwargs: Any = None) -> Callable[[], bool]:
     """Whether everything is still what it is now, by identity: for f, and for functions and methods that its arguments bring."""
     cells: list[tuple[Any, Any]] = []
     names: list[tuple[dict, str, Any]] = []
-    seen: set[int] = set()
+    seen: set[tuple[int, ...]] = set()
     given = _callers((args, kwargs))
     stack = list(_functions(f, ()))
     while stack:
         g, owner = stack.pop()
-        if id(g) in seen:
+        key = (id(g), *map(id, owner))
+        if key in seen:
             continue
-        seen.add(id(g))
+        seen.add(key)
         own, known = _cells(g), _globals(g)
         reached = [*given, *owner, *_defaults(g), *(x for _, x in own)]
         if not _of_library(g):
@@ -49,16 +58,15 @@ def unchanged(f: Callable, args: tuple = (), kwargs: Any = None) -> Callable[[],
 
 def _callers(tree: Any) -> list[Any]:
     """What may call functions of the user's among arguments: leaves that are no arrays, and the classes of what holds them."""
-    kinds = {type(tree)}
     node = trees.children(tree)
     if node is None:
         return [] if hasattr(tree, "dtype") else [tree]
-    return [*kinds, *(x for child in node[1] for x in _callers(child))]
+    return [type(tree), *(x for child in node[1] for x in _callers(child))]
 
 
 def _of_library(g: types.FunctionType) -> bool:
     """Whether nobody binds its variables anew."""
-    return (g.__module__ or "").partition(".")[0] in ("tinymeta", "numpy")
+    return (g.__module__ or "").partition(".")[0] in LIBRARY
 
 
 def _defaults(g: types.FunctionType) -> Iterable[Any]:
@@ -101,8 +109,8 @@ def _functions(x: Any, names: Iterable[str]) -> Iterator[tuple[types.FunctionTyp
         for part in (x.func, *x.args, *x.keywords.values()):
             yield from _functions(part, names)
     elif isinstance(x, types.MethodType):
-        for g, _ in _functions(x.__func__, names):
-            yield g, (x.__self__,)
+        owner = x.__self__ if isinstance(x.__self__, type) else type(x.__self__)
+        yield from ((g, (owner,)) for g, _ in _functions(x.__func__, names))
     elif isinstance(x, types.FunctionType):
         yield x, ()
     elif "__wrapped__" in getattr(x, "__dict__", {}):  # a compiled function, or functools.cache
@@ -110,13 +118,8 @@ def _functions(x: Any, names: Iterable[str]) -> Iterator[tuple[types.FunctionTyp
     elif not isinstance(x, types.ModuleType):
         kind = x if isinstance(x, type) else type(x)
         for found in (vars(k).get(name) for k in kind.__mro__ for name in {"__call__", *names}):
-            g = _behind(found)
-            if isinstance(g, types.FunctionType):
-                yield g, (kind,)
-
-
-def _behind(method: Any) -> Any:
-    """The function of a property, a static or a class method."""
-    for name in ("fget", "__func__", "func", "__wrapped__"):
-        method = getattr(method, name, None) or method
-    return method
+            method = getattr(found, INSIDE[type(found)]) if type(found) in INSIDE else found
+            if isinstance(method, (types.FunctionType, functools.partial)) or "__wrapped__" in getattr(
+                method, "__dict__", {}
+            ):
+                yield from ((g, (kind,)) for g, _ in _functions(method, ()))

@@ -12,7 +12,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.tensor import describe
 from .capture import is_array
-from .graph import Op, Program, Value, line
+from .graph import Program, Value, line
 
 TOLERANCE = {2: 3e-2, 4: 1e-3, 8: 1e-9}  # by bytes of a number, relative to the largest of its array
 LAST_BITS, SHAKES = 4, 6  # units in the last place by which arguments are changed, and how often
@@ -43,39 +43,52 @@ def verify(f: Callable, run: Callable, values: Any, expected: Any, args: tuple, 
 
 
 def check_repeatable(program: Program, again: Program) -> None:
-    """ValueError for what differs in two captures, however little it matters to the results: an op, or a number that is fixed."""
-    for p, q in itertools.zip_longest(program.ops, again.ops):
-        if p is None or q is None or p.prim.name != q.prim.name:
-            at = line((p or q).site)
+    """ValueError for what differs in two captures, however little it matters to the results: an op, or what is decided once."""
+    for one, two in itertools.zip_longest(_steps(program), _steps(again)):
+        if one is None or two is None or one[:1] != two[:1]:
+            at = line((one or two)[1])
             raise ValueError(f"tm.compile: f takes other steps in each execution, the first at {at}: is it random?")
-        for x, y in itertools.zip_longest(_numbers(p), _numbers(q)):
-            if not _alike(*(i.constant if type(i) is Value else i for i in (x, y))):
-                what = describe(x) if type(x) is Value else repr(x)
+        _, site, decided = one
+        for x, y in itertools.zip_longest(decided, two[2]):
+            if not _alike(x, y):
+                where = f"used at {line(site)}" if site else "returned"
                 raise ValueError(
-                    f"tm.compile: {what}, used at {line(p.site)}, differs each time: is it random? pass it as an argument"
+                    f"tm.compile: {_what(x)}, {where}, differs each time: is it random? pass it as an argument"
                 )
 
 
-def _numbers(x: Any) -> Iterator[Any]:
-    """Of an op all that is decided once: constants among its inputs, and the numbers in its parameters."""
-    if isinstance(x, Op):
-        x = (x.inputs, tuple(x.params.values()))
+def _steps(program: Program) -> Iterator[tuple[str, Any, list]]:
+    """Of every op, and at last of the results: its name, its line, and the values, constants and numbers that it takes."""
+    made = itertools.chain(program.inputs, *(op.outputs for op in program.ops))
+    places = {v: f"value {k}" for k, v in enumerate(made)}
+    for op in program.ops:
+        yield op.prim.name, op.site, list(_parts((op.inputs, tuple(op.params.values())), places))
+    yield "return", None, list(_parts(program.outputs, places))
+
+
+def _parts(x: Any, places: dict[Value, str]) -> Iterator[Any]:
     if isinstance(x, (tuple, list)):
         for part in x:
-            yield from _numbers(part)
+            yield from _parts(part, places)
     elif isinstance(x, slice):
-        yield from _numbers((x.start, x.stop, x.step))
-    elif isinstance(x, Number) or (x.constant is not None if type(x) is Value else is_array(x)):
+        yield from _parts((x.start, x.stop, x.step), places)
+    elif type(x) is Value:
+        yield places[x] if x.constant is None else x.constant
+    elif isinstance(x, (Number, str)) or is_array(x):
         yield x
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """The same numbers, or floats that a library has summed in another order."""
-    if a is b:
-        return True
-    if is_array(a) and is_array(b):
-        return _difference(a, b, 0.0) <= _tolerance(b)
+    """To the last bit."""
+    if is_array(a) or is_array(b):
+        return a is b or (
+            is_array(a) and is_array(b) and a.shape == b.shape and bool(((a == b) | (a != a) & (b != b)).all())
+        )
     return bool(a == b or (a != a and b != b))
+
+
+def _what(x: Any) -> str:
+    return describe(x) if is_array(x) and np.ndim(x) else str(x)
 
 
 def _gaps(found: Any, expected: Any, largest: float) -> list[float]:

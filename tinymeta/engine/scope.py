@@ -16,7 +16,7 @@ from .sweeps import Graph, pullback, pushforward
 from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock_all, unlock, value
 
 _READ_ONLY = (
-    "tinymeta: an array that a derivative has captured cannot be written to until the derivative is done, "
+    "tinymeta: an array that a derivative has captured, as this may be, cannot be written to until the derivative is done, "
     "for its rules will read it again: write to a copy, x.copy()"
 )
 
@@ -28,7 +28,7 @@ def running() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if THREAD.depth == 1 and "read-only" in str(error):
+        if THREAD.depth == 1 and THREAD.locked and "read-only" in str(error):
             error.add_note(_READ_ONLY)
         raise
     finally:

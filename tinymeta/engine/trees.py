@@ -29,8 +29,8 @@ def children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
 
 
 def with_fields(tree: Any, names: Sequence, values: Sequence) -> Any:
-    """Another instance with these fields, made without __init__ and __post_init__."""
-    new = copy.copy(tree)
+    """Another instance with these fields and nothing else, for what was made of the old ones would be stale."""
+    new = object.__new__(type(tree))
     for name, value in zip(names, values, strict=True):
         object.__setattr__(new, name, value)
     return new

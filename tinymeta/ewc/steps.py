@@ -40,7 +40,7 @@ class PenalisedOptimizer(NamedTuple):
 def penalised_sgd(lr: Rate, penalty: Penalty) -> PenalisedOptimizer:
     """θ ← θ - η (g + λ F (θ - θ*)): gradient descent on loss + penalty. A RuntimeWarning where max η λ F passes 1, if lr is a
     number: it takes a look at F, once for all steps."""
-    if not callable(lr):
+    if isinstance(lr, (int, float, np.number)):
         warn_if_unstable(penalty, lr, stacklevel=3)
 
     def step(state: State, *terms: Any) -> tuple[Any, State]:

@@ -270,10 +270,10 @@ def _refuse_unless_finite(path: str, gradient: Any) -> None:
 
 def _rows(name: str, like: Any, steps: Sequence[Any]) -> Any:
     """(T, n): the coordinates of a tree for each step, in the order of the keys of `like`; ValueError for another tree."""
-    rows = []
+    rows, shapes = [], [np.shape(x) for x in trees.leaves(like)]
     for tree in steps:
         ordered = trees.map(lambda _, x: x, like, tree)
-        if _outline(ordered) != _outline(like):
+        if [np.shape(x) for x in trees.leaves(ordered)] != shapes:
             raise ValueError(
                 f"LSTMOptimizer.weights_gradient: {name} has ({_outline(ordered)}), the gradient of the first step is "
                 f"({_outline(like)}); expected the same shapes"

@@ -57,17 +57,20 @@ def _fresh_folder(parent: Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The record in `folder`/config.json; UserError if there is none, or it is damaged, changed or of another version."""
+    """The record in `folder`/config.json; UserError if there is none, or it is damaged or of another version."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/NAME/STAMP")
-    record = _read(path, CONFIG_KEYS, RESUMED)
+    return _read(path, CONFIG_KEYS, RESUMED)
+
+
+def check_unedited(folder: Path, record: Mapping[str, Any]) -> None:
+    """UserError if the configuration in the record of `folder` is not the one with which the run was begun."""
     if fields_hash(record["config"]) != record["config_hash"]:
         raise UserError(
-            f"{path} has another configuration than the run was begun with, whose hash is {record['config_hash']}; put that back, "
-            "or start a new run"
+            f"{folder / 'config.json'} has another configuration than the run was begun with, whose hash is "
+            f"{record['config_hash']}; put that back, or start a new run"
         )
-    return record
 
 
 def saved_config(experiment: Experiment, folder: Path) -> Any:
@@ -75,6 +78,7 @@ def saved_config(experiment: Experiment, folder: Path) -> Any:
     record = read_config(folder)
     if record["experiment"] != experiment.name:
         raise UserError(f"{folder} is a run of {record['experiment']}, expected {experiment.name}; name that one")
+    check_unedited(folder, record)
     return restore(experiment, record["config"], folder / "config.json")
 
 
@@ -100,7 +104,8 @@ def unchanged_run(experiment: Experiment, config: Any, root: Path) -> Path | Non
     """The newest run below `root`/NAME with this configuration and the present versions, finished or not."""
     for path in sorted((root / experiment.name).glob("*/config.json"), reverse=True):
         record = read_json(path)
-        if record.get("config_hash") == config_hash(config) and record.get("versions") == versions():
+        hashes = {record.get("config_hash"), fields_hash(record.get("config", {}))}
+        if hashes == {config_hash(config)} and record.get("versions") == versions():
             return path.parent
     return None
 

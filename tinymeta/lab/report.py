@@ -13,7 +13,7 @@ from tinymeta.lab.errors import UserError
 from tinymeta.lab.experiment import Claim, Outcome, Row
 from tinymeta.lab.files import file_errors, read_json, write_text
 from tinymeta.lab.page import page
-from tinymeta.lab.records import read_config, read_result
+from tinymeta.lab.records import check_unedited, read_config, read_result
 from tinymeta.lab.table import HEADINGS, cells
 
 TITLE = "tinymeta: figures of three papers, redrawn"
@@ -46,13 +46,16 @@ def write_report(folder: Path) -> Path:
 
 def newest_results(folder: Path) -> list[Result]:
     """The newest result of each experiment below `folder`, in the order in which they were begun."""
-    found: dict[str, Result] = {}
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(folder.rglob("result.json")):
-        result = Result(path.parent, read_config(path.parent), *read_result(path.parent))
-        name = result.record["experiment"]
-        if name not in found or result.record["started"] > found[name].record["started"]:
-            found[name] = result
-    return sorted(found.values(), key=lambda result: result.record["started"])
+        record = read_config(path.parent)
+        name = record["experiment"]
+        if name not in found or record["started"] > found[name][1]["started"]:
+            found[name] = path.parent, record
+    newest = sorted(found.values(), key=lambda run: run[1]["started"])
+    for folder, record in newest:
+        check_unedited(folder, record)
+    return [Result(folder, record, *read_result(folder)) for folder, record in newest]
 
 
 def _body(results: list[Result]) -> str:

@@ -43,9 +43,8 @@ def check_parameters(params: Any) -> None:
 def checked_rates(lr: Any, params: Any) -> Any:
     """A rate for each leaf: `lr` itself, if it is a tree like the parameters, or a number for all of them."""
     one = isinstance(lr, Real) or getattr(lr, "shape", None) == ()
-    rates = trees.map(lambda _: lr, params) if one else lr
     try:
-        trees.map(lambda _, rate: rate, params, rates)
+        rates = trees.map(lambda _, *rate: rate[0] if rate else lr, params, *([] if one else [lr]))
     except ValueError as error:
         raise ValueError(
             f"maml: lr is of type {type(lr).__name__}, expected a number, a tree like the parameters with a rate for each leaf or "
