@@ -20,8 +20,6 @@ from .engine import trees
 from .engine.tensor import describe
 
 Rate = float | Callable[[Any], Any]
-
-
 GRADIENTS = "optim: gradients"
 
 
