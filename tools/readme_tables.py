@@ -77,7 +77,7 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
     ("rl", "maml-nav2d", "published", "MAML, return"),
     ("ewc", "ewc-domain-10", "published-ewc-seeds", ""),
     ("ewc", "ewc-domain-10", "tuned-decay", ""),
-    ("ewc", "ewc-domain-10", "published-si", ""),
+    ("ewc", "ewc-domain-10", "published-si-seeds", ""),
     ("ewc", "ewc-domain-10", "published-bounds", ""),
 )
 
