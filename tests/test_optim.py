@@ -171,7 +171,11 @@ def test_gradients_of_other_shapes_are_refused_by_name_and_not_broadcast(make):
 
 
 @makers
-@pytest.mark.parametrize("rate", [-0.1, np.float32(-0.1), np.nan, np.inf, "0.1", None, lambda t: -0.1], ids=repr)
+@pytest.mark.parametrize(
+    "rate",
+    [-0.1, np.float32(-0.1), np.nan, np.inf, "0.1", None, lambda t: -0.1],
+    ids=lambda r: "schedule" if callable(r) else repr(r),
+)
 def test_a_rate_that_is_no_number_or_climbs_is_refused(make, rate):
     optimizer, g = make(rate), np.ones(2)
     with pytest.raises(ValueError, match=r"the learning rate is .*, expected a finite number, 0 or more"):
