@@ -113,13 +113,16 @@ def _functions(x: Any, names: Iterable[str]) -> Iterator[tuple[types.FunctionTyp
         yield from ((g, (owner,)) for g, _ in _functions(x.__func__, names))
     elif isinstance(x, types.FunctionType):
         yield x, ()
-    elif "__wrapped__" in getattr(x, "__dict__", {}):  # a compiled function, or functools.cache
+    elif _wraps(x):
         yield from _functions(x.__wrapped__, names)
     elif not isinstance(x, types.ModuleType):
         kind = x if isinstance(x, type) else type(x)
         for found in (vars(k).get(name) for k in kind.__mro__ for name in {"__call__", *names}):
             method = getattr(found, INSIDE[type(found)]) if type(found) in INSIDE else found
-            if isinstance(method, (types.FunctionType, functools.partial)) or "__wrapped__" in getattr(
-                method, "__dict__", {}
-            ):
+            if isinstance(method, (types.FunctionType, functools.partial)) or _wraps(method):
                 yield from ((g, (kind,)) for g, _ in _functions(method, ()))
+
+
+def _wraps(x: Any) -> bool:
+    """Whether x is a compiled function, or one of functools.cache."""
+    return "__wrapped__" in getattr(x, "__dict__", {})

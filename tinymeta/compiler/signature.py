@@ -106,9 +106,9 @@ def writer(result: Any, results: list[Value]) -> Callable[[list], Any]:
             return "None"
         if type(x) is dict:
             return f"{{{''.join(f'{name(k)}: {part}, ' for k, part in zip(keys, parts, strict=True))}}}"
-        return (
-            f"({inside})" if type(x) is tuple else f"[{inside}]" if type(x) is list else f"{name(rebuild)}(({inside}))"
-        )
+        if type(x) is tuple:
+            return f"({inside})"
+        return f"[{inside}]" if type(x) is list else f"{name(rebuild)}(({inside}))"
 
     text = f"def write(arrays):\n    return {node(result)}\n"
     exec(text, names)

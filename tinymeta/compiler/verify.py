@@ -79,12 +79,14 @@ def _parts(x: Any, places: dict[Value, str]) -> Iterator[Any]:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """To the last bit."""
     if is_array(a) or is_array(b):
-        return a is b or (
-            is_array(a) and is_array(b) and a.shape == b.shape and bool(((a == b) | (a != a) & (b != b)).all())
-        )
-    return bool(a == b or (a != a and b != b))
+        return a is b or (is_array(a) and is_array(b) and a.shape == b.shape and bool(_equal(a, b).all()))
+    return bool(_equal(a, b))
+
+
+def _equal(a: Any, b: Any) -> Any:
+    """Where two arrays of one shape, or two numbers, are the same to the last bit; NaN is NaN."""
+    return (a == b) | (a != a) & (b != b)
 
 
 def _what(x: Any) -> str:
@@ -125,7 +127,7 @@ def _difference(r: Any, e: Any, largest: float) -> float:
     """The largest gap, relative to the largest number; of infinities and NaN too, and of arrays of any library."""
     if not is_array(r) or r.shape != e.shape or r.dtype != e.dtype:
         return np.inf
-    equal = (r == e) | (r != r) & (e != e)
+    equal = _equal(r, e)
     if bool(equal.all()) or not e.size:
         return 0.0
     if e.dtype.kind != "f":

@@ -16,7 +16,7 @@ def children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     if kind is dict:
         return tuple(tree), tuple(tree.values()), lambda values: dict(zip(tree, values, strict=True))
     if isinstance(tree, dict):
-        return tuple(tree), tuple(tree.values()), lambda values: replaced(tree, values)
+        return tuple(tree), tuple(tree.values()), lambda values: _replaced(tree, values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return tree._fields, tuple(tree), lambda values: kind(*values)
     if isinstance(tree, (list, tuple)):
@@ -24,11 +24,11 @@ def children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = tuple(field.name for field in dataclasses.fields(tree))
         values = tuple(getattr(tree, name) for name in names)
-        return names, values, lambda new: with_fields(tree, names, new)
+        return names, values, lambda new: _with_fields(tree, names, new)
     return None
 
 
-def with_fields(tree: Any, names: Sequence, values: Sequence) -> Any:
+def _with_fields(tree: Any, names: Sequence, values: Sequence) -> Any:
     """Another instance with these fields and nothing else, for what was made of the old ones would be stale."""
     new = object.__new__(type(tree))
     for name, value in zip(names, values, strict=True):
@@ -36,7 +36,7 @@ def with_fields(tree: Any, names: Sequence, values: Sequence) -> Any:
     return new
 
 
-def replaced(tree: dict, values: Sequence) -> dict:
+def _replaced(tree: dict, values: Sequence) -> dict:
     """A dict of the same kind with other values; copied, for a defaultdict is not made from its items."""
     new = copy.copy(tree)
     for key, value in zip(tree, values, strict=True):
