@@ -10,6 +10,7 @@ from tinymeta import lab, maml, nets
 from tinymeta.data.sine import SineTasks
 from tinymeta.experiments import maml_sine, maml_sine_regressors, maml_sine_report, maml_sine_trace
 from tinymeta.experiments.maml_methods import METHODS
+from tinymeta.experiments.maml_sine_regressors import Averaged
 from tinymeta.experiments.maml_sine_tasks import Held, mse
 from tinymeta.lab.files import to_json
 
@@ -89,7 +90,8 @@ def test_the_goal_of_table_2_is_a_claim(first, multi, held):
 
 @pytest.mark.parametrize(("others", "held"), [(0.01, True), (0.03, False)])
 def test_regressors_that_fit_their_waves_are_a_claim(others, held):
-    (claim,) = maml_sine_report.regressor_claims({"multi-task": [0.01, 0.02, 0.015], "multi-task, l2": [others] * 3})
+    fitted = {"multi-task": Averaged((), [0.01, 0.02, 0.015], 0.0), "multi-task, l2": Averaged((), [others] * 3, 1e-3)}
+    (claim,) = maml_sine_report.regressor_claims(fitted)
     assert (claim.held, claim.detail) == (
         held,
         f"multi-task: 0.015, median 0.015; multi-task, l2: {others:.3f}, median {others:.3f}",
@@ -167,8 +169,7 @@ def test_presets(preset):
         ("baseline_lr", "-1.0"),
         ("regressor_lr", "-1.0"),
         ("sigma", "-1.0"),
-        ("l2", "-1.0"),
-        ("to_mean", "-1.0"),
+        ("tuning_regressors", "0"),
     ],
 )
 def test_wrong_configuration(key, value):
@@ -177,7 +178,15 @@ def test_wrong_configuration(key, value):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"test_points": ""}, {"test_points": "5,0"}, {"step_sizes": ""}, {"step_sizes": "0.1,-1"}]
+    "overrides",
+    [
+        {"test_points": ""},
+        {"test_points": "5,0"},
+        {"step_sizes": ""},
+        {"step_sizes": "0.1,-1"},
+        {"penalties": ""},
+        {"penalties": "-1"},
+    ],
 )
 def test_wrong_lists(overrides):
     with pytest.raises(lab.UserError, match=r"= \(.*\), expected"):
@@ -259,41 +268,63 @@ def test_fresh_query_points_are_as_many_as_the_support_points():
     np.testing.assert_allclose(held.errors(maml.maml(0.1, 1), params, 3, 1)[:, 0], mse(params, first), rtol=1e-6)
 
 
-REGRESSORS = {"regressors": "5", "regressor_block": "2", "regressor_iterations": "3", "regressor_points": "4"}
+REGRESSORS = {
+    "regressors": "5", "regressor_iterations": "3", "regressor_points": "4", "penalties": "0.1,0.2", "tuning_regressors": "2",
+}  # fmt: skip
 
 
-def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path):
+@pytest.mark.parametrize("name", maml_sine_regressors.KINDS)
+def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path, monkeypatch, name):
+    """The anchor of each is the mean of those before it, or zero, and the first has no penalty; of all that is trained, the last
+    five count."""
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS | {"compiled": "false"})
+    build, trained, drawn = maml_sine_regressors._descent, [], []
+
+    def watched(config):
+        descend = build(config)
+
+        def watching(params, moments, batch, anchor, strength):
+            params, moments = descend(params, moments, batch, anchor, strength)
+            if moments.step == config.regressor_iterations:
+                trained.append(tm.trees.leaves(params))
+                drawn.append((float(strength), tm.trees.leaves(anchor)))
+            return params, moments
+
+        return watching
+
+    monkeypatch.setattr(maml_sine_regressors, "_descent", watched)
+    with lab.Run(tmp_path, "maml-sine", "") as run:
+        found = maml_sine_regressors.averaged(config, run, name)
+    penalised = name != "multi-task"
+    assert (len(found.errors), len(trained)) == (5, 9 if penalised else 5)
+    for leaf, *each in zip(tm.trees.leaves(found.mean), *trained[-5:], strict=True):
+        np.testing.assert_allclose(leaf, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)
+    assert [strength for strength, _ in drawn[-5:]] == pytest.approx([0, *[found.strength] * 4])
+    assert (found.strength > 0) == penalised
+    thus_far = [np.mean(each, axis=0) for each in zip(*trained[-5:-1], strict=True)]
+    for anchor, mean in zip(drawn[-1][1], thus_far, strict=True):
+        expected = mean if name.endswith("to the mean") else 0 * mean
+        np.testing.assert_allclose(anchor, expected, rtol=1e-5, atol=1e-7) if penalised else None
+
+
+@pytest.mark.parametrize(("limit", "strength"), [(1e9, 0.2), (0.0, 0.1)])
+def test_the_penalty_is_as_strong_as_the_fit_bears(tmp_path, monkeypatch, limit, strength):
+    """The greatest with which the tuning regressors fit, or the least of all if they fit with none."""
+    monkeypatch.setattr(maml_sine_regressors, "FITS", limit)
     config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS)
-    for name in maml_sine_regressors.KINDS:
-        seen = []
-
-        class Watched(lab.Run):
-            def stage(self, name, steps, init, step, seen=seen, **options):
-                def watched(state, i):
-                    state, metrics = step(state, i)
-                    seen.extend([state["params"]] if (i + 1) % config.regressor_iterations == 0 else [])
-                    return state, metrics
-
-                return super().stage(name, steps, init, watched, **options)
-
-        with Watched(tmp_path, "maml-sine", "") as run:
-            mean, errors = maml_sine_regressors.averaged(config, run, name)
-        assert len(errors) == 5
-        for leaf, *blocks in zip(tm.trees.leaves(mean), *map(tm.trees.leaves, seen), strict=True):
-            np.testing.assert_allclose(leaf, np.concatenate(blocks).mean(axis=0), rtol=1e-5, atol=1e-7)
-        for path in tmp_path.iterdir():
-            path.unlink()
+    with lab.Run(tmp_path, "maml-sine", "") as run:
+        assert maml_sine_regressors.averaged(config, run, "multi-task, l2").strength == strength
 
 
 def test_penalties_draw_the_regressors_together(tmp_path):
-    """Strong ones: to zero, and from the second block on to the mean of the first."""
-    strong = {"l2": "10", "to_mean": "10", "regressor_iterations": "40", "sigma": "0.3", "regressors": "4"}
+    """Strong ones: to zero, or to the first one, which has none."""
+    strong = {"penalties": "10", "regressor_iterations": "40", "sigma": "0.3", "regressors": "4"}
     config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS | strong)
     sizes = {}
     for name in maml_sine_regressors.KINDS:
         (tmp_path / name).mkdir()
         with lab.Run(tmp_path / name, "maml-sine", "") as run:
-            mean, _ = maml_sine_regressors.averaged(config, run, name)
+            mean = maml_sine_regressors.averaged(config, run, name).mean
         sizes[name] = sum(float(np.sum(leaf**2)) for leaf in tm.trees.leaves(mean))
     assert sizes["multi-task, l2"] < 0.7 * sizes["multi-task"]
     assert sizes["multi-task, to the mean"] > sizes["multi-task, l2"]
@@ -304,6 +335,7 @@ def test_the_multi_task_baselines_have_published_rows(tmp_path):
     published = {row["quantity"]: row["published"] for row in result["rows"] if row["published"] is not None}
     assert published["multi-task, l2, 5 points, after 1 step"] == 7.18
     assert published["multi-task: regressors on their own waves"] == 0.02
+    assert {row["ours"] for row in result["rows"] if row["quantity"].endswith("strength of the penalty")} <= {0.1, 0.2}
     table, own = (claim for claim in result["claims"] if "multi-task" in claim["sentence"])
     assert "multi-task, to the mean: " in table["detail"]
     assert not own["held"]
@@ -316,12 +348,13 @@ def test_the_multi_task_baselines_have_published_rows(tmp_path):
         ("maml", 3, False),
         ("maml", 3, True),
         ("oracle", 1, False),
-        ("multi-task", 7, True),
+        ("multi-task", 2, True),
+        ("multi-task, l2, strength 0.2", 1, True),
         ("multi-task, to the mean", 4, False),
     ],
 )
 def test_interrupted_and_resumed_it_is_the_same(tmp_path, stage, at, compiled):
-    """In training after a validation, between two nets, and within the blocks of the regressors, which hold 2, 2 and 1 of them."""
+    """In training after a validation, between two nets, and between two regressors."""
     overrides = TINY | REGRESSORS | {"iterations": "5", "validate_every": "2", "compiled": str(compiled).lower()}
     whole = run(tmp_path / "whole", overrides)
 
