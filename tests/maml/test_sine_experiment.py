@@ -307,6 +307,20 @@ def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path, monkeyp
         np.testing.assert_allclose(anchor, expected, rtol=1e-5, atol=1e-7) if penalised else None
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_regressors_start_from_weights_of_their_own_or_from_the_same(tmp_path, shared):
+    """With a rate of 0 each ends where it began, so that the mean is the common start, or is not."""
+    still = REGRESSORS | {"regressor_lr": "0", "sigma": "0.3", "shared_start": str(shared).lower()}
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | still)
+    ends = []
+    for count in (1, 5):
+        (tmp_path / str(count)).mkdir()
+        with lab.Run(tmp_path / str(count), "maml-sine", "") as run:
+            ends.append(maml_sine_regressors.averaged(replace(config, regressors=count), run, "multi-task").mean)
+    same = [np.allclose(one, five, atol=1e-6) for one, five in zip(*map(tm.trees.leaves, ends), strict=True)]
+    assert same == ([True] * 4 if shared else [False, True, False, True])  # biases are 0
+
+
 @pytest.mark.parametrize(("limit", "strength"), [(1e9, 0.2), (0.0, 0.1)])
 def test_the_penalty_is_as_strong_as_the_fit_bears(tmp_path, monkeypatch, limit, strength):
     """The greatest with which the tuning regressors fit, or the least of all if they fit with none."""

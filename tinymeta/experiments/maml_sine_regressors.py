@@ -32,7 +32,8 @@ class Regressors:
     """What the configuration says of the regressors: how many (0 for none), trained how, and the strengths tried of a penalty.
 
     The paper's is "as high as possible without significantly deterring performance": the greatest with which the first
-    `tuning_regressors`, on waves of their own, have a mean error below 0.02, or the least if none does.
+    `tuning_regressors`, on waves of their own, have a mean error below 0.02, or the least if none does. Each starts from random
+    weights of its own, as the paper says, or with `shared_start` all from the same ones.
     """
 
     seed: int = 0
@@ -44,6 +45,7 @@ class Regressors:
     regressor_lr: float = 1e-2
     penalties: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     tuning_regressors: int = 20
+    shared_start: bool = False
     compiled: bool = True
 
 
@@ -79,7 +81,7 @@ def averaged(config: Regressors, run: Run, name: str) -> Averaged:
 
 
 def _none_yet(config: Regressors) -> dict[str, Any]:
-    return {"mean": trees.map(np.zeros_like, _initial(config, stream(config.seed, "init"))), "errors": []}
+    return {"mean": trees.map(np.zeros_like, _initial(config, _common(config))), "errors": []}
 
 
 def _with_one_more(
@@ -93,7 +95,7 @@ def _with_one_more(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The mean and the errors with those of regressor i; the first has no mean to be drawn to."""
     rng, mean = stream(config.seed, part, i), state["mean"]
-    task, params = sine_tasks(rng, 1), _initial(config, rng)
+    task, params = sine_tasks(rng, 1), _initial(config, _common(config) if config.shared_start else rng)
     drawn_to, strength = (anchor(mean), strength) if anchor and i else (mean, 0.0)
     moments = _adam(config).init(params)._replace(step=np.asarray(0))
     for batch in _batches(config, task, rng):
@@ -101,6 +103,10 @@ def _with_one_more(
     error = float(mse(params, on_grid(task, 100))[0])
     mean = trees.map(lambda m, p: (m * i + p) / np.float32(i + 1), mean, params)
     return {"mean": mean, "errors": [*state["errors"], error]}, {"loss": error}
+
+
+def _common(config: Regressors) -> np.random.Generator:
+    return stream(config.seed, "regressor start")
 
 
 def _initial(config: Regressors, rng: np.random.Generator) -> Params:
