@@ -65,8 +65,8 @@ def test_methods_have_their_rows(tmp_path, overrides):
 
 def test_a_method_is_judged_after_the_steps_that_it_was_trained_for(monkeypatch, tmp_path):
     """Or after those of the tests if these are more: selected after them, and reported."""
-    seen, validation = [], few_shot.validation_accuracy
-    monkeypatch.setattr(few_shot, "validation_accuracy", lambda *a: seen.append(a[-1]) or validation(*a))
+    seen, path_of = [], few_shot.path_of
+    monkeypatch.setattr(few_shot, "path_of", lambda *a: seen.append(a[-1]) or path_of(*a))
     trained = {"variant_steps": "3", "implicit_steps": "5", "inner_steps": "1"}
     config = configure(trained | {"methods": "maml,maml++,implicit", "norm": "adapted", "iterations": "1"})
     outcome = train(config, tmp_path)
@@ -149,7 +149,7 @@ def run_scripted(monkeypatch, tmp_path, accuracies, **overrides):
     config = configure({"iterations": "8", "validate_every": "1"} | overrides)
     supply, seen = iter(accuracies), []
 
-    def scripted(config, method, loss, net, meta, draw, steps):
+    def scripted(config, path, net, meta, draw):
         seen.append(meta)
         return next(supply)
 
@@ -191,6 +191,20 @@ def test_shared_norms_stay_and_are_meta_learned(net):
         _, gradient = method.meta_gradient(loss, made.params, support, query)
         layer = gradient[0][0] if net == "conv" else gradient[0]
         assert np.abs(layer.beta).max() > 0
+
+
+@pytest.mark.parametrize("key", ["maml", "maml++", "implicit"])
+def test_a_compiled_path_is_the_path(key):
+    paths = []
+    for compiled in ("false", "true"):
+        config = configure({"norm": "adapted", "scaled": "true", "inner_lr": "0.05", "compiled": compiled})
+        net = maml_omniglot.net_of(config)
+        draw = partial(maml_omniglot.draw_tasks, config, maml_omniglot.characters(config))
+        support, _ = draw("test", np.random.default_rng(0), 3, 1)
+        meta = few_shot.method_of(config, key).init(net.params)
+        paths.append(few_shot.path_of(config, key, net, 2)(meta, support))
+    assert len(paths[0]) == 3
+    trees.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-5), *paths)
 
 
 @pytest.mark.parametrize("examples", [3, 4, 15])

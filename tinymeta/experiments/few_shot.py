@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinymeta import maml, nets, ops, optim
+from tinymeta import compile, maml, nets, ops, optim
 from tinymeta.experiments.maml_methods import (
     METHODS,
     InnerLoop,
@@ -33,6 +33,7 @@ Batch = tuple[NDArray, NDArray]  # images (T, examples, C, H, W) and labels (T, 
 Draw = Callable[
     [str, np.random.Generator, int, int], tuple[Batch, Batch]
 ]  # part, rng, tasks, queries -> support, query
+Path = Callable[[Any, Batch], list[Any]]  # what is meta-learned, support -> parameters before and after each inner step
 State = dict[str, Any]
 
 
@@ -152,10 +153,20 @@ def judged_steps(config: FewShot, key: str) -> int:
     return max(config.test_steps, trained_steps(key, config))
 
 
+def path_of(config: FewShot, key: str, net: Net, steps: int) -> Path:
+    """The adaptation of a method in so many inner steps, compiled as its meta-gradient is."""
+    method, loss = method_of(config, key), loss_of(config, net)
+
+    def path(meta: Any, support: Batch) -> list[Any]:
+        return method.path(loss, meta, support, steps)
+
+    return compile(path) if config.compiled else path
+
+
 def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Trained:
     """Adam on the meta-gradient, a fresh meta-batch at every iteration; the parameters of the best validation are kept."""
     method, loss, adam = method_of(config, key), loss_of(config, net), optim.adam(config.meta_lr)
-    gradient, judged = gradient_of(config, method, loss), judged_steps(config, key)
+    gradient, path = gradient_of(config, method, loss), path_of(config, key, net, judged_steps(config, key))
 
     def first() -> State:
         state = begin(method, net.params, adam)
@@ -168,8 +179,7 @@ def meta_train(config: FewShot, run: Run, key: str, net: Net, draw: Draw) -> Tra
         state, value = meta_step(gradient, adam, state, support, query, config.clip, **more)
         done = i + 1
         if done % config.validate_every == 0 or done == config.iterations:
-            accuracy = validation_accuracy(config, method, loss, net, state["meta"], draw, judged)
-            state = _validated(state, done, accuracy)
+            state = _validated(state, done, validation_accuracy(config, path, net, state["meta"], draw))
         return state, {"loss": value, "best": max(state["accuracies"], default=0.0)}
 
     def patience_is_over(state: State) -> bool:
@@ -187,28 +197,24 @@ def _validated(state: State, done: int, accuracy: float) -> State:
     return {**state, "iterations": [*state["iterations"], done], "accuracies": [*state["accuracies"], accuracy]}
 
 
-def validation_accuracy(
-    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
-) -> float:
-    """The mean accuracy, in %, after `steps` inner steps on validation tasks, the same each time."""
+def validation_accuracy(config: FewShot, path: Path, net: Net, meta: Any, draw: Draw) -> float:
+    """The mean accuracy, in %, after the last step of a path on validation tasks, the same each time."""
     found = [
-        accuracies(net, method.path(loss, meta, support, steps)[-1], query)
+        accuracies(net, path(meta, support)[-1], query)
         for support, query in _chunks(config, draw, "validation", config.validation_tasks)
     ]
     return float(np.mean(np.concatenate(found)))
 
 
-def test_accuracies(
-    config: FewShot, method: maml.Method, loss: Any, net: Net, meta: Any, draw: Draw, steps: int
-) -> tuple[NDArray, NDArray]:
-    """In %, before and after each of `steps` inner steps: of all test tasks (T, steps + 1), the query set of a task being one
-    batch, and of the first tasks (T', steps + 1), each query image being classified on its own."""
+def test_accuracies(config: FewShot, path: Path, net: Net, meta: Any, draw: Draw) -> tuple[NDArray, NDArray]:
+    """In %, before and after each step of a path: of all test tasks (T, steps + 1), the query set of a task being one batch, and
+    of the first tasks (T', steps + 1), each query image being classified on its own."""
     together, alone = [], []
     for number, (support, query) in enumerate(_chunks(config, draw, "test", config.test_tasks)):
-        path = method.path(loss, meta, support, steps)
-        together.append(np.stack([accuracies(net, params, query) for params in path], axis=1))
+        adapted = path(meta, support)
+        together.append(np.stack([accuracies(net, params, query) for params in adapted], axis=1))
         if number * CHUNK < config.inductive_tasks:
-            alone.append(np.stack([accuracies_alone(net, params, support, query) for params in path], axis=1))
+            alone.append(np.stack([accuracies_alone(net, params, support, query) for params in adapted], axis=1))
     return np.concatenate(together), np.concatenate(alone)[: config.inductive_tasks]
 
 

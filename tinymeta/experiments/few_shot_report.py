@@ -13,9 +13,8 @@ from tinymeta.experiments.few_shot import (
     Net,
     Trained,
     judged_steps,
-    loss_of,
     meta_train,
-    method_of,
+    path_of,
     test_accuracies,
 )
 from tinymeta.experiments.maml_methods import METHODS, trained_steps
@@ -44,9 +43,8 @@ def run_methods(config: FewShot, run: Run, net: Net, draw: Draw, published: dict
         name, known = METHODS[key].name, published.get(METHODS[key].name)
         trained = meta_train(config, run, key, net, draw)
         steps = sorted({1, trained_steps(key, config), config.test_steps, *([known.steps] if known else [])})
-        together, alone = test_accuracies(
-            config, method_of(config, key), loss_of(config, net), net, trained.meta, draw, steps[-1]
-        )
+        path = path_of(config, key, net, steps[-1])
+        together, alone = test_accuracies(config, path, net, trained.meta, draw)
         rows += _rows(name, trained, together, alone, steps, known)
         series["validation"][name] = {"iterations": trained.iterations, "accuracies": trained.accuracies}
         series["test"][name] = {"transductive": mean_ci95(together), "inductive": mean_ci95(alone)}
