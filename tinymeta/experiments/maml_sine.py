@@ -264,6 +264,7 @@ EXPERIMENT = Experiment(
             "variants": ("first-order", "anil", "meta-sgd", "maml++", "reptile"),
             "variant_steps": 3,
             "meta_lr": 1e-3,
+            "validate_every": 200,
         },
     },
     train=train,
