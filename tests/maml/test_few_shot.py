@@ -260,7 +260,7 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
         ({"methods": ""}, r"methods = \(\), expected one or more, each once"),
         ({"methods": "maml,mamml"}, "methods has 'mamml', expected names among maml"),
         ({"methods": "reptile"}, "norm = shared, but reptile adapts all parameters: expected norm=adapted"),
-        ({"methods": "maml,first-order,maml"}, "methods has 'maml' twice, expected each method once"),
+        ({"methods": "maml,first-order,maml"}, "methods has 'maml' twice, expected each once"),
         ({"methods": "maml,implicit", "norm": "adapted", "strength": "0"}, "strength = 0.0, expected λ > 0"),
         ({"net": "deep"}, "net = deep, expected conv or dense"),
         ({"net": "dense", "head_sigma": "1"}, "head_sigma = 1.0, expected 0 for net = dense"),

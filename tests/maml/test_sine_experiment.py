@@ -202,7 +202,7 @@ def test_wrong_variants(variants, named):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"variants": "reptile,anil,reptile"}, "variants has 'reptile' twice, expected each method once"),
+        ({"variants": "reptile,anil,reptile"}, "variants has 'reptile' twice, expected each once"),
         ({"variants": "anil,implicit", "strength": "0"}, "strength = 0.0, expected λ > 0"),
     ],
 )

@@ -84,7 +84,7 @@ class FewShot(InnerLoop):
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
         expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
         expect(self, "methods", len(self.methods) > 0, "one or more, each once")
-        check_methods("methods", self, self.methods)
+        check_methods("methods", self)
         whole = set(self.methods) - {"maml", "first-order", "anil"}
         if self.norm == "shared" and whole:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinymeta import compile, maml, optim, trees
+from tinymeta.experiments.settings import expect_once
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,12 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def check_methods(key: str, config: InnerLoop, chosen: Sequence[str]) -> None:
+def check_methods(key: str, config: InnerLoop) -> None:
     """ValueError for a name that is not in METHODS or comes twice, and for a setting that one of them refuses."""
-    for number, name in enumerate(chosen):
+    expect_once(config, [key])
+    for name in getattr(config, key):
         if name not in METHODS:
             raise ValueError(f"{key} has {name!r}, expected names among {', '.join(METHODS)}")
-        if name in chosen[:number]:
-            raise ValueError(f"{key} has {name!r} twice, expected each method once")
         METHODS[name].build(config, None)  # now, and not after the methods before it are trained
 
 

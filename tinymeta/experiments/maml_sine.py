@@ -79,7 +79,7 @@ class Config(Regressors, InnerLoop):
         expect(self, "test_query", self.test_query in ("grid", "fresh"), "grid or fresh")
         expect(self, "validate_every", self.validate_every >= 0, "1 or more, or 0 to keep the last parameters")
         expect(self, "regressors", self.regressors >= 0, "1 or more, or 0 to leave them out")
-        check_methods("variants", self, self.variants)
+        check_methods("variants", self)
         if self.hero in self.variants:
             raise ValueError(f"variants has {self.hero!r}, which is trained anyway: leave it out")
 

@@ -10,6 +10,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
+from ..optim import in_dtype
 from .checks import (
     check_data,
     check_finite,
@@ -80,11 +81,7 @@ def _gradient(total: Callable, fast: Any, order: int) -> Any:
 
 def _step(fast: Any, gradient: Any, lr: Any) -> Any:
     """θ' = θ - α ∇θ L(θ) (section 2.2)."""
-    return trees.map(lambda p, g, rate: p - _in_dtype(rate, g.dtype) * g, fast, gradient, checked_rates(lr, fast))
-
-
-def _in_dtype(rate: Any, dtype: Any) -> Any:
-    return ops.astype(rate, dtype) if hasattr(rate, "dtype") else rate
+    return trees.map(lambda p, g, rate: p - in_dtype(rate, g) * g, fast, gradient, checked_rates(lr, fast))
 
 
 def _accept(losses: Any, name: str, when: str) -> None:
