@@ -36,8 +36,12 @@ def test_navigation_runs_and_the_same_seed_gives_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("experiment", "settings"),
-    [(maml_nav2d.EXPERIMENT, TINY), (maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})],
-    ids=["maml-nav2d", "maml-cheetah"],
+    [
+        (maml_nav2d.EXPERIMENT, TINY),
+        (maml_nav2d.EXPERIMENT, TINY | {"spread": "1.0"}),
+        (maml_cheetah.EXPERIMENT, TINY | {"workers": "0"}),
+    ],
+    ids=["maml-nav2d", "with differences", "maml-cheetah"],
 )
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch, experiment, settings):
     if experiment is maml_cheetah.EXPERIMENT:
@@ -228,7 +232,7 @@ def test_presets(experiment):
 
 WRONG = [
     ("iterations", "0"), ("reward", "none"), ("updates", "0"), ("hidden", "-1"), ("hidden", "100,0"), ("max_kl", "-1"),
-    ("max_kl", "0"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"), ("inner_lr", "-0.1"),
+    ("max_kl", "0"), ("spread", "-1.0"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"), ("inner_lr", "-0.1"),
 ]  # fmt: skip
 
 

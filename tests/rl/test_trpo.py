@@ -5,7 +5,7 @@ import pytest
 
 from tinymeta import ops, rl
 from tinymeta.engine import trees
-from tinymeta.rl.trpo import SHRINK
+from tinymeta.rl.trpo import SHRINK, _products
 
 PARAMS = {"a": np.array([1.0, -2.0]), "b": np.array([[0.5]])}
 
@@ -16,11 +16,13 @@ def squared_distance(start, scale=1.0):
     )
 
 
+@pytest.mark.parametrize("spread", [None, 0.1, 1.0])
 @pytest.mark.parametrize("max_kl", [1e-4, 1e-2])
-def test_the_step_is_the_natural_gradients_as_long_as_the_constraint_allows(max_kl):
-    """kl = ½ ‖x‖² has H = 1: the step goes down the gradient until ½ ‖step‖² = max_kl, up to the line search and the damping."""
+def test_the_step_is_the_natural_gradients_as_long_as_the_constraint_allows(max_kl, spread):
+    """kl = ½ ‖x‖² has H = 1, near and far: the step goes down the gradient until ½ ‖step‖² = max_kl, up to the line search and the
+    damping."""
     target = {"a": np.array([3.0, 3.0]), "b": np.array([[3.0]])}
-    step = rl.trpo_step(squared_distance(target), squared_distance(PARAMS, 0.5), PARAMS, max_kl)
+    step = rl.trpo_step(squared_distance(target), squared_distance(PARAMS, 0.5), PARAMS, max_kl, spread=spread)
     assert step.accepted
     assert step.loss < step.loss_before
     assert SHRINK**2 * max_kl * 0.999 <= step.kl <= max_kl
@@ -45,6 +47,35 @@ def test_parameters_are_restored_where_no_step_is_good(loss, kl):
     assert not step.accepted
     assert step.params is PARAMS
     assert step.loss == step.loss_before
+
+
+def test_differences_that_reach_less_far_come_to_the_exact_products(policy, sampled):
+    policy = trees.map(lambda w: w.astype(np.float64) + 0.05, policy)  # away from where every ReLU has its kink
+    v = trees.map(lambda w: np.random.default_rng(0).normal(size=w.shape), policy)
+    kl = lambda p: rl.kl_divergence(p, sampled, 0.3)
+    exact, near, far = (trees.leaves(_products(kl, policy, spread)(v)) for spread in (None, 1e-6, 10.0))
+    for a, b in zip(exact, near, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6)
+    assert not all(np.allclose(b, a, rtol=0.1) for a, b in zip(exact, far, strict=True))
+
+
+def test_differences_see_what_curves_within_their_reach():
+    """Flat where it is, steep from 0.1 on: to exact products anything goes, and the line search alone holds the constraint."""
+    loss = lambda p: -ops.sum(p["a"]) - ops.sum(p["b"])
+    kl = lambda p: sum(
+        ops.sum(ops.square(ops.maximum(x - y - 0.1, 0)))
+        for x, y in zip(trees.leaves(p), trees.leaves(PARAMS), strict=True)
+    )
+    exact, reaching = (rl.trpo_step(loss, kl, PARAMS, 1e-2, spread=spread) for spread in (None, 1.0))
+    assert not exact.accepted
+    assert reaching.accepted
+    assert 0.05 < np.abs(reaching.params["a"] - PARAMS["a"]).max() < 0.2
+
+
+@pytest.mark.parametrize("spread", [0.0, -1.0, np.nan, np.inf])
+def test_differences_over_no_distance_are_refused(spread):
+    with pytest.raises(ValueError, match=f"trpo_step: spread is {spread}, expected a finite number above 0"):
+        rl.trpo_step(squared_distance(PARAMS), squared_distance(PARAMS), PARAMS, 1e-2, spread=spread)
 
 
 @pytest.mark.parametrize("max_kl", [0.0, -1.0, np.nan, np.inf])

@@ -41,6 +41,7 @@ class RLConfig:
     horizon: int = 100
     inner_lr: float = 0.1
     max_kl: float = 0.01
+    spread: float = 0.0  # of differences in place of Hessian-vector products, see rl.trpo_step; 0: exact products
     discount: float = 0.99
     test_goals: int = 40
     test_episodes: int = 40
@@ -50,6 +51,7 @@ class RLConfig:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
         expect(self, "max_kl", self.max_kl > 0, "more than 0: with no divergence allowed no step is taken")
+        expect(self, "spread", 0 <= self.spread < np.inf, "0 for exact products, or more")
         expect(self, "discount", 0 <= self.discount <= 1, "0 to 1")
 
 
@@ -71,6 +73,7 @@ def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool
             lambda p: rl.kl_divergence(p, sampled, config.inner_lr),
             policy,
             config.max_kl,
+            spread=config.spread or None,
         )
         better = returns[-1] > state["best_return"]
         best = (

@@ -25,22 +25,26 @@ class Step(NamedTuple):
     accepted: bool
 
 
-def trpo_step(loss: Callable, kl: Callable, params: Any, max_kl: float, damping: float = DAMPING) -> Step:
+def trpo_step(
+    loss: Callable, kl: Callable, params: Any, max_kl: float, damping: float = DAMPING, spread: float | None = None
+) -> Step:
     """Lower loss(params) while kl(params) ≤ max_kl: along -H⁻¹ g, H the Hessian of kl, as far as a line search allows.
 
     H is met in products with vectors only, each one forward sweep over the graph of grad(kl), which is exact however deep kl
-    adapts inside. The step of length √(2 max_kl / xᵀ H x) is tried, then 0.8 of it and so on, until loss falls and kl holds; after
-    15 lengths that do not, nothing changes. FloatingPointError if the loss or its gradient is not finite, ValueError unless max_kl
-    is a finite number above 0.
+    adapts inside. With a `spread` they are central differences of grad(kl) over ± spread v / ‖θ‖ instead, 1 in MAML's code
+    (conjugate_gradient_optimizer.py): they also see what curves within that distance. The step of length √(2 max_kl / xᵀ H x) is
+    tried, then 0.8 of it and so on, until loss falls and kl holds; after 15 lengths that do not, nothing changes.
+    FloatingPointError if the loss or its gradient is not finite, ValueError unless max_kl and spread are finite numbers above 0.
     """
-    if not 0 < max_kl < np.inf:
-        raise ValueError(f"trpo_step: max_kl is {max_kl}, expected a finite number above 0")
+    for name, given in (("max_kl", max_kl), ("spread", 1 if spread is None else spread)):
+        if not 0 < given < np.inf:
+            raise ValueError(f"trpo_step: {name} is {given}, expected a finite number above 0")
     before, gradient = value_and_grad(loss)(params)
     if not np.isfinite(before) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):
         raise FloatingPointError(
             f"trpo_step: the loss is {before} and its gradient may not be finite; lower the inner step"
         )
-    _, push = linearize(grad(kl), params)
+    push = _products(kl, params, spread)
     product = lambda v: trees.map(lambda hv, x: hv + damping * x, push(v), v)
     direction = conjugate_gradient(product, gradient, CG_STEPS, params)
     curvature = float(inner(direction, product(direction), params))
@@ -48,6 +52,19 @@ def trpo_step(loss: Callable, kl: Callable, params: Any, max_kl: float, damping:
         return _stay(params, float(before))
     length = float(np.sqrt(2 * max_kl / curvature))
     return _line_search(loss, kl, params, trees.map(lambda x: length * x, direction), max_kl, float(before))
+
+
+def _products(kl: Callable, params: Any, spread: float | None) -> Callable[[Any], Any]:
+    """v -> H v, H the Hessian of kl."""
+    if spread is None:
+        return linearize(grad(kl), params)[1]
+    slope, reach = grad(kl), spread / (float(np.sqrt(inner(params, params, params))) + 1e-8)
+
+    def product(v: Any) -> Any:
+        ahead, behind = (slope(trees.map(lambda p, x, r=r: p + r * x, params, v)) for r in (reach, -reach))
+        return trees.map(lambda a, b: (a - b) / (2 * reach), ahead, behind)
+
+    return product
 
 
 def _line_search(loss: Callable, kl: Callable, params: Any, full: Any, max_kl: float, before: float) -> Step:
