@@ -253,6 +253,46 @@ def test_inside_derivatives_vmaps_and_captures_it_is_the_function():
     assert "multiply" in outer.source
 
 
+def test_inside_derivatives_vmaps_and_captures_it_is_the_function_for_closed_over_values_too():
+    """What is differentiated, mapped or captured may come in by closure alone, or as an attribute."""
+    ones, W = np.ones(3), np.ones((3, 2))
+    assert tm.grad(lambda lr: np.sum(tm.compile(lambda p: p * lr)(ones)))(0.1) == 3
+    np.testing.assert_array_equal(
+        tm.vmap(lambda s: tm.compile(lambda x: x * s)(ones))(np.arange(2.0)), [[0] * 3, [1] * 3]
+    )
+    outer = tm.compile(lambda w: tm.compile(lambda x: x @ w)(ones))
+    for _ in range(2):
+        np.testing.assert_array_equal(outer(W), [3, 3])
+    inner_step = lambda s: np.sum(tm.compile(tm.grad(lambda w: np.sum(w**2 * s)))(ones) ** 2)
+    assert tm.grad(inner_step)(1.0) == 24
+    net = Scaled(2.0)
+    compiled = tm.compile(net.apply)
+    compiled(ones)
+
+    def loss(factor):
+        net.factor = factor
+        return np.sum(compiled(ones))
+
+    assert tm.grad(loss)(2.0) == 3
+
+
+def test_classes_of_numpy_are_static_arguments_and_results():
+    cast = tm.compile(lambda x, dtype=None: (x.astype(dtype), dtype))
+    for dtype in (np.float32, np.float64, np.dtype("f4"), "float64"):
+        for _ in range(2):
+            result, same = cast(X, dtype=dtype)
+            assert result.dtype == np.dtype(dtype)
+            assert same is dtype
+    assert programs(cast) == 4
+
+
+def test_a_complex_result_is_refused_by_name():
+    with pytest.raises(
+        TypeError, match=r"tm\.compile: the result\[0\] is complex128\[3\], expected an array of floats"
+    ):
+        tm.compile(lambda x: (x * 1j, x))(X)
+
+
 def test_a_function_of_a_number_is_the_function_inside_all_others_too():
     compiled, two, numbers = tm.compile(lambda s: s * s + 1), np.float64(2.0), np.arange(3.0)
     for _ in range(2):
@@ -271,6 +311,9 @@ class Scaled:
     @tm.compile
     def times(self, x):
         """x times the factor."""
+        return x * self.factor
+
+    def apply(self, x):
         return x * self.factor
 
 

@@ -145,6 +145,43 @@ def test_the_meta_step_of_conv_nets_by_vmap(derivative):
     assert_in_the_loop(compiled, 3)
 
 
+PICKED = {  # each numbers its rows by itself, and no row is a task
+    "cross-entropy": lambda w, x, y: ops.mean(ops.softmax_cross_entropy(x @ w, y)),
+    "take_along_axis": lambda w, x, y: ops.sum(ops.square(ops.take_along_axis(x @ w, y[:, None], -1))),
+    "rows": lambda w, x, y: ops.sum(ops.tanh((x @ w)[np.arange(len(x)), y])),
+    "a table": lambda w, x, y: ops.sum(x) * ops.sum(ops.getitem(ops.sin(w), (np.arange(3), y[:3]))),
+}
+
+
+@pytest.mark.parametrize("pick", PICKED)
+@pytest.mark.parametrize(("tasks", "rows"), [(3, 3), (5, 5), (3, 5)])
+@pytest.mark.parametrize("derivative", ["value", "meta-gradient"])
+def test_as_many_tasks_as_rows_that_are_picked_from(pick, tasks, rows, derivative):
+    """The numbers 0, 1, ... of the rows are none of the tasks'; weights of 0 in the first call hide nothing."""
+    rng, loss = np.random.default_rng(20), PICKED[pick]
+    f = {
+        "value": lambda w, x, y: tm.vmap(loss, (None, 0, 0))(w, x, y),
+        "meta-gradient": lambda w, x, y: outside(adapted(lambda w, data: loss(w, *data)))(w, (x, y), (x, y)),
+    }[derivative]
+    w, x, labels = numbers(rng, 4, 5), numbers(rng, tasks, rows, 4), rng.integers(0, 5, size=(tasks, rows))
+    check(f, w, x, labels, factor=1e4)
+    compiled = tm.compile(f)
+    compiled(0 * w, x, labels)
+    tm.trees.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), compiled(w, x, labels), f(w, x, labels)
+    )
+
+
+def test_an_index_of_rows_beside_one_of_more_axes():
+    rng = np.random.default_rng(21)
+    w, index = numbers(rng, 3, 5), rng.integers(0, 5, size=(3, 3))
+    f = lambda w, index: ops.getitem(w, (np.arange(3), index))
+    check(f, w, index)
+    compiled = tm.compile(f)
+    compiled(0 * w, index)
+    np.testing.assert_array_equal(compiled(w, index), w[np.arange(3), index])
+
+
 def test_a_vmap_over_examples_in_one_over_tasks():
     rng = np.random.default_rng(16)
     params = nets.init_mlp(rng, (2, 7, 1), dtype=np.float64)

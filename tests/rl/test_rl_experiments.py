@@ -191,6 +191,10 @@ def test_the_best_policy_is_kept(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert float(state["best_return"]) == max(line["return"] for line in lines)
     np.testing.assert_array_equal(best.log_std, state["best"].log_std)
+    with lab.Run(tmp_path, "maml-nav2d", "") as at:
+        last = maml_rl.meta_train(replace(config, keep="last"), at, config.world(), "maml", adapts=True)
+    np.testing.assert_array_equal(last.log_std, state["policy"].log_std)
+    assert not np.array_equal(last.log_std, best.log_std)
 
 
 def test_cheetah_runs(tmp_path):
@@ -232,7 +236,8 @@ def test_presets(experiment):
 
 WRONG = [
     ("iterations", "0"), ("reward", "none"), ("updates", "0"), ("hidden", "-1"), ("hidden", "100,0"), ("max_kl", "-1"),
-    ("max_kl", "0"), ("spread", "-1.0"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"), ("inner_lr", "-0.1"),
+    ("max_kl", "0"), ("spread", "-1.0"), ("keep", "first"), ("discount", "1e300"), ("discount", "-0.1"), ("inner_lr", "0"),
+    ("inner_lr", "-0.1"),
 ]  # fmt: skip
 
 

@@ -128,9 +128,11 @@ def _capturing() -> Iterator[Log]:
     log = Log()
     CAPTURES.append(_Hook)
     OPEN.append(0)
+    THREAD.captures += 1
     try:
         yield log
     finally:
+        THREAD.captures -= 1
         OPEN.pop()
         CAPTURES.pop()
         log.open = False
@@ -144,6 +146,7 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any]:
         given = trees.unflatten((args, kwargs), symbols)
         result = f(*given[0], **given[1])
         _check_containers(given, symbols)
+        _check_result(result)
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
     return Program(inputs, log.ops, trees.leaves(result), log.checks), result
@@ -156,9 +159,22 @@ def _check_containers(given: Any, symbols: list) -> None:
         raise TypeError("tm.compile: f changes a container among its arguments, which no replay does; return a new one")
 
 
+def _check_result(result: Any) -> None:
+    for path, x in trees.items(result):
+        if has_dtype(x) and not is_array(x):
+            raise TypeError(
+                f"tm.compile: the result{path} is {describe(x)}, expected an array of floats, integers or booleans"
+            )
+
+
 def is_array(x: Any) -> bool:
     """An array of numbers, of NumPy or another library; NumPy's scalars too."""
-    return hasattr(x, "dtype") and hasattr(x, "shape") and x.dtype.kind in "biuf"
+    return has_dtype(x) and hasattr(x, "shape") and getattr(x.dtype, "kind", None) in ("b", "i", "u", "f")
+
+
+def has_dtype(x: Any) -> bool:
+    """An array of anything; no class such as np.float32, which is a static argument."""
+    return hasattr(x, "dtype") and not isinstance(x, type)
 
 
 # ---- NumPy's protocols ----

@@ -17,7 +17,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.backend import chosen
 from ..engine.batched import Batched
-from ..engine.tensor import Tensor
+from ..engine.tensor import THREAD, Tensor
 from . import cupy_code, numpy_code
 from .capture import Symbol, capture, is_array
 from .cleanup import clean
@@ -87,6 +87,8 @@ class Compiled:
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if THREAD.depth or THREAD.maps or THREAD.captures:  # a derivative, a vmap or another capture is to see the ops
+            return self._f(*args, **kwargs)
         for k, program in enumerate(self._programs):
             arrays = program.read(args, kwargs)
             if arrays is not None and program.wanted == chosen() and program.fresh():
@@ -94,7 +96,7 @@ class Compiled:
                     self._first(program)
                 return program.run(arrays)
         if any(isinstance(x, (Tensor, Batched, Symbol)) for x in trees.leaves((args, kwargs))):
-            return self._f(*args, **kwargs)  # inside a derivative, a vmap or another capture: they see its ops
+            return self._f(*args, **kwargs)  # left over from one that has ended, which is said by name
         return self._compile(args, kwargs)
 
     def __reduce__(self) -> tuple:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine import trees
 from ..engine.tensor import describe
-from .capture import is_array
+from .capture import has_dtype, is_array
 from .graph import Value
 
 
@@ -122,11 +122,11 @@ def check_static(args: tuple, kwargs: dict) -> None:
         *((f"argument {k}", x) for k, x in kwargs.items()),
     ]:
         for path, x in trees.items(tree):
-            if hasattr(x, "dtype") and not is_array(x):
+            if has_dtype(x) and not is_array(x):
                 raise TypeError(
                     f"tm.compile: {name}{path} is {describe(x)}, expected an array of floats, integers or booleans"
                 )
-            if not hasattr(x, "dtype"):
+            if not has_dtype(x):
                 try:
                     hash(x)
                 except TypeError:

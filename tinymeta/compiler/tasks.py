@@ -7,7 +7,7 @@ over the tasks leaves it, as one partial sum per run of tasks, and these are add
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -280,7 +280,7 @@ def _indexed(op: Op, kinds: list[int], count: int) -> Any:
         return params, [SLICE]
     if not all(i is indexing.ARRAY for i in index):
         return None
-    if of_task and _own_number(arrays[0], count):
+    if of_task and _own_number(arrays, count):
         how = [_broadcasting(a, kind, arrays[0].ndim) for a, kind in zip(arrays[1:], kinds[2:], strict=True)]
         return None if None in how or WHOLE in how else (params, [SLICE, DROP, *how])
     if kinds[0] != MAPPED and "shape" not in op.params:
@@ -296,13 +296,14 @@ def full_index(index: Any, ndim: int) -> tuple:
     return tuple(j for i in items for j in (missing if i is ... else [i]))
 
 
-def _own_number(index: Value, count: int) -> bool:
-    numbers = index.constant
+def _own_number(arrays: Sequence[Value], count: int) -> bool:
+    """Whether the first index is 0, 1, ... along the tasks' axis, the first one that all of them together have."""
+    first = arrays[0]
     return (
-        index.fixed
-        and index.ndim > 0
-        and numbers.shape[0] == numbers.size == count
-        and np.array_equal(numbers.ravel(), range(count))
+        first.fixed
+        and first.ndim == max(a.ndim for a in arrays) > 0
+        and first.constant.shape[0] == first.constant.size == count
+        and np.array_equal(first.constant.ravel(), range(count))
     )
 
 

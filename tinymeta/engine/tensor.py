@@ -28,10 +28,11 @@ _ndarray = np.ndarray
 
 
 class Thread(threading.local):
-    """Per thread: which derivatives and vmaps are running, the arrays they locked, and the line a recorded rule belongs to."""
+    """Per thread: which derivatives, vmaps and captures run, the arrays they locked, and the line a recorded rule belongs to."""
 
     depth = 0
     maps: tuple[Any, ...] = ()
+    captures = 0
     site: tuple[Any, int] | None = None
 
     def __init__(self) -> None:

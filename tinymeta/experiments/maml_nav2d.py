@@ -149,7 +149,7 @@ EXPERIMENT = Experiment(
     presets={
         "quick": {"iterations": 25},
         "paper": {"reward": "squared", "arrival": "ball", "rescale": False},
-        "code": {"iterations": 100, "inner_lr": 0.5, "spread": 1.0},
+        "code": {"iterations": 100, "inner_lr": 0.5, "spread": 1.0, "keep": "last"},
         "code-exact": {"iterations": 100, "inner_lr": 0.5},
         "published": {"iterations": 100},  # the authors' environment, with the paper's rate
         "published-long": {},  # and with the paper's 500 iterations

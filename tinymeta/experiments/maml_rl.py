@@ -36,6 +36,7 @@ class RLConfig:
     seed: int = 0
     hidden: tuple[int, ...] = (100, 100)
     iterations: int = 500
+    keep: str = "best"  # the policy of the iteration with the best average return; or "last"
     meta_batch: int = 20  # tasks per iteration
     episodes: int = 20  # per task, before and after adaptation
     horizon: int = 100
@@ -51,12 +52,13 @@ class RLConfig:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
         expect(self, "max_kl", self.max_kl > 0, "more than 0: with no divergence allowed no step is taken")
+        expect(self, "keep", self.keep in ("best", "last"), "best or last")
         expect(self, "spread", 0 <= self.spread < np.inf, "0 for exact products, or more")
         expect(self, "discount", 0 <= self.discount <= 1, "0 to 1")
 
 
 def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool) -> rl.Policy:
-    """The policy of the iteration with the best average return, after adaptation if it `adapts`; else this is pretraining on all
+    """The last policy or the one with the best average return, after adaptation if it `adapts`; else this is pretraining on all
     tasks. The return is that on the iteration's own training goals, as in the paper: no validation, and no early stopping."""
 
     def begin() -> dict[str, Any]:
@@ -89,7 +91,8 @@ def meta_train(config: RLConfig, run: Run, world: World, name: str, adapts: bool
         }
         return {"policy": taken.params} | best, metrics
 
-    return run.stage(name, config.iterations, begin, step)["best"]
+    state = run.stage(name, config.iterations, begin, step)
+    return state["policy" if config.keep == "last" else "best"]
 
 
 def first_policy(config: RLConfig, world: World) -> rl.Policy:

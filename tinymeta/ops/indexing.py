@@ -69,7 +69,7 @@ def scatter_add(x: Any, index: Any, values: Any) -> Any:
 
 def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
     """Integer labels (...) as rows (..., classes) of zeros with a single one. ValueError for a label out of range."""
-    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    labels = labels if hasattr(labels, "dtype") and not isinstance(labels, np.generic) else np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"one_hot: labels are {labels.dtype}, expected integers")
     check_range("one_hot", labels, classes)
