@@ -74,7 +74,7 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
     ("maml", "maml-omniglot", "paper", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense-5-shot", "MAML, transductive"),
-    ("rl", "maml-nav2d", "published", "MAML, return"),
+    ("rl", "maml-nav2d", "code", "MAML, return"),
     ("ewc", "ewc-domain-10", "published-ewc-seeds", ""),
     ("ewc", "ewc-domain-10", "tuned-decay", ""),
     ("ewc", "ewc-domain-10", "published-si-seeds", ""),
