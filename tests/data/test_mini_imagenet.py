@@ -108,7 +108,8 @@ def test_a_damaged_image_is_named(folder, content):
     path = next(folder.rglob("n0000000600000002.png"))
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=r"n0000000600000002\.png: found .*, expected an intact image; replace this file"
+        DataError,
+        match=r"n0000000600000002\.png: found .*, expected an intact image of 8 bits a channel; replace this file",
     ):
         mini_imagenet(folder, lists=LISTS).test.images(0)
 
@@ -119,6 +120,25 @@ def test_a_truncated_image_is_named(folder):
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(DataError, match=r"expected an intact image"):
         mini_imagenet(folder, lists=LISTS).test.images(0)
+
+
+def test_an_image_of_more_than_8_bits_is_refused(folder):
+    """Pillow would make white of it."""
+    path = next(folder.rglob("n0000000600000001.png"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (40, 40), np.uint16)).save(path)
+    with pytest.raises(
+        DataError, match=r"found mode 'I;16', more than 8 bits a channel, expected an intact image of 8 bits"
+    ):
+        mini_imagenet(folder, lists=LISTS).test.images(0)
+
+
+def test_suffixes_in_any_case_and_links_to_folders(folder, tmp_path_factory):
+    for path in [*folder.rglob("*.png")][::2]:
+        path.rename(path.with_suffix(".PNG"))
+    away = tmp_path_factory.mktemp("elsewhere") / "class"
+    (folder / "n00000001").rename(away)
+    (folder / "n00000001").symlink_to(away)
+    assert mini_imagenet(folder, side=12, lists=LISTS).train.images(1).shape == (4, 3, 12, 12)
 
 
 def test_without_pillow(monkeypatch, folder):

@@ -27,6 +27,60 @@ def test_a_method_is_refused_where_it_is_written(method):
         method(0.1, -1)
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: maml.implicit(0.1, -1, 1.0), "steps = -1, expected a whole number"),
+        (
+            lambda: maml.implicit(0.1, 5, 1.0, cg_steps=0),
+            "implicit: cg_steps = 0, expected a whole number of steps, 1 or more",
+        ),
+        (lambda: maml.implicit(0.1, 5, 1.0, cg_steps=1.5), r"implicit: cg_steps = 1\.5, expected"),
+        (lambda: maml.reptile(0.1, 1.5), r"steps = 1\.5, expected a whole number"),
+        (lambda: maml.meta_sgd(None, 3), "meta_sgd: lr = None, expected a finite number"),
+        (lambda: maml.meta_sgd(float("nan"), 3), "meta_sgd: lr = nan, expected a finite number"),
+        (lambda: maml.maml_plus_plus({"w": 0.1}, 3), r"maml_plus_plus: lr = \{'w': 0\.1\}, expected a finite number"),
+    ],
+)
+def test_a_setting_is_refused_where_a_variant_is_written(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(("rate", "parameter"), [((5,), (5, 1)), ((3,), (1,)), ((5, 4), (5, 1)), ((1, 5, 1), (5, 1))])
+def test_rates_that_would_change_the_parameters_shape(rate, parameter):
+    target, given = np.ones(parameter), {"w": np.full(rate, 0.1)}
+    with pytest.raises(
+        ValueError, match=r"lr\['w'\] is float64\[.*, expected a number or one rate per element of float64"
+    ):
+        maml.adapt(lambda p, d: ops.sum(ops.square(p["w"] - d)), {"w": np.zeros(parameter)}, target, given, 1)
+
+
+def test_rates_of_each_task_and_of_each_element_fit(rng):
+    loss = lambda p, d: ops.sum(ops.square(p - d), axis=-1)
+    targets, own, each = rng.normal(size=(3, 2)), np.array([[0.1], [0.2], [0.3]]), np.array([0.1, 0.4])
+    np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, own, 1), 2 * own * targets)
+    np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, each, 1), 2 * each * targets)
+
+
+def test_no_tasks(rng):
+    data = points(rng, 0, 5)
+    with pytest.raises(ValueError, match="one value for each of 0 tasks, expected 1 task or more"):
+        maml.meta_loss(mse, net(rng), data, data, 0.1, 1)
+
+
+def test_weights_of_no_steps(rng):
+    data = points(rng, 5)
+    with pytest.raises(ValueError, match="weights with steps = 0, expected 1 or more"):
+        maml.meta_loss(mse, net(rng), data, data, 0.1, 0, weights=np.zeros(0))
+
+
+def test_a_query_set_of_fewer_tasks_in_reptile(rng):
+    support, query = points(rng, 3, 5), points(rng, 2, 5)
+    with pytest.raises(ValueError, match=r"the data of inner step 2\[0\] is float64\[2,5,1\], but .* each of 3 tasks"):
+        maml.reptile(0.1, 3).meta_gradient(mse, net(rng), support, query)
+
+
 @pytest.mark.parametrize("steps", [-1, 1.5, True, None])
 def test_steps(rng, steps):
     with pytest.raises(ValueError, match=r"steps = .*, expected a whole number"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from maml.problems import assert_close, difference, inner, mse, net, points, random_like, task
 
 import tinymeta as tm
-from tinymeta import maml
+from tinymeta import maml, ops
 
 seeds = st.integers(0, 2**32 - 1)
 LR = 0.1
@@ -252,3 +252,16 @@ def test_a_method_that_needs_a_step(method):
 def test_reptile_divides_by_its_rate(lr):
     with pytest.raises(ValueError, match=r"reptile: lr = .*, expected a number above 0"):
         maml.reptile(lr, 2)
+
+
+@pytest.mark.parametrize(
+    "method", [maml.reptile(np.float64(0.05), 2), maml.implicit(0.05, 3, np.float64(10.0))], ids=["reptile", "implicit"]
+)
+def test_numpys_numbers_leave_the_dtypes(method):
+    """Those of every leaf: float32 and float64 beside each other stay."""
+    rng = np.random.default_rng(0)
+    params = {"a": np.zeros(3, np.float32), "b": np.zeros(3)}
+    loss = lambda p, d: ops.sum(ops.square(p["a"] - d), axis=-1) + ops.sum(ops.square(p["b"] - d), axis=-1)
+    data = rng.normal(size=(4, 3)).astype(np.float32)
+    _, gradient = method.meta_gradient(loss, params, data, data)
+    assert {name: g.dtype for name, g in gradient.items()} == {"a": np.float32, "b": np.float64}

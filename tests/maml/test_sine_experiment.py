@@ -203,6 +203,7 @@ def test_wrong_variants(variants, named):
     ("overrides", "message"),
     [
         ({"variants": "reptile,anil,reptile"}, "variants has 'reptile' twice, expected each once"),
+        ({"penalties": "0.01,0.01"}, r"penalties has 0\.01 twice, expected each once"),
         ({"variants": "anil,implicit", "strength": "0"}, "strength = 0.0, expected λ > 0"),
     ],
 )

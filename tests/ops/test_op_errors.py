@@ -222,6 +222,10 @@ def test_sizes_that_are_no_integers_are_refused():
             call()
 
 
+def test_one_hot_takes_numpys_integers():
+    np.testing.assert_array_equal(ops.one_hot(np.argmax([0, 1, 0]), 4), [0, 1, 0, 0])
+
+
 def test_one_hot_refuses_labels_that_are_not_integers():
     with pytest.raises(TypeError, match="labels are float64, expected integers"):
         ops.one_hot(np.array([0.0, 1.0]), 2)

@@ -51,6 +51,16 @@ def test_returns_that_are_linear_in_the_features_are_expected():
     assert correlation > 0.95
 
 
+def test_steps_after_the_end_have_no_advantage():
+    """In float16 they were infinite, and their share of 0 made NaN of the loss."""
+    alive = np.array([[[True, False, False], [True, True, False]]])
+    rewards = np.array([[[-1, 0, 0], [-1, -1, 0]]], np.float16)
+    observations = np.random.default_rng(0).normal(size=(1, 2, 3, 2)).astype(np.float16)
+    found = rl.transitions(rl.Episodes(observations, observations, rewards, alive))
+    assert np.isfinite(found.advantages).all()
+    assert not found.advantages[~alive.reshape(1, -1)].any()
+
+
 def test_mean_returns():
     episodes = random_episodes(np.random.default_rng(0))
     np.testing.assert_allclose(rl.mean_returns(episodes), episodes.rewards.sum(axis=2).mean(axis=1))

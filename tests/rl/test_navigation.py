@@ -73,3 +73,9 @@ def test_ball_and_box_differ_in_the_corners():
 def test_wrong_settings_are_refused(setting):
     with pytest.raises(ValueError, match=r"Navigation: .* expected"):
         rl.Navigation(**setting)
+
+
+def test_a_policy_of_other_actions_is_refused():
+    rng, world = np.random.default_rng(0), rl.Navigation(horizon=3)
+    with pytest.raises(ValueError, match="Navigation: the policy has 1 actions, expected 2"):
+        world.sample(rl.init_policy(rng, 2, 1, (3,)), world.goals(rng, 2), 3, rng)

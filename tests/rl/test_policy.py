@@ -66,3 +66,9 @@ def test_dtype(dtype):
     policy = rl.init_policy(np.random.default_rng(0), 3, 2, (4,), dtype)
     assert {x.dtype for x in trees.leaves(policy)} == {np.dtype(dtype)}
     assert sample(policy, np.zeros((5, 3), dtype), np.random.default_rng(0)).dtype == dtype
+
+
+def test_actions_of_another_size_are_refused():
+    policy = rl.init_policy(np.random.default_rng(0), 2, 1, (3,))
+    with pytest.raises(ValueError, match=r"log_prob: actions are float32\[5,2\], expected 1 in the last axis"):
+        log_prob(policy, np.zeros((5, 2), np.float32), np.zeros((5, 2), np.float32))

@@ -97,3 +97,12 @@ def test_a_step_through_adaptation_lowers_the_surrogate(policy, sampled):
     assert step.loss < step.loss_before
     assert 0 < step.kl <= 0.01
     assert rl.surrogate_loss(step.params, sampled, 0.3) == step.loss
+
+
+def test_every_leaf_keeps_its_dtype():
+    params = {"a": np.array([1.0, -2.0], np.float32), "b": np.array([[0.5]])}
+    kl = lambda p: ops.sum(ops.square(p["a"] - params["a"])) + ops.sum(ops.square(p["b"] - params["b"]))
+    for damping in (1e-5, np.float64(1e-5)):
+        step = rl.trpo_step(lambda p: ops.sum(p["a"]) + ops.sum(p["b"]), kl, params, 1e-2, damping)
+        assert step.accepted
+        assert {name: p.dtype for name, p in step.params.items()} == {"a": np.float32, "b": np.float64}

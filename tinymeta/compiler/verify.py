@@ -144,5 +144,5 @@ def _sentence(path: str, v: Any, gap: float, e: Any) -> str:
     made = f", made by {v.op.prim.name} at {line(v.op.site)}," if type(v) is Value and v.op else ""
     return (
         f"tm.compile: result{path} {describe(e)}{made} differs by {gap:.1e} between the compiled program and eager "
-        "execution: f is not pure, or this is a bug"
+        "execution: f is not pure (`+=` on another name of an array counts), or this is a bug"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from tinymeta.data.sets import labelled
 EMBEDDED = Path(__file__).with_name("mini_imagenet.npz")
 SPLITS = {"train": 64, "validation": 16, "test": 20}  # classes, in the order of the packed file
 PER_CLASS, SIDE = 600, 84
-SUFFIXES = (".jpg", ".jpeg", ".JPEG", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
 WHERE = "images are ImageNet's (https://image-net.org/), which each user brings: see docs/maml.md"
 
 Lists = dict[str, dict[str, tuple[str, ...]]]  # split -> class -> names of its images, without suffix
@@ -74,7 +75,7 @@ def mini_imagenet(folder: str | Path | None = None, side: int = SIDE, lists: Lis
     """
     _import_pillow()
     root = _folder(folder)
-    found = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix in SUFFIXES}
+    found = {path.stem: path for path in sorted(_files(root)) if path.suffix.lower() in SUFFIXES}
     wanted = mini_imagenet_lists() if lists is None else lists
     missing = [name for classes in wanted.values() for names in classes.values() for name in names if name not in found]
     if missing:
@@ -88,6 +89,12 @@ def mini_imagenet(folder: str | Path | None = None, side: int = SIDE, lists: Lis
         for split, classes in wanted.items()
     }
     return MiniImageNet(**splits)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All below a folder, links to folders included."""
+    for here, _, names in os.walk(root, followlinks=True):
+        yield from (Path(here, name) for name in names)
 
 
 def _folder(folder: str | Path | None) -> Path:
@@ -107,12 +114,14 @@ def read_image(path: Path, side: int) -> NDArray[np.uint8]:
     pillow = _import_pillow()
     try:
         with pillow.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # of which Pillow keeps what is above 255 as 255
+                raise ValueError(f"mode {image.mode!r}, more than 8 bits a channel")
             rgb = image.convert("RGB")
             rgb = rgb if rgb.size == (side, side) else rgb.resize((side, side), pillow.Resampling.LANCZOS)
             return np.asarray(rgb).transpose(2, 0, 1)
     except (OSError, ValueError, SyntaxError, EOFError, pillow.DecompressionBombError) as error:
         raise DataError(
-            str(path), str(error) or type(error).__name__, "an intact image", "replace this file"
+            str(path), str(error) or type(error).__name__, "an intact image of 8 bits a channel", "replace this file"
         ) from error
 
 

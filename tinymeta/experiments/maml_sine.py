@@ -24,7 +24,7 @@ from tinymeta.experiments.maml_methods import (
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
-from tinymeta.experiments.settings import expect, expect_at_least
+from tinymeta.experiments.settings import expect, expect_at_least, expect_once
 from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
 
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
@@ -75,6 +75,7 @@ class Config(Regressors, InnerLoop):
         expect_at_least(0, self, AT_LEAST_ZERO)
         for name in ("test_points", "hidden", "step_sizes", "penalties"):
             expect(self, name, bool(getattr(self, name)), "at least one value")
+        expect_once(self, ("penalties",))
         expect(self, "order", self.order in (1, 2), "2 for MAML or 1 for first-order MAML")
         expect(self, "test_query", self.test_query in ("grid", "fresh"), "grid or fresh")
         expect(self, "validate_every", self.validate_every >= 0, "1 or more, or 0 to keep the last parameters")

@@ -73,7 +73,7 @@ def averaged(config: Regressors, run: Run, name: str) -> Averaged:
         return run.stage(stage, count, lambda: _none_yet(config), step)
 
     def fits(strength: float) -> bool:
-        tuned = train(f"{name}, strength {strength:g}", "tuning regressors", config.tuning_regressors, strength)
+        tuned = train(f"{name}, strength {strength!r}", "tuning regressors", config.tuning_regressors, strength)
         return bool(np.mean(tuned["errors"]) < FITS)
 
     strength = max(filter(fits, config.penalties), default=min(config.penalties)) if anchor else 0.0

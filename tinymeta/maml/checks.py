@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -23,6 +24,8 @@ def check_setting(steps: Any, order: Any) -> None:
 
 
 def check_weights(weights: Any, steps: int) -> None:
+    if steps == 0:
+        raise ValueError("maml: weights with steps = 0, expected 1 or more: there is one weight for each step")
     if np.shape(weights) != (steps,) or not hasattr(weights, "dtype"):
         raise ValueError(
             f"maml: weights is {describe(weights)}, expected an array of one weight per inner step: shape [{steps}]"
@@ -33,6 +36,13 @@ def check_weights(weights: Any, steps: int) -> None:
 def _refuse_unless_finite(weights: Any) -> None:
     if not np.isfinite(weights).all():
         raise FloatingPointError(f"maml: weights is {weights}, expected finite numbers")
+
+
+def check_rate(method: str, lr: Any) -> float:
+    """A learned rate's first value as a Python float."""
+    if not isinstance(lr, Real) or not math.isfinite(lr):
+        raise ValueError(f"{method}: lr = {lr!r}, expected a finite number, from which the learned rates begin")
+    return float(lr)
 
 
 def check_parameters(params: Any) -> None:
@@ -55,7 +65,16 @@ def checked_rates(lr: Any, params: Any) -> Any:
             raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
         if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
             raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
+    for (path, rate), p in zip(trees.items(rates), trees.leaves(params), strict=True):
+        if np.shape(rate) and not _fits(np.shape(rate), np.shape(p)):
+            raise ValueError(
+                f"maml: lr{path} is {describe(rate)}, expected a number or one rate per element of {describe(p)}"
+            )
     return rates
+
+
+def _fits(rate: Axes, p: Axes) -> bool:
+    return len(rate) <= len(p) and all(r in (1, n) for r, n in zip(rate[::-1], p[::-1], strict=False))
 
 
 def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
@@ -77,6 +96,11 @@ def task_axes(losses: Any) -> Axes:
     if not isinstance(losses, (int, float)) and not hasattr(losses, "shape"):
         raise TypeError(f"maml: the loss returned a {describe(losses)}, expected a scalar, or an array of one per task")
     return np.shape(losses)
+
+
+def check_some(tasks: Axes) -> None:
+    if 0 in tasks:
+        raise ValueError("maml: the loss of the support set is one value for each of 0 tasks, expected 1 task or more")
 
 
 def check_data(name: str, data: Any, tasks: Axes) -> None:

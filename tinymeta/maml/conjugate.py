@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
+from ..optim import in_dtype
 
 
 def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, steps: int, like: Any) -> Any:
@@ -37,7 +38,10 @@ def inner(a: Any, b: Any, like: Any) -> Any:
 def _moved(x: Any, scale: Any, direction: Any, like: Any) -> Any:
     """x + scale * direction, one scale for each system."""
     return trees.map(
-        lambda a, d, w: a + ops.reshape(scale, (*np.shape(scale), *[1] * np.ndim(w))) * d, x, direction, like
+        lambda a, d, w: a + in_dtype(ops.reshape(scale, (*np.shape(scale), *[1] * np.ndim(w))), d) * d,
+        x,
+        direction,
+        like,
     )
 
 

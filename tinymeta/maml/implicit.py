@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, linearize, value_and_grad
+from .checks import check_setting
 from .conjugate import conjugate_gradient, own_axes
 from .inner import Loss, adapt, adaptation_path
 from .methods import Method
@@ -23,6 +26,10 @@ def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Metho
     """
     if not strength > 0:
         raise ValueError(f"implicit: strength = {strength}, expected λ > 0: it ties φ to θ")
+    check_setting(steps, 1)
+    if not isinstance(cg_steps, (int, np.integer)) or cg_steps < 1:
+        raise ValueError(f"implicit: cg_steps = {cg_steps!r}, expected a whole number of steps, 1 or more")
+    strength = float(strength)
     near = functools.partial(_tied, strength=strength)
 
     def meta_gradient(loss: Loss, params: Any, support: Any, query: Any) -> tuple[Any, Any]:

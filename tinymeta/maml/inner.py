@@ -16,6 +16,7 @@ from .checks import (
     check_finite,
     check_parameters,
     check_setting,
+    check_some,
     check_tasks,
     checked_rates,
     losses_on,
@@ -56,10 +57,13 @@ def descend(
     check_setting(steps, order)
     check_parameters(params)
     tasks = task_axes(losses_on("support", loss, stop_gradient(params), data_of(0)))
+    check_some(tasks)
     fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
     check_data("support", data_of(0), tasks)
     yield fast
     for step in range(steps):
+        if step:
+            check_data(f"the data of inner step {step + 1}", data_of(step), tasks)
 
         def total(weights: Any, step: int = step) -> Any:
             losses = loss(weights, data_of(step))

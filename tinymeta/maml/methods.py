@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..engine import trees
 from ..engine.tensor import describe
 from ..engine.transforms import value_and_grad
-from .checks import check_setting
+from .checks import check_rate, check_setting
 from .inner import Loss, Rate, adaptation_path
 from .outer import meta_loss
 
@@ -63,8 +63,10 @@ def anil(lr: Rate, steps: int, order: int = 2) -> Method:
 def meta_sgd(lr: float, steps: int, order: int = 2) -> Method:
     """Meta-SGD (1707.09835, eq. 1 and 2): a learned rate α for each element of the parameters, which begins at `lr`."""
 
+    first = check_rate("meta_sgd", lr)
+
     def init(params: Any) -> WithRates:
-        return WithRates(params, trees.map(lambda p: np.full_like(p, lr), params))
+        return WithRates(params, trees.map(lambda p: np.full_like(p, first), params))
 
     return _unrolled(steps, order, init, lambda meta: (meta.params, meta.rates))
 
@@ -80,8 +82,10 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
     if steps == 0:
         raise ValueError("maml_plus_plus: steps = 0, expected 1 or more: there are rates for each step")
 
+    first = check_rate("maml_plus_plus", lr)
+
     def init(params: Any) -> WithRates:
-        return WithRates(params, tuple(trees.map(lambda p: np.full((), lr, p.dtype), params) for _ in range(steps)))
+        return WithRates(params, tuple(trees.map(lambda p: np.full((), first, p.dtype), params) for _ in range(steps)))
 
     def rate(rates: Any) -> Callable[[int], Any]:
         return lambda step: rates[min(step, steps - 1)]

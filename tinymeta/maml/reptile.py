@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import ops
 from ..engine import trees
+from .checks import check_setting
 from .inner import Loss, adaptation_path, descend
 from .methods import Method
 from .outer import over_tasks, query_loss
@@ -21,13 +22,14 @@ def reptile(lr: float, steps: int) -> Method:
     """
     if not isinstance(lr, Real) or not 0 < lr < math.inf:
         raise ValueError(f"reptile: lr = {lr!r}, expected a number above 0: its gradient is divided by it")
+    check_setting(steps, 1)
     if steps < 1:
         raise ValueError(f"reptile: steps = {steps}, expected 1 or more: its gradient is what the steps changed")
 
     def meta_gradient(loss: Loss, params: Any, support: Any, query: Any) -> tuple[Any, Any]:
         *_, trained = descend(loss, params, lambda step: query if step % 2 else support, lr, steps, order=1)
         value = query_loss(loss, params, trained, query, steps)
-        return value, trees.map(lambda p, t: over_tasks(ops.mean, p - t, p) / lr, params, trained)
+        return value, trees.map(lambda p, t: over_tasks(ops.mean, p - t, p) / float(lr), params, trained)
 
     def path(loss: Loss, params: Any, support: Any, steps: int) -> list[Any]:
         return adaptation_path(loss, params, support, lr, steps, order=1)

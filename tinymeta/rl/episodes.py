@@ -56,7 +56,7 @@ def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     centred = advantages - (weights * advantages).sum(axis=1, keepdims=True)
     spread = np.sqrt((weights * centred**2).sum(axis=1, keepdims=True))
     observations, actions = (x.reshape(T, -1, x.shape[-1]) for x in (episodes.observations, episodes.actions))
-    scaled = (centred / (spread + 1e-8)).astype(observations.dtype)
+    scaled = np.where(alive, centred / (spread + 1e-8), 0).astype(observations.dtype)
     return Transitions(observations, actions, scaled, weights.astype(observations.dtype))
 
 

@@ -52,6 +52,10 @@ class Navigation:
     def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
         """Episodes of the policy, one for all tasks or one per task, in every task."""
         T, H, O = len(goals), self.horizon, self.observation_size
+        if policy.log_std.shape[-1] != self.action_size:
+            raise ValueError(
+                f"Navigation: the policy has {policy.log_std.shape[-1]} actions, expected {self.action_size}"
+            )
         dtype = policy.log_std.dtype
         seen = np.zeros((H, T, episodes, O), dtype)
         acted, rewards = np.zeros((H, T, episodes, 2), dtype), np.zeros((H, T, episodes), dtype)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from .. import maml, ops
 from ..engine import trees
 from ..engine.transforms import grad
+from ..optim import in_dtype
 from .episodes import Transitions
 from .policy import Policy, distribution, divergence, log_prob
 
@@ -34,7 +35,7 @@ def adapt_policy(policy: Policy, batch: Transitions | None, lr: float, order: in
 def adapt_further(policies: Policy, batch: Transitions, lr: float) -> Policy:
     """One more step for policies that are each task's own (T, ...): the gradient of a sum over tasks is that of every task."""
     gradient = grad(lambda own: ops.sum(policy_gradient_loss(own, batch)))(policies)
-    return trees.map(lambda p, g: p - lr * g, policies, gradient)
+    return trees.map(lambda p, g: p - in_dtype(lr, g) * g, policies, gradient)
 
 
 def surrogate_loss(policy: Policy, sampled: Sampled, lr: float) -> Any:

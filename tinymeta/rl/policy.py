@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import nets, ops
+from ..engine.tensor import describe
 
 Array = np.ndarray
 LOG_STD_MIN = float(np.log(1e-6))  # the authors' floor on the standard deviation
@@ -49,6 +50,10 @@ def sample(policy: Policy, observations: Array, rng: np.random.Generator) -> Arr
 def log_prob(policy: Policy, observations: Any, actions: Any) -> Any:
     """log π_θ(a | x), one value per transition (..., N)."""
     mean, log_std = distribution(policy, observations)
+    if np.shape(actions)[-1] != log_std.shape[-1]:
+        raise ValueError(
+            f"log_prob: actions are {describe(actions)}, expected {log_std.shape[-1]} in the last axis, as of the policy"
+        )
     z = (actions - mean) * ops.exp(-log_std)
     return -ops.sum(0.5 * z * z + log_std + 0.5 * LOG_TWO_PI, axis=-1)
 

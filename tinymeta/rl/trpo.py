@@ -45,7 +45,7 @@ def trpo_step(
             f"trpo_step: the loss is {before} and its gradient may not be finite; lower the inner step"
         )
     push = _products(kl, params, spread)
-    product = lambda v: trees.map(lambda hv, x: hv + damping * x, push(v), v)
+    product = lambda v: trees.map(lambda hv, x: hv + float(damping) * x, push(v), v)
     direction = conjugate_gradient(product, gradient, CG_STEPS, params)
     curvature = float(inner(direction, product(direction), params))
     if not curvature > 0:
