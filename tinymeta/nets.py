@@ -55,10 +55,10 @@ def init_normed_mlp(
     return (*(_normed(layer.w, layer.w.shape[1], scaled) for layer in hidden), head)
 
 
-def normed_mlp(params: Sequence[Any], x: Any) -> Any:
+def normed_mlp(params: Sequence[Any], x: Any, eps: float = 1e-5) -> Any:
     """Logits (..., N, out) of x (..., N, in): batch norm over N (statistics of the batch x itself) and ReLU after each map."""
     for layer in params[:-1]:
-        x = ops.relu(ops.batch_norm(ops.matmul(x, layer.w), layer.gamma, layer.beta, axis=-2))
+        x = ops.relu(ops.batch_norm(ops.matmul(x, layer.w), layer.gamma, layer.beta, axis=-2, eps=eps))
     return _linear(params[-1], x)
 
 
@@ -76,12 +76,12 @@ def init_conv4(
     return _convolutions(rng, filters, channels, dtype, scaled), _head(rng, filters, classes, dtype, head_sigma)
 
 
-def conv4(params: tuple[tuple[NormLayer, ...], Layer], x: Any) -> Any:
+def conv4(params: tuple[tuple[NormLayer, ...], Layer], x: Any, eps: float = 1e-5) -> Any:
     """Logits (..., N, classes) of images x (..., N, C, H, W): stride-2 convolutions with batch norm (statistics of the batch
     x itself) and ReLU, then the mean over the remaining positions and a linear layer."""
     convolutions, head = params
     for layer in convolutions:
-        x = ops.relu(_normed_convolution(layer, x, stride=2))
+        x = ops.relu(_normed_convolution(layer, x, 2, eps))
     return _linear(head, ops.mean(x, axis=(-2, -1)))
 
 
@@ -99,12 +99,12 @@ def init_pooled_conv4(
     return _convolutions(rng, filters, channels, dtype, scaled), _head(rng, positions * filters, classes, dtype)
 
 
-def pooled_conv4(params: tuple[tuple[NormLayer, ...], Layer], x: Any) -> Any:
+def pooled_conv4(params: tuple[tuple[NormLayer, ...], Layer], x: Any, eps: float = 1e-5) -> Any:
     """Logits (..., N, classes) of images x (..., N, C, H, W): convolutions with batch norm (statistics of the batch x itself),
     ReLU and 2x2 max-pooling, then a linear layer on all that remains."""
     convolutions, head = params
     for layer in convolutions:
-        x = ops.max_pool2d(ops.relu(_normed_convolution(layer, x, stride=1)), 2)
+        x = ops.max_pool2d(ops.relu(_normed_convolution(layer, x, 1, eps)), 2)
     return _linear(head, ops.reshape(x, (*x.shape[:-3], -1)))
 
 
@@ -128,9 +128,9 @@ def _head(rng: np.random.Generator, fan_in: int, classes: int, dtype: Any, sigma
     return Layer((scale * rng.normal(size=(fan_in, classes))).astype(dtype), np.zeros(classes, dtype))
 
 
-def _normed_convolution(layer: NormLayer, x: Any, stride: int) -> Any:
+def _normed_convolution(layer: NormLayer, x: Any, stride: int, eps: float) -> Any:
     x = ops.conv2d(x, layer.w, stride=stride, padding=1)
-    return ops.batch_norm(x, layer.gamma, layer.beta, axis=(-4, -2, -1))
+    return ops.batch_norm(x, layer.gamma, layer.beta, axis=(-4, -2, -1), eps=eps)
 
 
 def _linear(layer: Layer, x: Any) -> Any:

@@ -46,6 +46,7 @@ class FewShot(InnerLoop):
     examples. A set of as many examples a class as shots thus has `ways` times the mean, a larger query set more (for Reptile, which
     descends that too, the steps on it are longer). Batch norm takes the statistics of the batch at hand in training and in tests;
     norm="shared" leaves its parameters out of the inner loop (authors: a shift only, for scaled=False), "adapted" has them in it.
+    `norm_eps` is added to its variances: 1e-3 in the authors' code, the default of tf.contrib.layers.
 
     Methods are selected and judged after `test_steps` inner steps, those that are trained for more after as many as that.
     `clip` bounds each element of the meta-gradient, 0 for no bound. The parameters with the best validation accuracy are kept,
@@ -61,6 +62,7 @@ class FewShot(InnerLoop):
     filters: int = 64
     norm: str = "shared"
     scaled: bool = False
+    norm_eps: float = 1e-5
     cross_entropy: str = "per shot"
     inner_lr: float = 0.4
     implicit_lr: float = 0.1
@@ -81,6 +83,7 @@ class FewShot(InnerLoop):
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect_at_least(0, self, ("queries", "test_queries", "patience", "clip", "inner_lr", "implicit_lr", "meta_lr"))
+        expect(self, "norm_eps", self.norm_eps > 0, "more than 0")
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")
         expect(self, "cross_entropy", self.cross_entropy in ("per shot", "mean"), "per shot or mean")
         expect(self, "methods", len(self.methods) > 0, "one or more, each once")

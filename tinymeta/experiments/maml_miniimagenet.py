@@ -50,7 +50,7 @@ def net_of(config: Config) -> Net:
     """The paper's net, on images (..., N, 3, side, side)."""
     rng = stream(config.seed, "init")
     params = nets.init_pooled_conv4(rng, config.ways, config.filters, 3, config.side, scaled=config.scaled)
-    return Net(params, nets.pooled_conv4)
+    return Net(params, partial(nets.pooled_conv4, eps=config.norm_eps))
 
 
 def draw_tasks(

@@ -85,11 +85,12 @@ def net_of(config: Config) -> Net:
     rng = stream(config.seed, "init")
     if config.net == "dense":
         params: Any = nets.init_normed_mlp(rng, (SIDE * SIDE, *DENSE, config.ways), scaled=config.scaled)
-        return Net(params, lambda params, x: nets.normed_mlp(params, ops.reshape(x, (*x.shape[:-3], SIDE * SIDE))))
+        flat = lambda x: ops.reshape(x, (*x.shape[:-3], SIDE * SIDE))
+        return Net(params, lambda params, x: nets.normed_mlp(params, flat(x), config.norm_eps))
     params = nets.init_conv4(
         rng, config.ways, config.filters, scaled=config.scaled, head_sigma=config.head_sigma or None
     )
-    return Net(params, nets.conv4)
+    return Net(params, partial(nets.conv4, eps=config.norm_eps))
 
 
 def draw_tasks(
