@@ -121,7 +121,9 @@ def test_a_world_that_breaks_its_contract_ends_in_one_sentence_and_nothing_is_lo
     experiment, folder = found.groups()
     assert (Path(folder) / "checkpoint.npz").exists()
     left = []
-    monkeypatch.setattr(rl, "trpo_step", lambda *a, taken=rl.trpo_step: left.append(0) or taken(*a))
+    monkeypatch.setattr(
+        rl, "trpo_step", lambda *a, taken=rl.trpo_step, **options: left.append(0) or taken(*a, **options)
+    )
     assert cli.main(["run", experiment, "--resume", folder]) == 0
     assert len(left) == 3 * 4 - steps
     assert read_result(Path(folder)) == whole
