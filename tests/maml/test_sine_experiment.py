@@ -276,7 +276,7 @@ REGRESSORS = {
 
 @pytest.mark.parametrize("name", maml_sine_regressors.KINDS)
 def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path, monkeypatch, name):
-    """The anchor of each is the mean of those before it, or zero, and the first has no penalty; of all that is trained, the last
+    """The anchor of each is the mean of those before it, of which the first has none, or zero; of all that is trained, the last
     five count."""
     config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | REGRESSORS | {"compiled": "false"})
     build, trained, drawn = maml_sine_regressors._descent, [], []
@@ -300,12 +300,13 @@ def test_the_multi_task_baseline_is_the_mean_of_its_regressors(tmp_path, monkeyp
     assert (len(found.errors), len(trained)) == (5, 9 if penalised else 5)
     for leaf, *each in zip(tm.trees.leaves(found.mean), *trained[-5:], strict=True):
         np.testing.assert_allclose(leaf, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)
-    assert [strength for strength, _ in drawn[-5:]] == pytest.approx([0, *[found.strength] * 4])
+    first = found.strength if name.endswith("l2") else 0
+    assert [strength for strength, _ in drawn[-5:]] == pytest.approx([first, *[found.strength] * 4])
     assert (found.strength > 0) == penalised
     thus_far = [np.mean(each, axis=0) for each in zip(*trained[-5:-1], strict=True)]
     for anchor, mean in zip(drawn[-1][1], thus_far, strict=True):
-        expected = mean if name.endswith("to the mean") else 0 * mean
-        np.testing.assert_allclose(anchor, expected, rtol=1e-5, atol=1e-7) if penalised else None
+        expected = 0 * mean if name.endswith("l2") else mean
+        np.testing.assert_allclose(anchor, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -21,9 +21,7 @@ from tinymeta.lab import Run, stream
 
 FITS = 0.02  # "the error of the individual regressors was low: less than 0.02 on their respective sine waves"
 
-Anchor = Callable[
-    [Params], Params
-]  # what a penalty on ‖θ - anchor‖² draws to, given the mean of the regressors thus far
+Anchor = Callable[[Params, int], Params | None]  # of a penalty on ‖θ - anchor‖², given the mean of so many regressors
 Descent = Callable[..., tuple[Params, Any]]  # params, Adam's state, points, anchor, strength -> params, state
 
 
@@ -59,8 +57,8 @@ class Averaged(NamedTuple):
 
 KINDS: dict[str, Anchor | None] = {
     "multi-task": None,
-    "multi-task, l2": lambda mean: trees.map(np.zeros_like, mean),
-    "multi-task, to the mean": lambda mean: mean,
+    "multi-task, l2": lambda mean, count: trees.map(np.zeros_like, mean),
+    "multi-task, to the mean": lambda mean, count: mean if count else None,
 }
 
 
@@ -93,13 +91,14 @@ def _with_one_more(
     state: dict[str, Any],
     i: int,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The mean and the errors with those of regressor i; the first has no mean to be drawn to."""
+    """The mean and the errors with those of regressor i."""
     rng, mean = stream(config.seed, part, i), state["mean"]
     task, params = sine_tasks(rng, 1), _initial(config, _common(config) if config.shared_start else rng)
-    drawn_to, strength = (anchor(mean), strength) if anchor and i else (mean, 0.0)
-    moments = _adam(config).init(params)._replace(step=np.asarray(0))
+    drawn_to = anchor(mean, i) if anchor else None
+    strength = 0.0 if drawn_to is None else strength
+    moments = _adam(config).init(params)._replace(step=np.asarray(0))  # an array: one program for all steps
     for batch in _batches(config, task, rng):
-        params, moments = descend(params, moments, batch, drawn_to, np.float32(strength))
+        params, moments = descend(params, moments, batch, drawn_to or mean, np.float32(strength))
     error = float(mse(params, on_grid(task, 100))[0])
     mean = trees.map(lambda m, p: (m * i + p) / np.float32(i + 1), mean, params)
     return {"mean": mean, "errors": [*state["errors"], error]}, {"loss": error}
