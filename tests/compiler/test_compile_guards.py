@@ -286,6 +286,19 @@ def test_classes_of_numpy_are_static_arguments_and_results():
     assert programs(cast) == 4
 
 
+def test_an_object_that_has_a_dtype_alone_is_a_static_argument():
+    class Net:
+        dtype = np.float32
+
+        @tm.compile
+        def double(self, x):
+            return 2 * x.astype(self.dtype)
+
+    net = Net()
+    for _ in range(2):
+        np.testing.assert_array_equal(net.double(X), 2 * X)
+
+
 def test_a_complex_result_is_refused_by_name():
     with pytest.raises(
         TypeError, match=r"tm\.compile: the result\[0\] is complex128\[3\], expected an array of floats"

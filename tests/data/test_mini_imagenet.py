@@ -138,6 +138,8 @@ def test_suffixes_in_any_case_and_links_to_folders(folder, tmp_path_factory):
     away = tmp_path_factory.mktemp("elsewhere") / "class"
     (folder / "n00000001").rename(away)
     (folder / "n00000001").symlink_to(away)
+    for name in ("round", "and round"):
+        (folder / name).symlink_to(folder)
     assert mini_imagenet(folder, side=12, lists=LISTS).train.images(1).shape == (4, 3, 12, 12)
 
 

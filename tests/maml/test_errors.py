@@ -33,9 +33,11 @@ def test_a_method_is_refused_where_it_is_written(method):
         (lambda: maml.implicit(0.1, -1, 1.0), "steps = -1, expected a whole number"),
         (
             lambda: maml.implicit(0.1, 5, 1.0, cg_steps=0),
-            "implicit: cg_steps = 0, expected a whole number of steps, 1 or more",
+            "maml: cg_steps = 0, expected a whole number, 1 or more",
         ),
-        (lambda: maml.implicit(0.1, 5, 1.0, cg_steps=1.5), r"implicit: cg_steps = 1\.5, expected"),
+        (lambda: maml.implicit(0.1, 5, 1.0, cg_steps=1.5), r"maml: cg_steps = 1\.5, expected a whole number"),
+        (lambda: maml.implicit(0.1, 5, np.inf), "implicit: strength = inf, expected λ > 0, a finite number"),
+        (lambda: maml.implicit(0.1, 5, "1"), "implicit: strength = '1', expected λ > 0, a finite number"),
         (lambda: maml.reptile(0.1, 1.5), r"steps = 1\.5, expected a whole number"),
         (lambda: maml.meta_sgd(None, 3), "meta_sgd: lr = None, expected a finite number"),
         (lambda: maml.meta_sgd(float("nan"), 3), "meta_sgd: lr = nan, expected a finite number"),
@@ -51,7 +53,7 @@ def test_a_setting_is_refused_where_a_variant_is_written(build, message):
 def test_rates_that_would_change_the_parameters_shape(rate, parameter):
     target, given = np.ones(parameter), {"w": np.full(rate, 0.1)}
     with pytest.raises(
-        ValueError, match=r"lr\['w'\] is float64\[.*, expected a number or one rate per element of float64"
+        ValueError, match=r"rate of the parameters\['w'\] is float64\[.*, expected a number or a shape that broadcasts"
     ):
         maml.adapt(lambda p, d: ops.sum(ops.square(p["w"] - d)), {"w": np.zeros(parameter)}, target, given, 1)
 
@@ -61,6 +63,7 @@ def test_rates_of_each_task_and_of_each_element_fit(rng):
     targets, own, each = rng.normal(size=(3, 2)), np.array([[0.1], [0.2], [0.3]]), np.array([0.1, 0.4])
     np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, own, 1), 2 * own * targets)
     np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, each, 1), 2 * each * targets)
+    np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, [0.1, 0.4], 1), 2 * each * targets)
 
 
 def test_no_tasks(rng):

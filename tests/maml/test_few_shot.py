@@ -202,7 +202,9 @@ def test_a_compiled_path_is_the_path(key):
         draw = partial(maml_omniglot.draw_tasks, config, maml_omniglot.characters(config))
         support, _ = draw("test", np.random.default_rng(0), 3, 1)
         meta = few_shot.method_of(config, key).init(net.params)
-        paths.append(few_shot.path_of(config, key, net, 2)(meta, support))
+        path = few_shot.path_of(config, key, net, 2)
+        paths.append(path(meta, support))
+        assert hasattr(path, "source") == (compiled == "true")
     assert len(paths[0]) == 3
     trees.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-5), *paths)
 

@@ -5,6 +5,7 @@ import pytest
 
 from tinymeta import ops, rl
 from tinymeta.engine import trees
+from tinymeta.engine.tensor import value as raw
 from tinymeta.rl.trpo import SHRINK, _products
 
 PARAMS = {"a": np.array([1.0, -2.0]), "b": np.array([[0.5]])}
@@ -102,7 +103,20 @@ def test_a_step_through_adaptation_lowers_the_surrogate(policy, sampled):
 def test_every_leaf_keeps_its_dtype():
     params = {"a": np.array([1.0, -2.0], np.float32), "b": np.array([[0.5]])}
     kl = lambda p: ops.sum(ops.square(p["a"] - params["a"])) + ops.sum(ops.square(p["b"] - params["b"]))
-    for damping in (1e-5, np.float64(1e-5)):
-        step = rl.trpo_step(lambda p: ops.sum(p["a"]) + ops.sum(p["b"]), kl, params, 1e-2, damping)
+    for damping, spread in ((1e-5, None), (np.float64(1e-5), None), (1e-5, 1.0), (1e-5, np.float64(1.0))):
+        step = rl.trpo_step(lambda p: ops.sum(p["a"]) + ops.sum(p["b"]), kl, params, 1e-2, damping, spread)
         assert step.accepted
         assert {name: p.dtype for name, p in step.params.items()} == {"a": np.float32, "b": np.float64}
+
+
+def test_differences_that_reach_where_adaptation_diverges_take_no_step():
+    def kl(p):
+        if float(np.abs(raw(p["a"]) - PARAMS["a"]).max()) > 1e-3:
+            raise FloatingPointError("the support loss is nan")
+        return ops.sum(ops.square(p["a"] - PARAMS["a"])) + ops.sum(ops.square(p["b"] - PARAMS["b"]))
+
+    loss = lambda p: ops.sum(p["a"]) + ops.sum(p["b"])
+    assert rl.trpo_step(loss, kl, PARAMS, 1e-8).accepted
+    step = rl.trpo_step(loss, kl, PARAMS, 1e-8, spread=1.0)
+    assert not step.accepted
+    assert step.params is PARAMS

@@ -169,12 +169,12 @@ def _check_result(result: Any) -> None:
 
 def is_array(x: Any) -> bool:
     """An array of numbers, of NumPy or another library; NumPy's scalars too."""
-    return has_dtype(x) and hasattr(x, "shape") and getattr(x.dtype, "kind", None) in ("b", "i", "u", "f")
+    return has_dtype(x) and getattr(x.dtype, "kind", None) in ("b", "i", "u", "f")
 
 
 def has_dtype(x: Any) -> bool:
-    """An array of anything; no class such as np.float32, which is a static argument."""
-    return hasattr(x, "dtype") and not isinstance(x, type)
+    """An array of anything; classes such as np.float32, and objects that have a dtype alone, are static arguments."""
+    return hasattr(x, "dtype") and hasattr(x, "shape") and not isinstance(x, type)
 
 
 # ---- NumPy's protocols ----
@@ -207,7 +207,8 @@ def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwarg
     if func in LIKE or func in (np.shape, np.ndim, np.size, np.result_type, np.iscomplexobj, np.isrealobj):
         return func(*map(_array_of, args), **kwargs)  # of the shape and dtype alone
     if func is np.arange:
-        return np.arange(*args, **kwargs | {"like": self.array})  # it is called for like=self
+        array = np.asarray(self.array) if isinstance(self.array, np.generic) else self.array
+        return np.arange(*args, **kwargs | {"like": array})  # it is called for like=self
     if func in SEARCHES:
         array, params = named(func, args, kwargs)
         return bind(_plain(func), array, **params)

@@ -96,7 +96,7 @@ class Compiled:
                     self._first(program)
                 return program.run(arrays)
         if any(isinstance(x, (Tensor, Batched, Symbol)) for x in trees.leaves((args, kwargs))):
-            return self._f(*args, **kwargs)  # left over from one that has ended, which is said by name
+            return self._f(*args, **kwargs)  # kept from one that has ended: as f does
         return self._compile(args, kwargs)
 
     def __reduce__(self) -> tuple:

@@ -92,8 +92,13 @@ def mini_imagenet(folder: str | Path | None = None, side: int = SIDE, lists: Lis
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All below a folder, links to folders included."""
-    for here, _, names in os.walk(root, followlinks=True):
+    """All below a folder, links to folders included, each folder once."""
+    seen = set()
+    for here, folders, names in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (Path(here, name) for name in names)
 
 

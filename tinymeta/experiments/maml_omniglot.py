@@ -110,6 +110,7 @@ def train(config: Config, run: Run) -> Outcome:
 
 
 AUTHORS = {"train_characters": 1100, "validation_characters": 100}
+CODE = AUTHORS | {"head_sigma": 1.0, "norm_eps": 1e-3, "test_steps": 10}
 TWENTY = {"ways": 20, "inner_lr": 0.1, "inner_steps": 5, "test_steps": 5, "meta_batch": 16}
 
 EXPERIMENT = Experiment(
@@ -155,9 +156,9 @@ EXPERIMENT = Experiment(
             "shots": 5, "iterations": 600, "meta_batch": 8, "validate_every": 200, "validation_tasks": 60,
             "test_tasks": 200, "inductive_tasks": 20,
         },
-        "code": AUTHORS | {"head_sigma": 1.0, "test_steps": 10},
-        "code-20-way": AUTHORS | TWENTY | {"head_sigma": 1.0, "test_steps": 10},
-        "code-20-way-5-shot": AUTHORS | TWENTY | {"shots": 5, "head_sigma": 1.0, "test_steps": 10},
+        "code": CODE,
+        "code-20-way": CODE | TWENTY | {"test_steps": 10},
+        "code-20-way-5-shot": CODE | TWENTY | {"shots": 5, "test_steps": 10},
     },
     train=train,
     draw=draw_figures,

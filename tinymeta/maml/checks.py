@@ -17,10 +17,14 @@ Axes = tuple[int, ...]
 
 
 def check_setting(steps: Any, order: Any) -> None:
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 0:
-        raise ValueError(f"maml: steps = {steps!r}, expected a whole number of inner steps, 0 or more")
+    check_whole("steps", steps, 0)
     if not isinstance(order, (int, np.integer)) or isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"maml: order = {order!r}, expected 2 (through the inner gradient) or 1 (it is a constant)")
+
+
+def check_whole(name: str, count: Any, least: int) -> None:
+    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < least:
+        raise ValueError(f"maml: {name} = {count!r}, expected a whole number, {least} or more")
 
 
 def check_weights(weights: Any, steps: int) -> None:
@@ -40,7 +44,7 @@ def _refuse_unless_finite(weights: Any) -> None:
 
 def check_rate(method: str, lr: Any) -> float:
     """A learned rate's first value as a Python float."""
-    if not isinstance(lr, Real) or not math.isfinite(lr):
+    if not (isinstance(lr, Real) or getattr(lr, "shape", None) == ()) or not math.isfinite(lr):
         raise ValueError(f"{method}: lr = {lr!r}, expected a finite number, from which the learned rates begin")
     return float(lr)
 
@@ -65,12 +69,20 @@ def checked_rates(lr: Any, params: Any) -> Any:
             raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
         if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
             raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
-    for (path, rate), p in zip(trees.items(rates), trees.leaves(params), strict=True):
-        if np.shape(rate) and not _fits(np.shape(rate), np.shape(p)):
+    for (path, p), rate in zip(trees.items(params), _of_leaves(params, rates), strict=True):
+        if not _fits(np.shape(rate), np.shape(p)):
             raise ValueError(
-                f"maml: lr{path} is {describe(rate)}, expected a number or one rate per element of {describe(p)}"
+                f"maml: the rate of the parameters{path} is {describe(rate)}, expected a number or a shape that broadcasts to that "
+                f"of {describe(p)}"
             )
     return rates
+
+
+def _of_leaves(params: Any, rates: Any) -> list[Any]:
+    """What `rates` has for each leaf of the parameters, a list too."""
+    found: list[Any] = []
+    trees.map(lambda p, rate: found.append(rate), params, rates)
+    return found
 
 
 def _fits(rate: Axes, p: Axes) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
+from numbers import Real
 from typing import Any
-
-import numpy as np
 
 from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, linearize, value_and_grad
-from .checks import check_setting
+from .checks import check_setting, check_whole
 from .conjugate import conjugate_gradient, own_axes
 from .inner import Loss, adapt, adaptation_path
 from .methods import Method
@@ -24,11 +24,10 @@ def implicit(lr: float, steps: int, strength: float, cg_steps: int = 5) -> Metho
     ∇L(φ, query), found by `cg_steps` steps of conjugate gradient on Hessian-vector products, for all tasks at once (algorithm 2).
     It is exact where φ is the minimum and I + H/λ is positive definite: take λ large enough for the second.
     """
-    if not strength > 0:
-        raise ValueError(f"implicit: strength = {strength}, expected λ > 0: it ties φ to θ")
+    if not isinstance(strength, Real) or not 0 < strength < math.inf:
+        raise ValueError(f"implicit: strength = {strength!r}, expected λ > 0, a finite number: it ties φ to θ")
     check_setting(steps, 1)
-    if not isinstance(cg_steps, (int, np.integer)) or cg_steps < 1:
-        raise ValueError(f"implicit: cg_steps = {cg_steps!r}, expected a whole number of steps, 1 or more")
+    check_whole("cg_steps", cg_steps, 1)
     strength = float(strength)
     near = functools.partial(_tied, strength=strength)
 

@@ -31,7 +31,8 @@ def adapt(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: in
     """θ' after `steps` times θ' = θ - lr ∇θ loss(θ, support) (section 2.2): leaves like those of `params` for one task.
 
     Many tasks (see tinymeta.maml) all start from `params`, and the result's leaves have a leading task axis (T, ...). `lr` is
-    a float, a tree like `params` with a rate for each leaf or element, or a function that gives one of these for step 0, 1, ...
+    a float, a tree like `params` with a rate for each leaf, element or task, or a function that gives one of these for step
+    0, 1, ...
     order=2 lets derivatives pass through the inner gradient; order=1 takes that gradient as a constant, so that ∂θ'/∂θ = I.
     FloatingPointError, naming step and task, for a support loss that is not finite.
     """

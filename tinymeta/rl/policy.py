@@ -50,7 +50,7 @@ def sample(policy: Policy, observations: Array, rng: np.random.Generator) -> Arr
 def log_prob(policy: Policy, observations: Any, actions: Any) -> Any:
     """log π_θ(a | x), one value per transition (..., N)."""
     mean, log_std = distribution(policy, observations)
-    if np.shape(actions)[-1] != log_std.shape[-1]:
+    if np.shape(actions)[-1:] != log_std.shape[-1:]:
         raise ValueError(
             f"log_prob: actions are {describe(actions)}, expected {log_std.shape[-1]} in the last axis, as of the policy"
         )

@@ -58,10 +58,16 @@ def _products(kl: Callable, params: Any, spread: float | None) -> Callable[[Any]
     """v -> H v, H the Hessian of kl."""
     if spread is None:
         return linearize(grad(kl), params)[1]
-    slope, reach = grad(kl), spread / (float(np.sqrt(inner(params, params, params))) + 1e-8)
+    slope, reach = grad(kl), float(spread) / (float(np.sqrt(inner(params, params, params))) + 1e-8)
 
     def product(v: Any) -> Any:
-        ahead, behind = (slope(trees.map(lambda p, x, r=r: p + r * x, params, v)) for r in (reach, -reach))
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                ahead, behind = (slope(trees.map(lambda p, x, r=r: p + r * x, params, v)) for r in (reach, -reach))
+        except (
+            FloatingPointError
+        ):  # adaptation diverged within the reach: no curvature is known there, and no step is taken
+            return trees.map(lambda p: p * np.nan, params)
         return trees.map(lambda a, b: (a - b) / (2 * reach), ahead, behind)
 
     return product
