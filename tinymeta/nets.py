@@ -78,7 +78,7 @@ def init_conv4(
 
 def conv4(params: tuple[tuple[NormLayer, ...], Layer], x: Any, eps: float = 1e-5) -> Any:
     """Logits (..., N, classes) of images x (..., N, C, H, W): stride-2 convolutions with batch norm (statistics of the batch
-    x itself) and ReLU, then the mean over the remaining positions and a linear layer."""
+    x itself, `eps` added to its variances) and ReLU, then the mean over the remaining positions and a linear layer."""
     convolutions, head = params
     for layer in convolutions:
         x = ops.relu(_normed_convolution(layer, x, 2, eps))
