@@ -146,7 +146,8 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any]:
         given = trees.unflatten((args, kwargs), symbols)
         result = f(*given[0], **given[1])
         _check_containers(given, symbols)
-        _check_result(result)
+        for path, x in trees.items(result):
+            check_numbers(f"the result{path}", x)
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
     return Program(inputs, log.ops, trees.leaves(result), log.checks), result
@@ -159,12 +160,10 @@ def _check_containers(given: Any, symbols: list) -> None:
         raise TypeError("tm.compile: f changes a container among its arguments, which no replay does; return a new one")
 
 
-def _check_result(result: Any) -> None:
-    for path, x in trees.items(result):
-        if has_dtype(x) and not is_array(x):
-            raise TypeError(
-                f"tm.compile: the result{path} is {describe(x)}, expected an array of floats, integers or booleans"
-            )
+def check_numbers(name: str, x: Any) -> None:
+    """TypeError for an array of anything but numbers."""
+    if has_dtype(x) and not is_array(x):
+        raise TypeError(f"tm.compile: {name} is {describe(x)}, expected an array of floats, integers or booleans")
 
 
 def is_array(x: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine import trees
 from ..engine.tensor import describe
-from .capture import has_dtype, is_array
+from .capture import check_numbers, has_dtype, is_array
 from .graph import Value
 
 
@@ -122,10 +122,7 @@ def check_static(args: tuple, kwargs: dict) -> None:
         *((f"argument {k}", x) for k, x in kwargs.items()),
     ]:
         for path, x in trees.items(tree):
-            if has_dtype(x) and not is_array(x):
-                raise TypeError(
-                    f"tm.compile: {name}{path} is {describe(x)}, expected an array of floats, integers or booleans"
-                )
+            check_numbers(f"{name}{path}", x)
             if not has_dtype(x):
                 try:
                     hash(x)

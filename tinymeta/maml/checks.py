@@ -69,20 +69,17 @@ def checked_rates(lr: Any, params: Any) -> Any:
             raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
         if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
             raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
-    for (path, p), rate in zip(trees.items(params), _of_leaves(params, rates), strict=True):
-        if not _fits(np.shape(rate), np.shape(p)):
-            raise ValueError(
-                f"maml: the rate of the parameters{path} is {describe(rate)}, expected a number or a shape that broadcasts to that "
-                f"of {describe(p)}"
-            )
+    for path, misfit in [] if one else trees.items(trees.map(_misfit, params, rates)):
+        if misfit:
+            raise ValueError(f"maml: the rate of the parameters{path} is {misfit}")
     return rates
 
 
-def _of_leaves(params: Any, rates: Any) -> list[Any]:
-    """What `rates` has for each leaf of the parameters, a list too."""
-    found: list[Any] = []
-    trees.map(lambda p, rate: found.append(rate), params, rates)
-    return found
+def _misfit(p: Any, rate: Any) -> str:
+    """Why the rate, which may be a list, does not belong to the parameter; "" if it does."""
+    if _fits(np.shape(rate), np.shape(p)):
+        return ""
+    return f"{describe(rate)}, expected a number or a shape that broadcasts to that of {describe(p)}"
 
 
 def _fits(rate: Axes, p: Axes) -> bool:

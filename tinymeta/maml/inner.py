@@ -63,7 +63,7 @@ def descend(
     check_data("support", data_of(0), tasks)
     yield fast
     for step in range(steps):
-        if step:
+        if data_of(step) is not data_of(0):
             check_data(f"the data of inner step {step + 1}", data_of(step), tasks)
 
         def total(weights: Any, step: int = step) -> Any:

@@ -44,8 +44,8 @@ def trpo_step(
         raise FloatingPointError(
             f"trpo_step: the loss is {before} and its gradient may not be finite; lower the inner step"
         )
-    push = _products(kl, params, spread)
-    product = lambda v: trees.map(lambda hv, x: hv + float(damping) * x, push(v), v)
+    push, damping = _products(kl, params, spread), float(damping)
+    product = lambda v: trees.map(lambda hv, x: hv + damping * x, push(v), v)
     direction = conjugate_gradient(product, gradient, CG_STEPS, params)
     curvature = float(inner(direction, product(direction), params))
     if not curvature > 0:
@@ -66,7 +66,7 @@ def _products(kl: Callable, params: Any, spread: float | None) -> Callable[[Any]
                 ahead, behind = (slope(trees.map(lambda p, x, r=r: p + r * x, params, v)) for r in (reach, -reach))
         except (
             FloatingPointError
-        ):  # adaptation diverged within the reach: no curvature is known there, and no step is taken
+        ):  # adaptation diverged within the reach: nothing is known of the curvature, no step is taken
             return trees.map(lambda p: p * np.nan, params)
         return trees.map(lambda a, b: (a - b) / (2 * reach), ahead, behind)
 
