@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).with_name("results")
-UNSET = (
+UNSET = (  # so that the libraries have their own defaults
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
     "PYTHONDONTWRITEBYTECODE",
-)  # the libraries' own defaults
+)
 
 
 def median_seconds(f: Callable[[], Any], calls: int) -> float:

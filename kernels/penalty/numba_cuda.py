@@ -62,9 +62,9 @@ def _proximal(theta, grad, anchor, fisher, out, lr, lr_lam):  # (5)
 
 
 @cuda.jit
-def _adam(
+def _adam(  # (4)
     theta, grad, anchor, fisher, m, v, out, m_out, v_out, lam, lr, beta1, rest1, beta2, rest2, bias1, bias2, eps
-):  # (4)
+):
     i = cuda.grid(1)
     if i < theta.size:
         total = grad[i] + lam * fisher[i] * (theta[i] - anchor[i])

@@ -35,19 +35,18 @@ class Machine:
     """The module of the three functions, and what the caller must know: the table's values and the sizes of the blocks in bytes."""
 
     def __init__(self, program: Program, vector_bytes: int, data_at: int | None = None) -> None:
-        self.data_at = (
-            data_at  # where an array's Python object has the address of its data; None: the table holds that itself
-        )
+        # Where an array's Python object has the address of its data; None: the table holds that itself.
+        self.data_at = data_at
         self.tasks = split(program) or Tasks(0, after=program.ops)
         self.runs = _runs(self.tasks)
         self.module, self.vector_bytes = ir.Module("program"), vector_bytes
         self.outputs = computed(program)
         self.table = {v: i for i, v in enumerate([*program.inputs, *program.constants, *self.outputs])}
         self.shared: dict[Value, int] = {}
-        self.indexing: list[
-            Op
-        ] = []  # the ops that read or add at indices: the number of one that found an index out of range,
-        self.shared_bytes, self.own_bytes = ALIGNMENT, 0  # counted from 1, is what `shared` begins with after a run
+        # The ops that read or add at indices. After a run `shared` begins with the number, counted from 1, of one that found an
+        # index out of range.
+        self.indexing: list[Op] = []
+        self.shared_bytes, self.own_bytes = ALIGNMENT, 0
         self.parts = self._parts()
 
     @property

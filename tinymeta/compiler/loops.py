@@ -56,9 +56,8 @@ class Loop:
 
     shape: tuple[int, ...]
     loads: dict[View, int] = field(default_factory=dict)
-    code: list[tuple[int, Op, tuple]] = field(
-        default_factory=list
-    )  # register = op(registers as ints, or numbers in a 1-tuple)
+    # register = op(registers as ints, or numbers in a 1-tuple)
+    code: list[tuple[int, Op, tuple]] = field(default_factory=list)
     stores: list[tuple[int, View]] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
     registers: dict[Value, int] = field(default_factory=dict)

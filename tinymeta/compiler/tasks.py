@@ -20,12 +20,10 @@ from .apart import PRODUCTS, apart
 from .cleanup import DIVIDE
 from .graph import Op, Program, Value, values
 
-Rule = Callable[
-    [Op, list[int], int], Any
-]  # (op, what its inputs are, T) -> (params of one task, TAKEN of each input), or None
-SHARED, SLICEABLE, MAPPED = range(
-    3
-)  # what an input is: without a task axis, an argument that may be sliced, a value of each task
+# (op, what its inputs are, T) -> (params of one task, how one task takes each input), or None
+Rule = Callable[[Op, list[int], int], Any]
+# What an input is: without a task axis, an argument that may be sliced, a value of each task.
+SHARED, SLICEABLE, MAPPED = range(3)
 SLICE, WHOLE, SQUEEZE, DROP = range(4)  # how one task takes it; SQUEEZE: without its first axis, which has length 1
 
 

@@ -49,9 +49,8 @@ class Traced:
             call_args[i] = trees.map(lambda x: x, tree)  # f may change its containers
         self.trees = picked
         self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
-        self.nested = THREAD.depth > (
-            THREAD.maps[-1].depth if THREAD.maps else 0
-        )  # in another derivative of the same vmap
+        outside = THREAD.maps[-1].depth if THREAD.maps else 0
+        self.nested = THREAD.depth > outside  # in another derivative of the same vmap
         with running():
             lock_all(map(raw, self.leaves))
             output = f(*call_args, **kwargs)

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 
 _HOUSE = frozenset({"tinymeta.engine", "tinymeta.ops", "tinymeta.compiler"})
-OPEN: list[
-    int
-] = []  # the vmaps and captures that run in any thread: while there is none, no value is Batched or captured
-CAPTURES: list[
-    Any
-] = []  # what tm.compile hangs in while it captures: how a primitive and a check of numbers write themselves down
+# The vmaps and captures that run in any thread: while there is none, no value is Batched or captured.
+OPEN: list[int] = []
+# What tm.compile hangs in while it captures: how a primitive and a check of numbers write themselves down.
+CAPTURES: list[Any] = []
 _next_seq = itertools.count().__next__
 _new = object.__new__
 _getframe = sys._getframe

@@ -184,9 +184,8 @@ def _end_task(at: Course, learner: Learner, state: State) -> State:
 def _report(config: Config, trials: Trials) -> Outcome:
     best = choose(trials)
     found = {method: trials[best[method]] for method in METHODS}
-    alone = np.array(
-        [one.accuracy[1, 0] for one in max(found.values(), key=validation)]
-    )  # there is nothing to forget yet
+    first = max(found.values(), key=validation)  # whichever: at the first task there is nothing to forget yet
+    alone = np.array([one.accuracy[1, 0] for one in first])
     widths = dict(config.settings)
     series = {
         "curves": {m: dict(zip(("mean", "se"), mean_se(so_far(results)), strict=True)) for m, results in found.items()},

@@ -30,10 +30,10 @@ AT_LEAST_ONE = (
 CHUNK = 20  # tasks that are evaluated at once, for memory
 
 Batch = tuple[NDArray, NDArray]  # images (T, examples, C, H, W) and labels (T, examples)
-Draw = Callable[
-    [str, np.random.Generator, int, int], tuple[Batch, Batch]
-]  # part, rng, tasks, queries -> support, query
-Path = Callable[[Any, Batch], list[Any]]  # what is meta-learned, support -> parameters before and after each inner step
+# part, rng, tasks, queries -> support, query
+Draw = Callable[[str, np.random.Generator, int, int], tuple[Batch, Batch]]
+# what is meta-learned, support -> parameters before and after each inner step
+Path = Callable[[Any, Batch], list[Any]]
 State = dict[str, Any]
 
 

@@ -114,9 +114,7 @@ def compare(
 
     def step(curves: dict[str, NDArray], i: int) -> tuple[dict[str, NDArray], dict[str, float]]:
         name = list(methods)[i]
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # a method that diverges ends with the loss that it ends with
+        with np.errstate(over="ignore", invalid="ignore"):  # a method that diverges ends with the loss it ends with
             curve = l2l.optimize(methods[name], problem, setting.steps)
         return {**curves, name: curve}, {"loss": float(np.mean(curve[-1]))}
 

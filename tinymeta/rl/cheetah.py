@@ -105,9 +105,8 @@ def _environment(number: int) -> Any:
     except ImportError as error:
         sentence = "rl.Cheetah needs Gymnasium with MuJoCo: pip install 'tinymeta[rl]'"
         raise ImportError(sentence, name=error.name) from error  # by its name the command knows what is missing
-    mujoco.set_mju_user_warning(
-        lambda message: None
-    )  # of the model's old attributes; else a log lands in the working folder
+    # The warning is of the model's old attributes; without a handler a log lands in the working folder.
+    mujoco.set_mju_user_warning(lambda message: None)
     try:
         return gymnasium.make("HalfCheetah-v5", max_episode_steps=10**9).unwrapped
     finally:

@@ -64,9 +64,7 @@ def _products(kl: Callable, params: Any, spread: float | None) -> Callable[[Any]
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 ahead, behind = (slope(trees.map(lambda p, x, r=r: p + r * x, params, v)) for r in (reach, -reach))
-        except (
-            FloatingPointError
-        ):  # adaptation diverged within the reach: nothing is known of the curvature, no step is taken
+        except FloatingPointError:  # adaptation diverged within the reach: the curvature is unknown, no step is taken
             return trees.map(lambda p: p * np.nan, params)
         return trees.map(lambda a, b: (a - b) / (2 * reach), ahead, behind)
 
