@@ -64,8 +64,16 @@ def test_a_collected_result_keeps_every_setting_of_ewc_that_was_tried(tmp_path):
     assert collect_results.newest(tmp_path, "ewc-permuted-3")[1]["tried"] == grid
 
 
+def test_a_named_run_takes_the_place_of_that_of_its_preset_or_joins_its_experiment():
+    one, other, far = ({"experiment": e, "preset": p} for e, p in (("a", "quick"), ("a", "paper"), ("b", "quick")))
+    new = one | {"rows": []}
+    assert collect_results.joined([one, other, far], new) == [new, other, far]
+    assert collect_results.joined([one, far], other) == [one, other, far]
+    assert collect_results.joined([one], far) == [one, far]
+
+
 def collected(**changes):
-    versions = {"numpy": "2.4"}
+    versions = {"numpy": "2.4", "cores": 2, "cpu": "Toy"}
     experiment = {
         "experiment": "l2l-toy",
         "preset": "quick",
@@ -74,7 +82,7 @@ def collected(**changes):
         "rows": [],
         "claims": [],
     }
-    return readme_tables.every_row({"machine": "2 cores", "experiments": [experiment | changes]})
+    return readme_tables.every_row({"experiments": [experiment | changes]})
 
 
 def test_the_page_has_each_baseline_s_learning_rate_and_marks_the_ends_of_the_grid():

@@ -1,22 +1,25 @@
 """Collect finished runs into bench/results/NAME.json, from which the tables of the README and the docs are generated.
 
-python -m tools.collect_results runs/demo demo            # the demo's four experiments
-python -m tools.collect_results runs paper maml-sine      # the newest run of each experiment named, below runs/
+python -m tools.collect_results runs/demo demo            # the demo's four experiments, and no other
+python -m tools.collect_results runs maml maml-sine       # the newest run of each experiment named, below runs/
 python -m tools.collect_results runs l2l l2l-mnist:paper  # the newest run with that preset
 
-The figures of a run that is named come along, into docs/figures/.
+Runs that are named take the place of those of their preset, or join those of their experiment; their figures come along, into
+docs/figures/.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.measure import RESULTS, machine
+from bench.measure import RESULTS
 from tinymeta.experiments import DEMO, load
 from tinymeta.lab.experiment import preset_of, restore
 
@@ -75,15 +78,26 @@ def with_figures(run: Path, result: dict[str, Any]) -> dict[str, Any]:
     return result | {"figures": figures}
 
 
+def joined(results: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results with a new one: in place of that of its preset, or after the others of its experiment."""
+    key = operator.itemgetter("experiment", "preset")
+    if key(new) in map(key, results):
+        return [new if key(old) == key(new) else old for old in results]
+    last = max((i + 1 for i, old in enumerate(results) if old["experiment"] == new["experiment"]), default=len(results))
+    return [*results[:last], new, *results[last:]]
+
+
 def main() -> None:
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
     root, table, named = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    found = [newest(root, name) for name in named or DEMO]
-    experiments = [with_figures(*one) if named else one[1] for one in found]
-    (RESULTS / f"{table}.json").write_text(
-        json.dumps({"machine": machine(), "experiments": experiments}, indent=1) + "\n"
-    )
+    found, file = [newest(root, name) for name in named or DEMO], RESULTS / f"{table}.json"
+    if named:
+        before = json.loads(file.read_text())["experiments"] if file.exists() else []
+        experiments = functools.reduce(joined, [with_figures(*one) for one in found], before)
+    else:
+        experiments = [result for _, result in found]
+    file.write_text(json.dumps({"experiments": experiments}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def demo() -> str:
     count = (
         f"{len(claims) - len(failed)} of the papers' {len(claims)} claims held{'; these did not:' if failed else '.'}"
     )
-    return "\n".join([*_HEAD, *rows, "", count, *failed, "", _machine(results), ""])
+    return "\n".join([*_HEAD, *rows, "", count, *failed, "", _made_with(results["experiments"]), ""])
 
 
 HEADLINES = (  # of what collection, experiment and preset, and how the rows begin that say whether a paper is reproduced
@@ -100,7 +100,9 @@ def reproduction() -> str:
 
 def every_row(results: dict[str, Any]) -> str:
     """Every row of a collection of results, what became of the papers' claims, and the figures, experiment by experiment."""
-    return "\n".join([_machine(results), *(line for e in results["experiments"] for line in _section(e)), ""])
+    return "\n".join(
+        [_made_with(results["experiments"]), *(line for e in results["experiments"] for line in _section(e)), ""]
+    )
 
 
 def _section(experiment: dict[str, Any]) -> list[str]:
@@ -170,12 +172,13 @@ def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[st
     return [f"| {experiment['experiment']} | {' | '.join(line[:3])} |" for line in found]
 
 
-def _machine(results: dict[str, Any]) -> str:
-    known = [
-        (f"preset `{e['preset']}`, seed {e['config']['seed']}", e["versions"]["numpy"]) for e in results["experiments"]
-    ]
-    settings, numpy = sorted({setting for setting, _ in known}), known[0][1]
-    return f"{'; '.join(settings).capitalize()}; {results['machine']}; NumPy {numpy}."
+def _made_with(experiments: list[dict[str, Any]]) -> str:
+    """The presets and seeds of the runs, and the machines and versions of NumPy that made them."""
+    versions = [e["versions"] for e in experiments]
+    settings = {f"preset `{e['preset']}`, seed {e['config']['seed']}" for e in experiments}
+    machines = {f"{v['cores']} cores, {v['cpu']}" for v in versions}
+    numpy = {f"NumPy {v['numpy']}" for v in versions}
+    return f"Made with {'; '.join([*sorted(settings), *sorted(machines), *sorted(numpy)])}."
 
 
 def committed(name: str) -> dict[str, Any]:
