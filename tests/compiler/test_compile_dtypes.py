@@ -73,6 +73,16 @@ def test_integers_and_masks(what):
     check_numbers(OTHERS[what], np.array([1, 0, 2, -3, 0]), np.array([0, 3, 1, 1, 4]))
 
 
+@pytest.mark.parametrize("narrow", [np.float16, np.float32])
+def test_a_result_is_as_exact_as_the_narrowest_floats_on_the_way_to_it(narrow):
+    x = np.random.default_rng(0).normal(size=50)
+    through = lambda x: np.tanh(np.exp(x.astype(narrow)))
+    for f in (lambda x: through(x).astype(np.float64), tm.grad(lambda x: np.sum(through(x)))):
+        assert tm.compile(f)(x).dtype == np.float64
+    wide = tm.compile(lambda x: (np.exp(x), x.astype(narrow)))
+    np.testing.assert_allclose(wide(x)[0], np.exp(x), rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64"])
 def test_the_source_of_a_maximum_runs(dtype):
     x = drawn(np.random.default_rng(0), (3, 4), dtype) - drawn(np.random.default_rng(1), (3, 4), dtype) * 9

@@ -6,7 +6,9 @@ import pytest
 import tinymeta as tm
 from tinymeta.compiler.verify import verify
 
-INDICES = [0, 2, -1, (1, 2), (slice(None), 1), (..., 0), (0, ...), (None, 1), (slice(0, 2), 2)]
+INDICES = [
+    0, 2, -1, (1, 2), (slice(None), 1), (..., 0), (0, ...), (None, 1), (slice(0, 2), 2), True, (True, 1), (np.False_,),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -36,6 +38,19 @@ def test_gradients_through_single_elements(backend):
             compiled = tm.compile(tm.grad(loss, argnums))
             np.testing.assert_allclose(compiled(w, r), tm.grad(loss, argnums)(w, r), rtol=1e-14)
             np.testing.assert_allclose(compiled(2 * w, r), tm.grad(loss, argnums)(2 * w, r), rtol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_constant_of_zeros_of_either_sign_is_not_one_number(backend):
+    x = np.array([1.0, 2.0])
+    with tm.backend(backend), np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(tm.compile(lambda x: x / np.array([0.0, -0.0]))(x), [np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_single_number_is_flipped(backend):
+    with tm.backend(backend):
+        assert tm.compile(lambda x: np.flip(np.sum(x)) + 1)(np.ones(3)) == 4.0
 
 
 def test_a_replay_that_is_no_function_of_its_arguments_is_refused():

@@ -299,6 +299,16 @@ def test_an_object_that_has_a_dtype_alone_is_a_static_argument():
         np.testing.assert_array_equal(net.double(X), 2 * X)
 
 
+def test_an_array_whose_arithmetic_is_its_own_is_refused(tmp_path):
+    compiled = tm.compile(lambda x: np.sum(x * 2))
+    compiled(np.ones(3))
+    with pytest.raises(TypeError, match=r"argument 0 is a MaskedArray, .* expected a plain array"):
+        compiled(np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]))
+    on_disk = np.memmap(tmp_path / "x", np.float64, "w+", shape=(3,))
+    on_disk[:] = 1
+    assert compiled(on_disk) == 6
+
+
 def test_a_complex_result_is_refused_by_name():
     with pytest.raises(
         TypeError, match=r"tm\.compile: the result\[0\] is complex128\[3\], expected an array of floats"

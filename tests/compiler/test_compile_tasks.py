@@ -257,6 +257,18 @@ def both(w, x):
     return ops.tanh(x @ w) @ ops.swapaxes(w, 0, 1) - x
 
 
+def test_several_sums_over_the_tasks_of_the_same_values():
+    def statistics(x):
+        h = ops.tanh(x)
+        return h, ops.sum(h, 0), ops.mean(h, 0), np.var(h, axis=0), ops.sum(h)
+
+    check(statistics, *numbers(np.random.default_rng(8), 1, 5, 3, 4))
+
+
+def test_a_number_of_each_task_that_is_flipped():
+    check(tm.vmap(lambda x: ops.flip(ops.sum(x)) + x), *numbers(np.random.default_rng(9), 1, 3, 2))
+
+
 def images(w, x):
     kernel = ops.reshape(ops.concatenate([w, w, w], axis=1), (K, M, 1, 3))
     return ops.conv2d(ops.reshape(x, (*x.shape[:-1], 1, 1, K)) * np.ones((M, 1, 1)), kernel, padding=(0, 1))

@@ -98,6 +98,11 @@ def test_a_method_or_partial_or_ufunc_can_be_mapped():
     assert tm.vmap(nets.mlp, (None, 0)).__name__ == "mlp"
 
 
+def test_functions_of_numpy_with_several_results():
+    for f in (np.modf, np.frexp, lambda x: np.divmod(x, 2)):
+        assert_same(tm.vmap(f)(X), loop(f)(X))
+
+
 # ---- nesting ----
 
 

@@ -160,6 +160,7 @@ INTEGERS = st.integers(-2, 1)
 MASKS = [np.array([True, False]), np.array([False, True, True]), np.arange(6).reshape(2, 3) % 4 > 0]
 ITEMS = st.one_of(
     st.just(np.array(1)), st.just(0), st.just(slice(None)), st.just(slice(1, None)), st.just([0, 1]), st.sampled_from(MASKS),
+    st.just(True), st.just(np.False_),
     st.lists(INTEGERS, min_size=2, max_size=2).map(np.array), st.just(np.array([[0, 1], [1, 1], [-1, 0]])),
 )  # fmt: skip
 

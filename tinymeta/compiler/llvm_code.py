@@ -61,22 +61,16 @@ class Machine:
 
     def _parts(self) -> list[Part]:
         tasks = self.tasks
-        partial = {total: Value((self.runs, *total.shape), total.dtype) for total in tasks.sums}
+        partial = {one: Value((self.runs, *one.shape), one.dtype) for one in tasks.sums}
         for v in (*_crossing(tasks), *partial.values()):
             if v not in self.table:
                 self.shared[v], self.shared_bytes = self.shared_bytes, self.shared_bytes + _bytes(v)
         before, after = _made(tasks.before), _made(tasks.after)
         kept = [v for v in (*self.outputs, *self.shared) if v in before]
-        totals = [_sum_of_runs(total, parts) for total, parts in partial.items()]
+        totals = [_sum_of_runs(tasks.sums[one], parts) for one, parts in partial.items()]
         return [
             Part("before", self, tasks.before, {v: v for v in kept}, {}),
-            Part(
-                "tasks",
-                self,
-                tasks.ops,
-                {one: whole for whole, one in tasks.stored.items()},
-                _by_value(tasks.sums, partial),
-            ),
+            Part("tasks", self, tasks.ops, {one: whole for whole, one in tasks.stored.items()}, partial),
             Part("after", self, [*totals, *tasks.after], {v: v for v in self.outputs if v in after}, {}),
         ]
 
@@ -271,10 +265,6 @@ def _crossing(tasks: Tasks) -> list[Value]:
 
 def _made(ops: list[Op]) -> set[Value]:
     return {v for op in ops for v in op.outputs}
-
-
-def _by_value(sums: dict[Value, Value], partial: dict[Value, Value]) -> dict[Value, Value]:
-    return {one: partial[total] for total, one in sums.items()}
 
 
 def _sum_of_runs(total: Value, parts: Value) -> Op:

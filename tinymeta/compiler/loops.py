@@ -178,13 +178,7 @@ class Lowering:
         dummy = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), source.shape, source.strides)
         start = dummy.__array_interface__["data"][0]
         try:
-            y = (
-                np.reshape(dummy, op.out.shape, copy=False)
-                if op.prim is shape._reshape
-                else part_of(dummy, **op.params)
-                if op.prim is indexing._getitem
-                else op.prim.forward(dummy, **op.params)
-            )
+            y = _viewed(dummy, op)
         except ValueError:
             self.copy(source, View(op.out, 0, source.shape, steps(source.shape)))
             return
@@ -274,6 +268,17 @@ class Lowering:
         if broadcast not in loop.loads:
             loop.loads[broadcast] = loop.register()
         return loop.loads[broadcast]
+
+
+def _viewed(x: np.ndarray, op: Op) -> np.ndarray:
+    """The op's view of x; ValueError if that needs a copy."""
+    if op.prim is shape._reshape:
+        return np.reshape(x, op.out.shape, copy=False)
+    if op.prim is indexing._getitem:
+        return part_of(x, **op.params)
+    return (
+        op.prim.forward(x, **op.params) if x.ndim else np.broadcast_to(x, op.out.shape)
+    )  # NumPy's flip copies a number
 
 
 def _matmul(low: Lowering, op: Op) -> None:

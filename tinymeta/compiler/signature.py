@@ -123,6 +123,11 @@ def check_static(args: tuple, kwargs: dict) -> None:
     ]:
         for path, x in trees.items(tree):
             check_numbers(f"{name}{path}", x)
+            if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
+                raise TypeError(
+                    f"tm.compile: {name}{path} is a {type(x).__name__}, whose arithmetic may be its own, expected a plain array: "
+                    "pass np.asarray of it"
+                )
             if not has_dtype(x):
                 try:
                     hash(x)

@@ -32,7 +32,7 @@ class Tasks:
     """before: ops without a task axis that the loop needs; ops: of one task; after: all others.
 
     `arguments` maps a Value of one task to the whole array that it is a slice of; `stored` whole arrays that are written task by
-    task to the Value of one task; `sums` the values that are sums over tasks to the Value of one task.
+    task to the Value of one task; `sums` Values of one task to their sums over all tasks.
     """
 
     count: int
@@ -153,8 +153,7 @@ class _Split:
         if kept != x.shape:
             self.tasks.ops.append(_op(structural._sum_to_prim, [x], {"shape": kept}, op, kept))
             x = self.tasks.ops[-1].out
-        total = Value(kept, op.out.dtype)
-        self.tasks.sums[total] = x
+        total = self.tasks.sums.setdefault(x, Value(kept, op.out.dtype))
         if divisor != 1:
             self.tasks.after.append(_op(DIVIDE, [total, divisor], {}, op, kept))
             total = self.tasks.after[-1].out

@@ -121,6 +121,8 @@ def apply(f: Callable, rule: Rule, inputs: Sequence, params: dict, name: str) ->
         result = rule(f, arrays, mapped, params) if any(mapped) else f(*arrays, **params)
     except Exception as error:
         raise explain(_root(error), name, inputs, line_of_user(_getframe(1))) from error
+    if type(result) is tuple:  # of a NumPy function with several results
+        return tuple(Batched(y, level, any(mapped)) for y in result)
     return Batched(result, level, any(mapped))
 
 

@@ -109,10 +109,15 @@ def _parted(index: Any) -> tuple[Any, list]:
     """The index with ARRAY for each of its arrays, and the arrays."""
     if type(index) is int or type(index) is slice:
         return index, []
-    index = tuple(map(_frozen, index)) if isinstance(index, tuple) else _frozen(index)
+    index = tuple(map(_item, index)) if isinstance(index, tuple) else _item(index)
     items = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in items if _is_array(i)]
     return (tuple(ARRAY if _is_array(i) else i for i in items) if arrays else index), arrays
+
+
+def _item(i: Any) -> Any:
+    """True and False are masks without axes, and no integers."""
+    return np.asarray(i) if isinstance(i, (bool, np.bool_)) else _frozen(i)
 
 
 def _frozen(i: Any) -> Any:
