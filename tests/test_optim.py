@@ -63,6 +63,9 @@ RULES = {
     "rmsprop": (optim.rmsprop, rmsprop),
     "adam": (optim.adam, adam),
 }
+CONSTANTS = {
+    optim.momentum: ("decay",), optim.nag: ("decay",), optim.rmsprop: ("decay", "eps"), optim.adam: ("b1", "b2", "eps"),
+}  # fmt: skip
 rules = pytest.mark.parametrize(("make", "rule"), RULES.values(), ids=RULES)
 makers = pytest.mark.parametrize("make", [make for make, _ in RULES.values()], ids=RULES)
 
@@ -205,6 +208,26 @@ def test_float32_stays_float32(make, rate):
         updates, state = optimizer.update(tree_of(rng, np.float32), state, params)
         assert {x.dtype for x in trees.leaves((updates, state.m, state.v))} == {np.dtype(np.float32)}
     assert {x.dtype for x in trees.leaves(optim.apply_updates(params, updates))} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("number", [np.float64, np.longdouble])
+@pytest.mark.parametrize(("make", "constants"), CONSTANTS.items(), ids=lambda x: getattr(x, "__name__", ""))
+def test_constants_of_numpy_do_not_decide_on_the_dtype(make, constants, number):
+    optimizer, w = make(LR, **{name: number(0.5) for name in constants}), np.ones(3, np.float32)
+    updates, state = optimizer.update(w, optimizer.init(w))
+    assert {x.dtype for x in trees.leaves((updates, state.m, state.v))} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, "0.1", None])
+@pytest.mark.parametrize(
+    ("make", "name"), [(m, n) for m, names in CONSTANTS.items() for n in names], ids=lambda x: getattr(x, "__name__", x)
+)
+def test_constants_that_are_no_number_or_out_of_range_are_refused(make, name, value):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: {name} is .*, expected .*0 or more"):
+        make(LR, **{name: value})
+    if name != "eps":
+        with pytest.raises(ValueError, match=rf"{make.__name__}: {name} is 1.0, expected 0 or more and less than 1"):
+            make(LR, **{name: 1.0})
 
 
 # ---- rates and clipping ----

@@ -21,6 +21,8 @@ from .engine.tensor import describe
 
 Rate = float | Callable[[Any], Any]
 GRADIENTS = "optim: gradients"
+FRACTION = (lambda x: 0 <= x < 1), "0 or more and less than 1"
+POSITIVE = (lambda x: 0 <= x < np.inf), "a finite number, 0 or more"
 
 
 class Optimizer(NamedTuple):
@@ -47,6 +49,7 @@ def sgd(lr: Rate) -> Optimizer:
 
 def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
     """m ← decay m + g, Δθ = -lr m (Polyak's heavy ball)."""
+    decay = _constant("momentum: decay", decay, *FRACTION)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         m = _combined(GRADIENTS, lambda m, g: decay * m + g, state.m, grads)
@@ -57,6 +60,7 @@ def momentum(lr: Rate, decay: float = 0.9) -> Optimizer:
 
 def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
     """Nesterov's accelerated gradient in the form m ← decay m + g, Δθ = -lr (g + decay m)."""
+    decay = _constant("nag: decay", decay, *FRACTION)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         rate, m = rate_at(lr, state), _combined(GRADIENTS, lambda m, g: decay * m + g, state.m, grads)
@@ -68,6 +72,7 @@ def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
 
 def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
     """v ← decay v + (1 - decay) g², Δθ = -lr g / (√v + eps)."""
+    decay, eps = _constant("rmsprop: decay", decay, *FRACTION), _constant("rmsprop: eps", eps, *POSITIVE)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         rate, v = (
@@ -82,6 +87,8 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
 
 def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     """Adam (1412.6980, algorithm 1): Δθ = -lr m̂ / (√v̂ + eps) with bias-corrected moments."""
+    b1, b2 = _constant("adam: b1", b1, *FRACTION), _constant("adam: b2", b2, *FRACTION)
+    eps = _constant("adam: eps", eps, *POSITIVE)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         t = state.step + 1
@@ -122,7 +129,7 @@ def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:
 def rate_at(lr: Rate, state: State) -> Any:
     """The learning rate of the step that comes after `state`, a Python float unless it is an array or a Tensor."""
     rate = _weak(lr(state.step) if callable(lr) else lr)
-    _check_number("the learning rate", rate, lambda x: 0 <= x < np.inf, "a finite number, 0 or more")
+    _check_number("the learning rate", rate, *POSITIVE)
     return rate
 
 
@@ -133,7 +140,12 @@ def in_dtype(x: Any, like: Any) -> Any:
 
 def _weak(x: Any) -> Any:
     """A NumPy scalar as a Python float, so that it does not turn float32 into float64; Tensors stay."""
-    return float(x) if isinstance(x, np.floating) else x
+    return float(x) if isinstance(x, np.number) else x
+
+
+def _constant(what: str, x: Any, holds: Callable[[Any], bool], expected: str) -> Any:
+    _check_number(what, x, holds, expected)
+    return _weak(x)
 
 
 def _scaled(factor: Any, tree: Any) -> Any:

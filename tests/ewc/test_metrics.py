@@ -40,6 +40,8 @@ def test_rows_may_end_at_the_last_task_seen():
     assert np.isnan(R[np.triu_indices(3, 1)]).all()
     assert ewc.average_accuracy(rows) == pytest.approx(2.2 / 3)
     assert ewc.forgetting(rows) == pytest.approx(0.2)
+    for unknown in (np.nan, np.inf, -np.inf):
+        assert ewc.forgetting([[0.9, unknown, unknown], [0.7, 0.8, unknown], rows[2]]) == pytest.approx(0.2)
     with pytest.raises(ValueError, match=r"forward_transfer: needs .* 2 accuracies missing"):
         ewc.forward_transfer(rows, [0.1] * 3)
 

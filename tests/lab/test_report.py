@@ -158,6 +158,10 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(root, runs)
     folder = next((runs / "toy").iterdir())
+    (folder / "figures" / "captions.json").write_text('{"weights": {"caption": "a film"}}')
+    with pytest.raises(UserError, match=r"captions\.json is damaged: 'weights' is no film"):
+        write_report(runs)
+    (folder / "figures" / "captions.json").write_text('{"weights": "a figure"}')
     (folder / "figures" / "weights.svg").unlink()
     with pytest.raises(UserError, match=r"cannot read .*weights\.svg"):
         write_report(runs)
@@ -169,6 +173,8 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
         ({"format": 2}, "has format 2"),
         ({"rows": [{"new": 1}]}, "is damaged or of another version: its 'rows' is not"),
         ({"rows": [{**record["rows"][0], "ours": "9"}]}, "its 'rows' is not as tinymeta writes it"),
+        ({"rows": [{**record["rows"][0], "ours": 10**400}]}, "its 'rows' is not as tinymeta writes it"),
+        ({"experiment": "other"}, "is of other in a run of toy"),
         ({"series": None}, "its 'series' is not as tinymeta writes it"),
         ({"title": 3}, "its 'title' is not as tinymeta writes it"),
     ):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lab import toy
 from lab.toy import EXPERIMENT, Config
 
-from tinymeta.lab import Run, UserError, execute
+from tinymeta.lab import Run, UserError, checkpoint, execute
 from tinymeta.lab import run as run_module
+from tinymeta.lab.files import open_locked
 from tinymeta.lab.report import write_report
 
 CONFIG = Config(steps=16)
@@ -252,6 +253,27 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path):
     with Run(tmp_path, "toy", "hash"), pytest.raises(UserError, match="another process"):
         Run(tmp_path, "toy", "hash")
     Run(tmp_path, "toy", "hash").__exit__()
+
+
+def test_two_processes_cannot_draw_in_one_folder(tmp_path):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    with open_locked(folder / "metrics.jsonl"), pytest.raises(UserError, match="another process"):
+        execute(EXPERIMENT, CONFIG, tmp_path, folder)
+
+
+def test_a_checkpoint_of_another_form_is_refused(tmp_path):
+    for found in ({"metrics_bytes": "a", "stages": {}}, {"metrics_bytes": 0}, 3):
+        checkpoint.save(tmp_path / "checkpoint.npz", found, {"experiment": "toy", "configuration": "hash"})
+        with pytest.raises(UserError, match="is not as tinymeta writes it"):
+            Run(tmp_path, "toy", "hash")
+
+
+def test_a_result_that_cannot_be_drawn_is_one_sentence(tmp_path):
+    folder = execute(EXPERIMENT, CONFIG, tmp_path)
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(record | {"series": {}}))
+    with pytest.raises(UserError, match=r"result\.json cannot be drawn \(KeyError: 'w'\); was it edited"):
+        execute(EXPERIMENT, CONFIG, tmp_path, folder)
 
 
 def test_a_diverged_run_keeps_its_nan(tmp_path):

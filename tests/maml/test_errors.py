@@ -1,4 +1,5 @@
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -183,6 +184,13 @@ def test_query_for_one_task(rng):
         (lambda step: "0.1", ValueError, "maml: lr is of type str, "),
         ({"w": 0.1}, ValueError, r"maml: lr is of type dict, .*expected keys \['w', 'b'\], got keys \['w'\]"),
         ({"w": 0.1, "b": "0.1"}, TypeError, r"maml: lr\['b'\] is '0\.1', expected a number or an array"),
+        (Fraction(1, 10), TypeError, r"maml: lr is Fraction\(1, 10\), expected a number or an array"),
+        (
+            {"w": np.array(["a", "b"]), "b": 0.1},
+            TypeError,
+            r"maml: lr\['w'\] is array.*, expected a number or an array",
+        ),
+        ({"w": np.full(2, 0.1j), "b": 0.1}, TypeError, r"maml: lr\['w'\] is array.*, expected a number or an array"),
         (np.nan, ValueError, r"maml: lr is nan, expected finite numbers"),
         ({"w": 0.1, "b": np.array(np.inf)}, ValueError, r"maml: lr\['b'\] is inf, expected finite numbers"),
     ],
@@ -193,6 +201,16 @@ def test_what_is_no_rate(lr, kind, sentence):
 
     with pytest.raises(kind, match=sentence):
         maml.adapt(loss, {"w": np.ones(2), "b": np.ones(())}, np.ones(2), lr, 1)
+
+
+def test_rates_of_a_single_array():
+    adapt = lambda lr: maml.adapt(
+        lambda w, data: ops.sum(w * data), np.ones(2, np.float32), np.ones(2, np.float32), lr, 1
+    )
+    assert adapt([0.1, 0.2]).dtype == np.float32
+    np.testing.assert_allclose(adapt([0.1, 0.2]), [0.9, 0.8], rtol=1e-6)
+    with pytest.raises(TypeError, match="lr is None, expected a number or an array"):
+        adapt(None)
 
 
 @pytest.mark.parametrize("params", [(), {}, {"w": None}])

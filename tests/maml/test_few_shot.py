@@ -256,7 +256,7 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"ways": "0"}, "ways = 0, expected 1 or more"),
+        ({"ways": "1"}, "ways = 1, expected 2 or more"),
         ({"norm": "none"}, "norm = none, expected shared or adapted"),
         ({"cross_entropy": "sum"}, "cross_entropy = sum, expected per shot or mean"),
         ({"methods": ""}, r"methods = \(\), expected one or more, each once"),

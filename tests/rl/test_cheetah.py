@@ -68,6 +68,16 @@ def test_wrong_settings_are_refused(setting):
         rl.Cheetah(**setting)
 
 
+def test_goals_and_policies_of_other_shapes_are_refused(policy):
+    rng, world = np.random.default_rng(0), rl.Cheetah(horizon=1)
+    with pytest.raises(ValueError, match=r"Cheetah: goals are a .*, expected an array of numbers \[T\]"):
+        world.sample(policy, np.ones((2, 1)), 1, rng)
+    with pytest.raises(
+        ValueError, match="Cheetah: the policy takes 17 observations and has 1 actions, expected 17 and 6"
+    ):
+        world.sample(rl.init_policy(rng, 17, 1, (4,)), np.ones(2), 1, rng)
+
+
 def test_a_missing_simulator_says_what_to_install(policy, monkeypatch):
     from tinymeta.rl import cheetah
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import tinymeta as tm
 from tinymeta import nets, rl
 
 
@@ -77,5 +78,26 @@ def test_wrong_settings_are_refused(setting):
 
 def test_a_policy_of_other_actions_is_refused():
     rng, world = np.random.default_rng(0), rl.Navigation(horizon=3)
-    with pytest.raises(ValueError, match="Navigation: the policy has 1 actions, expected 2"):
-        world.sample(rl.init_policy(rng, 2, 1, (3,)), world.goals(rng, 2), 3, rng)
+    for observations, actions in ((2, 1), (3, 2)):
+        sentence = (
+            f"Navigation: the policy takes {observations} observations and has {actions} actions, expected 2 and 2"
+        )
+        with pytest.raises(ValueError, match=sentence):
+            world.sample(rl.init_policy(rng, observations, actions, (3,)), world.goals(rng, 2), 3, rng)
+
+
+@pytest.mark.parametrize(
+    "goals", [np.zeros(2), np.zeros((2, 1)), np.zeros((2, 3)), [[0.1, 0.2]], np.array([["a", "b"]])]
+)
+def test_goals_of_another_shape_are_refused(goals):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"Navigation: goals are a .*, expected an array of numbers \[T, 2\]"):
+        rl.Navigation(horizon=2).sample(rl.init_policy(rng, 2, 2, (3,)), goals, 2, rng)
+
+
+def test_as_many_policies_as_goals():
+    rng, world = np.random.default_rng(0), rl.Navigation(horizon=2)
+    three = tm.trees.map(lambda x: np.stack([x, x, x]), rl.init_policy(rng, 2, 2, (3,)))
+    assert world.sample(three, world.goals(rng, 3), 2, rng).rewards.shape == (3, 2, 2)
+    with pytest.raises(ValueError, match=r"log_std of the policy is float32\[3,2\], .* one for each of the 2 goals"):
+        world.sample(three, world.goals(rng, 2), 2, rng)

@@ -85,6 +85,12 @@ def test_a_divergence_that_allows_no_step_is_refused(max_kl):
         rl.trpo_step(squared_distance(PARAMS), squared_distance(PARAMS), PARAMS, max_kl)
 
 
+@pytest.mark.parametrize("damping", [-1e-5, np.nan, np.inf])
+def test_damping_below_0_is_refused(damping):
+    with pytest.raises(ValueError, match=f"trpo_step: damping is {damping}, expected a finite number, 0 or more"):
+        rl.trpo_step(squared_distance(PARAMS), squared_distance(PARAMS), PARAMS, 1e-2, damping)
+
+
 def test_a_loss_that_is_not_finite_is_refused():
     with pytest.raises(FloatingPointError, match="the loss is nan"):
         rl.trpo_step(lambda p: np.nan * ops.sum(p["a"]), squared_distance(PARAMS), PARAMS, 1e-2)

@@ -63,7 +63,10 @@ def forgetting(R: Any, since: str = "best") -> float:
     learned   R[j, j], "first - last" (Avalanche): it is -BWT
     """
     R = _of_several(R)
-    earlier = {"best": lambda: np.nanmax(R[:-1, :-1], axis=0), "learned": lambda: np.diagonal(R)[:-1]}
+    earlier = {
+        "best": lambda: np.max(R[:-1, :-1], axis=0, initial=-np.inf, where=np.isfinite(R[:-1, :-1])),
+        "learned": lambda: np.diagonal(R)[:-1],
+    }
     if since not in earlier:
         raise ValueError(f"forgetting: since is {since!r}, expected 'best' or 'learned'")
     return float(np.mean(earlier[since]() - R[-1, :-1]))

@@ -24,7 +24,7 @@ from tinymeta.experiments.settings import expect, expect_at_least
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
-    "ways", "shots", "filters", "inner_steps", "variant_steps", "implicit_steps", "cg_steps", "meta_batch", "iterations",
+    "shots", "filters", "inner_steps", "variant_steps", "implicit_steps", "cg_steps", "meta_batch", "iterations",
     "validate_every", "validation_tasks", "test_tasks", "test_steps", "inductive_tasks",
 )  # fmt: skip
 CHUNK = 20  # tasks that are evaluated at once, for memory
@@ -82,6 +82,7 @@ class FewShot(InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
+        expect_at_least(2, self, ("ways",))
         expect_at_least(0, self, ("queries", "test_queries", "patience", "clip", "inner_lr", "implicit_lr", "meta_lr"))
         expect(self, "norm_eps", self.norm_eps > 0, "more than 0")
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")

@@ -101,8 +101,8 @@ def rescaled(problem: Problem, rng: np.random.Generator, spread: float) -> Probl
     Losses along the way of θ / c are those of θ, and gradients are c ∘ ∇f: an optimizer trained on such problems cannot
     rely on the scale of either ("random scaling" of Lv et al. 2017, 1703.03633, section 4.1).
     """
-    if spread < 0:
-        raise ValueError(f"rescaled: spread is {spread}, expected 0 or more")
+    if not 0 <= spread < np.inf:
+        raise ValueError(f"rescaled: spread is {spread}, expected a finite number, 0 or more")
     factors = trees.map(lambda x: np.exp(rng.uniform(-spread, spread, x.shape)).astype(x.dtype), problem.theta)
 
     def loss(theta: Any, t: int) -> Any:

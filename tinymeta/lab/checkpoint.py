@@ -92,7 +92,7 @@ def load(path: Path, owner: Mapping[str, str]) -> Tree:
     """The tree in `path`, bit for bit, its NamedTuples undressed; UserError if it is damaged or not of this owner."""
     with file_errors("read", path), open(path, "rb") as file, _damage(path):
         header, arrays = _read(file)
-        version, owned = header["format"], header["owner"]
+        version, owned = header["format"], dict(header["owner"])
     if version != FORMAT:
         raise UserError(
             f"{path} has checkpoint format {version}, this tinymeta reads {FORMAT}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from tinymeta.lab.optional import PACKAGES, installed
@@ -36,8 +37,11 @@ def _data() -> str:
 def _runs(folder: Path) -> str:
     """Judged by the nearest folder that exists: a doctor makes none."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-    return f"{folder} is writable" if writable else f"{folder} cannot be written: choose another folder by --runs"
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return f"{folder} is writable"
+    except OSError:
+        return f"{folder} cannot be written: choose another folder by --runs"
 
 
 def _gpu() -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from tinymeta.lab import figures, table
 from tinymeta.lab.errors import UserError, one_line
 from tinymeta.lab.experiment import Experiment, Outcome, config_hash
-from tinymeta.lab.files import atomic_write
+from tinymeta.lab.files import atomic_write, open_locked
 from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.optional import require
 from tinymeta.lab.records import adopt, new_folder, note_versions, read_result, write_result
@@ -42,10 +42,10 @@ def execute(
         adopt(experiment, config, folder)
     try:
         outcome = _find_outcome(experiment, config, folder)
-        if trace:
-            _write_trace(experiment, config, folder, outcome)
-        with figures.style():
-            figures.save({**experiment.draw(outcome), **_draw_trace(experiment, folder)}, folder / "figures")
+        with open_locked(folder / "metrics.jsonl"):  # what is drawn has one writer too
+            if trace:
+                _write_trace(experiment, config, folder, outcome)
+            _draw(experiment, outcome, folder, resumed=resume is not None)
     except KeyboardInterrupt as stop:
         raise Stopped(_lost(stop, folder), f"go on with: {_resuming(experiment, folder)}") from None
     _print_outcome(experiment, outcome, folder)
@@ -101,6 +101,18 @@ def _draw_trace(experiment: Experiment, folder: Path) -> Mapping[str, Any]:
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise UserError(f"{path} is damaged ({one_line(error)}); delete it and trace the run again") from error
     return experiment.trace.draw(arrays)
+
+
+def _draw(experiment: Experiment, outcome: Outcome, folder: Path, resumed: bool) -> None:
+    with figures.style():
+        try:
+            drawn = experiment.draw(outcome)
+        except Exception as error:
+            if not resumed:
+                raise
+            path, why = folder / "result.json", f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{path} cannot be drawn ({why}); was it edited? put it back or start a new run") from error
+        figures.save({**drawn, **_draw_trace(experiment, folder)}, folder / "figures")
 
 
 def _print_outcome(experiment: Experiment, outcome: Outcome, folder: Path) -> None:

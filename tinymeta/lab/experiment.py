@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -201,7 +202,9 @@ def conforms(hint: Any, value: Any) -> bool:
         return same and all(conforms(fields[key], item) for key, item in value.items())
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+    return isinstance(value, hint)
 
 
 def _item_hints(hint: Any, count: int) -> tuple[Any, ...]:

@@ -118,8 +118,12 @@ def write_result(experiment: Experiment, outcome: Outcome, folder: Path) -> None
 
 
 def read_result(folder: Path) -> tuple[dict[str, Any], Outcome]:
-    """(record, outcome) in `folder`/result.json; UserError if it is damaged or of another version."""
-    record = _read(folder / "result.json", RESULT_KEYS)
+    """(record, outcome) in `folder`/result.json; UserError if it is damaged, of another version or of another experiment."""
+    record, begun = _read(folder / "result.json", RESULT_KEYS), read_config(folder)
+    if record["experiment"] != begun["experiment"]:
+        raise UserError(
+            f"{folder / 'result.json'} is of {record['experiment']} in a run of {begun['experiment']}; put the run's own back"
+        )
     rows, claims = [Row(**row) for row in record["rows"]], [Claim(**claim) for claim in record["claims"]]
     return record, Outcome(rows, claims, record["series"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinymeta.lab.errors import UserError
-from tinymeta.lab.experiment import Claim, Outcome, Row
+from tinymeta.lab.experiment import Claim, Outcome, Row, conforms
 from tinymeta.lab.files import file_errors, read_json, write_text
 from tinymeta.lab.page import page
 from tinymeta.lab.records import check_unedited, read_config, read_result
@@ -78,7 +78,7 @@ def _entry(result: Result) -> str:
 def _section(result: Result) -> str:
     words, record = result.words, result.record
     begun = record["started"][:16].replace("T", " ")
-    run = f"{record['experiment']}, preset {record['preset']}, seed {record['seed']}, begun {begun} UTC"
+    run = f"{record['experiment']}, preset {record['preset']}, seed {record['config']['seed']}, begun {begun} UTC"
     parts = [
         f"<h2>{escape(words['title'])}</h2>",
         f"<p class=soft>{_linked(words['paper'])}<br>{escape(run)}</p>",
@@ -113,7 +113,9 @@ def _shown(folder: Path, name: str, caption: Any) -> str:
     if not isinstance(caption, dict):
         image = _image(folder / f"{name}.svg", str(caption))
         return f"<figure><div class=scroll>{image}</div><figcaption>{escape(str(caption))}</figcaption></figure>"
-    labels = [str(label) for label in caption["frames"]]
+    if not (conforms(str, caption.get("caption")) and conforms(list[str], caption.get("frames"))):
+        raise UserError(f"{folder / 'captions.json'} is damaged: {name!r} is no film; resume the run to draw it again")
+    labels = caption["frames"]
     images = "".join(_image(folder / f"{name}-{i}.svg", label) for i, label in enumerate(labels))
     slider = f"<input type=range min=0 max={len(labels) - 1} value=0 aria-label='which step is shown'>"
     return (

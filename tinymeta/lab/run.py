@@ -10,6 +10,7 @@ from pathlib import Path
 from tinymeta.lab import checkpoint
 from tinymeta.lab.checkpoint import Tree, dress, named_tuples, settle
 from tinymeta.lab.errors import UserError, one_line
+from tinymeta.lab.experiment import conforms
 from tinymeta.lab.files import file_errors, open_locked, to_json
 from tinymeta.lab.interrupt import Stopped, held_interrupt
 from tinymeta.lab.progress import progress
@@ -138,6 +139,10 @@ class Run:
         found: Tree = {"metrics_bytes": 0, "stages": {}}
         if path.exists():
             found = checkpoint.load(path, self._owner)
+            if not (
+                type(found) is dict and conforms(int, found.get("metrics_bytes")) and type(found.get("stages")) is dict
+            ):
+                raise UserError(f"{path} is not as tinymeta writes it; start a new run")
         metrics = Path(self._metrics.name)
         if metrics.stat().st_size < found["metrics_bytes"]:
             raise UserError(f"{metrics} is shorter than {path} says it was; put back the whole file or start a new run")

@@ -14,6 +14,7 @@ from ..engine.batched import raw
 from ..engine.tensor import describe, examine
 
 Axes = tuple[int, ...]
+NUMBERS = ("f", "i", "u")  # kinds of dtype
 
 
 def check_setting(steps: Any, order: Any) -> None:
@@ -58,15 +59,15 @@ def checked_rates(lr: Any, params: Any) -> Any:
     """A rate for each leaf: `lr` itself, if it is a tree like the parameters, or a number for all of them."""
     one = isinstance(lr, Real) or getattr(lr, "shape", None) == ()
     try:
-        rates = trees.map(lambda _, *rate: rate[0] if rate else lr, params, *([] if one else [lr]))
+        rates = trees.map(lambda _, *rate: _array(rate[0]) if rate else lr, params, *([] if one else [lr]))
     except ValueError as error:
         raise ValueError(
             f"maml: lr is of type {type(lr).__name__}, expected a number, a tree like the parameters with a rate for each leaf or "
             f"element, or a function that gives one of these for each step: {error}"
         ) from error
-    for path, rate in trees.items(lr):
-        if not isinstance(rate, Real) and not hasattr(rate, "dtype"):
-            raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array")
+    for path, rate in trees.items(lr) if lr is not None else [("", None)]:
+        if not isinstance(rate, (int, float)) and getattr(getattr(rate, "dtype", None), "kind", "") not in NUMBERS:
+            raise TypeError(f"maml: lr{path} is {rate!r}, expected a number or an array of numbers")
         if isinstance(rate, (float, np.generic, np.ndarray)) and not np.isfinite(rate).all():
             raise ValueError(f"maml: lr{path} is {rate}, expected finite numbers")
     for path, misfit in [] if one else trees.items(trees.map(_misfit, params, rates)):
@@ -75,8 +76,13 @@ def checked_rates(lr: Any, params: Any) -> Any:
     return rates
 
 
+def _array(rate: Any) -> Any:
+    """A list of rates, one for each element of an array, as an array."""
+    return np.asarray(rate) if isinstance(rate, list) else rate
+
+
 def _misfit(p: Any, rate: Any) -> str:
-    """Why the rate, which may be a list, does not belong to the parameter; "" if it does."""
+    """Why the rate does not belong to the parameter; "" if it does."""
     if _fits(np.shape(rate), np.shape(p)):
         return ""
     return f"{describe(rate)}, expected a number or a shape that broadcasts to that of {describe(p)}"

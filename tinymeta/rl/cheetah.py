@@ -22,7 +22,7 @@ import numpy as np
 
 from ..engine import trees
 from .episodes import Episodes
-from .policy import Policy, sample
+from .policy import Policy, check_asked, sample
 
 Array = np.ndarray
 CONTROL_COST = 0.05
@@ -70,6 +70,7 @@ class Cheetah:
 
     def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
         """Episodes of the policy, one for all tasks or one per task, in every task."""
+        check_asked("Cheetah", policy, goals, (), self.observation_size, self.action_size)
         shared = policy.log_std.ndim == 1
         policies = [policy if shared else trees.map(lambda x, t=t: x[t], policy) for t in range(len(goals))]
         seeds = rng.integers(2**31, size=len(goals)).tolist()

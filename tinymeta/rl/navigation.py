@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .episodes import Episodes
-from .policy import Policy, sample
+from .policy import Policy, check_asked, sample
 
 Array = np.ndarray
 STEP = 0.1  # a velocity of 1 is this far
@@ -51,11 +51,8 @@ class Navigation:
 
     def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
         """Episodes of the policy, one for all tasks or one per task, in every task."""
+        check_asked("Navigation", policy, goals, (2,), self.observation_size, self.action_size)
         T, H, O = len(goals), self.horizon, self.observation_size
-        if policy.log_std.shape[-1] != self.action_size:
-            raise ValueError(
-                f"Navigation: the policy has {policy.log_std.shape[-1]} actions, expected {self.action_size}"
-            )
         dtype = policy.log_std.dtype
         seen = np.zeros((H, T, episodes, O), dtype)
         acted, rewards = np.zeros((H, T, episodes, 2), dtype), np.zeros((H, T, episodes), dtype)

@@ -34,11 +34,14 @@ def trpo_step(
     adapts inside. With a `spread` they are central differences of grad(kl) over ± spread v / ‖θ‖ instead, 1 in MAML's code
     (conjugate_gradient_optimizer.py): they also see what curves within that distance. The step of length √(2 max_kl / xᵀ H x) is
     tried, then 0.8 of it and so on, until loss falls and kl holds; after 15 lengths that do not, nothing changes.
-    FloatingPointError if the loss or its gradient is not finite, ValueError unless max_kl and spread are finite numbers above 0.
+    FloatingPointError if the loss or its gradient is not finite, ValueError unless max_kl and spread are finite numbers above 0,
+    and damping is one from 0 on.
     """
     for name, given in (("max_kl", max_kl), ("spread", 1 if spread is None else spread)):
         if not 0 < given < np.inf:
             raise ValueError(f"trpo_step: {name} is {given}, expected a finite number above 0")
+    if not 0 <= damping < np.inf:
+        raise ValueError(f"trpo_step: damping is {damping}, expected a finite number, 0 or more")
     before, gradient = value_and_grad(loss)(params)
     if not np.isfinite(before) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):
         raise FloatingPointError(
