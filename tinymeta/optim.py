@@ -22,7 +22,7 @@ from .engine.tensor import describe
 Rate = float | Callable[[Any], Any]
 GRADIENTS = "optim: gradients"
 FRACTION = (lambda x: 0 <= x < 1), "0 or more and less than 1"
-POSITIVE = (lambda x: 0 <= x < np.inf), "a finite number, 0 or more"
+NOT_NEGATIVE = (lambda x: 0 <= x < np.inf), "a finite number, 0 or more"
 
 
 class Optimizer(NamedTuple):
@@ -72,7 +72,7 @@ def nag(lr: Rate, decay: float = 0.9) -> Optimizer:
 
 def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
     """v ← decay v + (1 - decay) g², Δθ = -lr g / (√v + eps)."""
-    decay, eps = _constant("rmsprop: decay", decay, *FRACTION), _constant("rmsprop: eps", eps, *POSITIVE)
+    decay, eps = _constant("rmsprop: decay", decay, *FRACTION), _constant("rmsprop: eps", eps, *NOT_NEGATIVE)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         rate, v = (
@@ -88,7 +88,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
 def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     """Adam (1412.6980, algorithm 1): Δθ = -lr m̂ / (√v̂ + eps) with bias-corrected moments."""
     b1, b2 = _constant("adam: b1", b1, *FRACTION), _constant("adam: b2", b2, *FRACTION)
-    eps = _constant("adam: eps", eps, *POSITIVE)
+    eps = _constant("adam: eps", eps, *NOT_NEGATIVE)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         t = state.step + 1
@@ -129,7 +129,7 @@ def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:
 def rate_at(lr: Rate, state: State) -> Any:
     """The learning rate of the step that comes after `state`, a Python float unless it is an array or a Tensor."""
     rate = _weak(lr(state.step) if callable(lr) else lr)
-    _check_number("the learning rate", rate, *POSITIVE)
+    _check_number("the learning rate", rate, *NOT_NEGATIVE)
     return rate
 
 

@@ -96,10 +96,11 @@ def _numbers(op: Op, inputs: tuple) -> tuple:
 def _single_number(x: Any) -> Any:
     if type(x) is not Value or type(x.constant) is not np.ndarray or not x.size or not nobody_elses(x.constant):
         return None
-    first = x.constant.flat[0]
-    alike = np.array_equal(x.constant, np.broadcast_to(first, x.shape))
-    signs = np.signbit(x.constant) if alike and x.dtype.kind == "f" else np.False_  # those of 0.0 and -0.0 may differ
-    return first if alike and np.all(signs == signs.flat[0]) else None
+    first, all_first = x.constant.flat[0], np.broadcast_to(x.constant.flat[0], x.shape)
+    alike = np.array_equal(x.constant, all_first)
+    if alike and x.dtype.kind == "f":  # zeros of either sign are equal
+        alike = np.array_equal(np.signbit(x.constant), np.signbit(all_first))
+    return first if not x.ndim or alike else None
 
 
 def nobody_elses(array: np.ndarray) -> bool:

@@ -276,9 +276,9 @@ def _viewed(x: np.ndarray, op: Op) -> np.ndarray:
         return np.reshape(x, op.out.shape, copy=False)
     if op.prim is indexing._getitem:
         return part_of(x, **op.params)
-    return (
-        op.prim.forward(x, **op.params) if x.ndim else np.broadcast_to(x, op.out.shape)
-    )  # NumPy's flip copies a number
+    if not x.ndim:  # a single number, which NumPy's flip copies
+        return np.broadcast_to(x, op.out.shape)
+    return op.prim.forward(x, **op.params)
 
 
 def _matmul(low: Lowering, op: Op) -> None:
