@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 from tinymeta import lab, maml, nets, ops, trees
 from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
 from tinymeta.experiments.maml_methods import gradient_of
-from tinymeta.lab import Run
+from tinymeta.lab import Run, checkpoint
+from tinymeta.lab.experiment import config_hash
 from tinymeta.lab.files import to_json
+from tinymeta.lab.records import saved_config
 
 TINY = {
     "iterations": "4", "validate_every": "2", "validation_tasks": "3", "test_tasks": "22", "test_steps": "2", "filters": "2",
@@ -121,6 +124,15 @@ def test_presets_of_omniglot(preset):
     assert (config.net, config.ways, config.shots) in maml_omniglot.PUBLISHED
     if "first" in rest:
         assert config.methods == ("first-order",)
+
+
+def test_the_run_that_is_not_finished_is_one_of_its_preset():
+    folder = Path(__file__).parents[2] / "bench/unfinished/maml-omniglot-paper-5-shot"
+    config = lab.configure(maml_omniglot.EXPERIMENT, "paper-5-shot", {})
+    assert saved_config(maml_omniglot.EXPERIMENT, folder) == config
+    owner = {"experiment": "maml-omniglot", "configuration": config_hash(config)}
+    stage = checkpoint.load(folder / "checkpoint.npz", owner)["stages"]["maml"]
+    assert (stage["steps"], stage["done"]) == (60_000, 20_000)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"compiled": "true", "filters": "16"}], ids=["op by op", "compiled"])
