@@ -88,5 +88,5 @@ def test_it_is_pure_and_keeps_float32():
 
 
 def test_a_negative_spread_is_refused():
-    with pytest.raises(ValueError, match="spread is -1, expected 0 or more"):
+    with pytest.raises(ValueError, match="spread is -1, expected a finite number, 0 or more"):
         rescaled(mlp(np.random.default_rng(0)), np.random.default_rng(0), -1)

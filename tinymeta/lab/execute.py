@@ -42,9 +42,9 @@ def execute(
         adopt(experiment, config, folder)
     try:
         outcome = _find_outcome(experiment, config, folder)
+        if trace:
+            _write_trace(experiment, config, folder, outcome)
         with open_locked(folder / "metrics.jsonl"):  # what is drawn has one writer too
-            if trace:
-                _write_trace(experiment, config, folder, outcome)
             _draw(experiment, outcome, folder, resumed=resume is not None)
     except KeyboardInterrupt as stop:
         raise Stopped(_lost(stop, folder), f"go on with: {_resuming(experiment, folder)}") from None
@@ -85,7 +85,7 @@ def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
 def _write_trace(experiment: Experiment, config: Any, folder: Path, outcome: Outcome) -> None:
     if experiment.trace is not None and not (folder / "trace.npz").exists():
         arrays: Any = experiment.trace.record(config, folder, outcome)
-        with atomic_write(folder / "trace.npz") as file:
+        with open_locked(folder / "metrics.jsonl"), atomic_write(folder / "trace.npz") as file:
             np.savez(file, **arrays)
 
 
