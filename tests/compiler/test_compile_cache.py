@@ -103,14 +103,14 @@ def test_another_program_is_another_file(written):
 
 @given(programs=st.tuples(strategies.compositions(), strategies.compositions()), order=st.integers(0, 1))
 def test_random_programs_of_one_text_have_one_code(programs, order):
-    from tinymeta.compiler import capture, cleanup, identity, llvm_code, loops
+    from tinymeta.compiler import capture, cleanup, identity, llvm_code, statements
 
     def of(f):
         f = tm.value_and_grad(f) if order else f
         program = cleanup.clean(capture.capture(f, (np.linspace(-1, 1, 9).reshape(3, 3),), {})[0])
         try:
             code = str(llvm_code.Machine(program, 32).module)
-        except loops.Unsupported as op:
+        except statements.Unsupported as op:
             code = str(op)
         return identity.text_of(program), code
 

@@ -19,7 +19,7 @@ import tinymeta as tm
 from tinymeta import maml, nets, ops, optim
 from tinymeta.check import strategies
 from tinymeta.compiler import cuda_scalars, cupy_code
-from tinymeta.compiler.loops import Loop
+from tinymeta.compiler.statements import Loop
 from tinymeta.compiler.verify import verify
 from tools import nvcc_report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .graph import Value
-from .loops import Loop, Product, Statement
+from .statements import Loop, Product, Statement
 
 ALIGNMENT = 64
 

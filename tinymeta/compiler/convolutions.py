@@ -16,7 +16,8 @@ from ..ops import conv
 from ..ops import elementwise as ew
 from .cleanup import ADD
 from .graph import Op, Value
-from .loops import STATEMENTS, Loop, Lowering, View, contiguous, of_result, steps, unsupported
+from .loops import STATEMENTS, Lowering, of_result
+from .statements import Loop, View, contiguous, steps, unsupported
 
 
 def _of_one_task(lower: Callable) -> Callable:
@@ -131,7 +132,7 @@ def add_to(low: Lowering, source: View, to: View, op: Op) -> None:
     total = loop.register()
     loop.code.append((total, Op(ADD, (source.root, to.root), {}, op.site, (Value((), to.root.dtype),)), (0, 1)))
     loop.stores.append((total, to))
-    low._append(loop, to.root)
+    low.append(loop, to.root)
 
 
 def _gathered(low: Lowering, op: Op) -> None:
@@ -170,7 +171,7 @@ def _lowered(low: Lowering, prim: Any, inputs: tuple, like: Op) -> Value:
     op = Op(prim, inputs, {}, like.site)
     arrays = [x for x in inputs if type(x) is Value]
     op.outputs = (Value(np.broadcast_shapes(*(x.shape for x in arrays)), like.out.dtype, op),)
-    low._lower(op)
+    low.lower(op)
     return op.out
 
 

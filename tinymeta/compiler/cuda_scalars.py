@@ -11,7 +11,7 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
 from .graph import Op, Value
-from .loops import Unsupported
+from .statements import Unsupported
 
 C = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "bool": "bool"}
 WRAPS = {"add", "subtract", "multiply", "negative", "square"}  # of integers: unsigned, whose overflow C++ defines

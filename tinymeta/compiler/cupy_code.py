@@ -17,9 +17,10 @@ import numpy as np
 from . import numpy_code
 from .cuda_scalars import C, check, expression
 from .graph import Op, Program, Value, values
-from .loops import Loop, Lowering, Unsupported
+from .loops import Lowering
 from .numpy_code import WIDTH, Lines
 from .plan import is_view
+from .statements import Loop, Unsupported
 
 PARAMETERS = 4096  # bytes that a kernel's arguments may take on every GPU; an array takes 16 and 16 more for each axis
 OPTIONS = ("--fmad=false",)  # each op rounds, as it does on its own
@@ -53,19 +54,19 @@ class Clusters(Lowering):
             yield _alone(statement) or statement  # type: ignore[misc]
             yield from self.views_after[k]
 
-    def _lower(self, op: Op) -> None:
+    def lower(self, op: Op) -> None:
         given = [x in self.on_device for x in values(op.inputs)]
         if any(given):
             self.on_device.update(op.outputs)
         if all(given) and _is_fused(op):
-            self._elementwise(op)
+            self.elementwise(op)
             return
         self.wanted.update(values(op.inputs))
         if is_view(op) and type(op.inputs[0]) is Value:
             self.made[op.out] = self.ready(op.inputs[0])
             self.views_after[self.made[op.out]].append(op)
         else:
-            self._append(op, *op.outputs)  # type: ignore[arg-type]
+            self.append(op, *op.outputs)  # type: ignore[arg-type]
 
     def _has_room(self, loop: Loop) -> bool:
         arrays = len(loop.loads) + len(loop.code) + 5  # with the next op's three inputs and its output, and the index

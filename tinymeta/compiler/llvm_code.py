@@ -17,10 +17,11 @@ from ..ops import reduce
 from . import convolutions as convolutions  # puts its prims into the table of loops
 from .arena import arrange
 from .graph import Op, Program, Value, values
-from .loops import Gather, Loop, Lowering, Product, Statement, View, contiguous, unsupported
+from .loops import Lowering
 from .nests import Nest, Place
 from .products import Sizes, product, room
 from .python_code import Text
+from .statements import Gather, Loop, Product, Statement, View, contiguous, unsupported
 from .tasks import Tasks, split
 from .vectors import BYTES, INDEX, Code, address, combine, convert, index, load, loop, store, supported
 

@@ -7,8 +7,7 @@ reads lives in a register.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,90 +15,12 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops import indexing, linalg, reduce, shape
 from .cleanup import ADD
-from .graph import Op, Value, line, values
+from .graph import Op, Value, values
 from .plan import is_view, part_of
+from .statements import Gather, Loop, Product, Statement, Sum, View, contiguous, steps, unsupported
 from .tasks import full_index, positive_axes
 
 LARGEST = 48  # computations in one loop nest: more than the registers hold is slower
-
-
-class Unsupported(Exception):
-    """An op that has no loops; the program runs on NumPy."""
-
-
-def unsupported(op: Op, of: Any) -> Unsupported:
-    """The op, what it is of, and the line that asked for it."""
-    return Unsupported(f"{op.prim.name} of {of}{f', at {line(op.site)}' if op.site else ''}")
-
-
-class View(NamedTuple):
-    """Some of the memory of a value: where it begins and its steps, counted in numbers."""
-
-    root: Value
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class Sum(NamedTuple):
-    """out = sum, maximum or minimum of a register over axes of the loop."""
-
-    register: int
-    kind: str
-    axes: tuple[int, ...]
-    out: Value
-
-
-@dataclass(eq=False)
-class Loop:
-    """For each index of `shape`: load registers, compute, store. Registers are numbered."""
-
-    shape: tuple[int, ...]
-    loads: dict[View, int] = field(default_factory=dict)
-    # register = op(registers as ints, or numbers in a 1-tuple)
-    code: list[tuple[int, Op, tuple]] = field(default_factory=list)
-    stores: list[tuple[int, View]] = field(default_factory=list)
-    sums: list[Sum] = field(default_factory=list)
-    registers: dict[Value, int] = field(default_factory=dict)
-    closed: bool = False
-    count: int = 0
-
-    def register(self) -> int:
-        self.count += 1
-        return self.count - 1
-
-
-@dataclass(eq=False)
-class Product:
-    """c[..., i, j] = sum over k of a[..., i, k] b[..., k, j], of equal leading axes."""
-
-    a: View
-    b: View
-    c: View
-    op: Op
-
-
-@dataclass(eq=False)
-class Gather:
-    """to[i...] = source[indices[0][i...], ...], or with `add` the other way: source[...] += to[i...]."""
-
-    source: View
-    indices: list[View]
-    to: View
-    add: bool
-    op: Op
-
-
-Statement = Loop | Product | Gather
-
-
-def contiguous(value: Value, offset: int = 0) -> View:
-    return View(value, offset, value.shape, steps(value.shape))
-
-
-def steps(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The steps of an array in C order."""
-    return tuple(int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
 
 
 class Lowering:
@@ -115,7 +36,7 @@ class Lowering:
         self.wanted: set[Value] = set()  # roots that must be in memory
         self.patches: dict[Any, Value] = {}  # copies in another layout, by what they are copies of
         for op in ops:
-            self._lower(op)
+            self.lower(op)
         for x, to in results.items():
             self._export(x, to)
         for x, to in sums.items():
@@ -159,7 +80,7 @@ class Lowering:
         """The statement after which x can be read from memory."""
         return self.made.get(self.view(x).root, -1)
 
-    def _lower(self, op: Op) -> None:
+    def lower(self, op: Op) -> None:
         if any(0 in v.shape for v in (*values(op.inputs), *op.outputs)) or op.many:
             raise unsupported(op, op.out)
         if is_view(op) and type(op.inputs[0]) is Value:
@@ -167,7 +88,7 @@ class Lowering:
         elif op.prim in STATEMENTS:
             STATEMENTS[op.prim](self, op)
         elif op.prim.kind == "elementwise" or op.prim in (structural._astype, structural._cast):
-            self._elementwise(op)
+            self.elementwise(op)
         else:
             raise unsupported(op, op.out)
 
@@ -199,27 +120,27 @@ class Lowering:
         loop = Loop(source.shape, closed=True)
         loop.loads[source] = register = loop.register()
         loop.stores.append((register, to))
-        self._append(loop, to.root)
+        self.append(loop, to.root)
 
     def fill(self, to: View, number: Any) -> None:
         loop = Loop(to.shape, closed=True)
         register = loop.register()
         loop.code.append((register, Op(IDENTITY, (number,), {}, outputs=(Value((), to.root.dtype),)), ((number,),)))
         loop.stores.append((register, to))
-        self._append(loop, to.root)
+        self.append(loop, to.root)
 
     def multiply(self, a: View, b: View, c: Value, op: Op) -> None:
         self.wanted.add(c)
-        self._append(Product(a, b, contiguous(c), op), c)
+        self.append(Product(a, b, contiguous(c), op), c)
 
-    def _append(self, statement: Statement, *made: Value) -> None:
+    def append(self, statement: Statement, *made: Value) -> None:
         self.statements.append(statement)
         for v in made:
             self.made[v] = len(self.statements) - 1
 
     # ---- elementwise ops and sums ----
 
-    def _elementwise(self, op: Op) -> None:
+    def elementwise(self, op: Op) -> None:
         loop, at = self._loop(op.out.shape, values(op.inputs), self._has_room)
         arguments = tuple(self._load(loop, x) if type(x) is Value else (x,) for x in op.inputs)
         register = loop.register()
@@ -250,7 +171,7 @@ class Lowering:
             if isinstance(loop, Loop) and loop.shape == over and not loop.closed and allows(loop):
                 return loop, at
         loop = Loop(over)
-        self._append(loop)
+        self.append(loop)
         return loop, len(self.statements) - 1
 
     def _candidates(self, first: int) -> Sequence[int]:
@@ -261,13 +182,10 @@ class Lowering:
     def _load(self, loop: Loop, x: Value) -> int:
         if x in loop.registers:
             return loop.registers[x]
-        view = self.stored(x)
-        lead = len(loop.shape) - len(view.shape)
-        strides = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True))
-        broadcast = View(view.root, view.offset, loop.shape, strides)
-        if broadcast not in loop.loads:
-            loop.loads[broadcast] = loop.register()
-        return loop.loads[broadcast]
+        view = self.stored(x).broadcast(loop.shape)
+        if view not in loop.loads:
+            loop.loads[view] = loop.register()
+        return loop.loads[view]
 
 
 def _viewed(x: np.ndarray, op: Op) -> np.ndarray:
@@ -299,7 +217,7 @@ def _converted(low: Lowering, x: Value, op: Op) -> Value:
         return x
     cast = Op(structural._cast, (x,), {"dtype": op.out.dtype}, op.site)
     cast.outputs = (Value(x.shape, op.out.dtype, cast),)
-    low._elementwise(cast)
+    low.elementwise(cast)
     return cast.out
 
 
@@ -371,20 +289,13 @@ def _indexed(low: Lowering, op: Op) -> None:
         raise unsupported(op, op.out)
     over = np.broadcast_shapes(*(a.shape for a in arrays))
     source = contiguous(op.out) if add else low.stored(x)
-    to = _broadcast(low.stored(x), over) if add else contiguous(op.out)
-    low._append(Gather(source, [_broadcast(low.stored(a), over) for a in arrays], to, add, op), op.out)
+    to = low.stored(x).broadcast(over) if add else contiguous(op.out)
+    low.append(Gather(source, [low.stored(a).broadcast(over) for a in arrays], to, add, op), op.out)
     low.wanted.add(op.out)
 
 
 def _added_slice(low: Lowering, op: Op, index: tuple) -> None:
     low.copy(low.stored(op.inputs[0]), low.sliced(contiguous(op.out), index))
-
-
-def _broadcast(x: View, over: tuple[int, ...]) -> View:
-    lead = (0,) * (len(over) - len(x.shape))
-    return View(
-        x.root, x.offset, over, lead + tuple(0 if n == 1 else s for n, s in zip(x.shape, x.strides, strict=True))
-    )
 
 
 STATEMENTS: dict[Any, Callable[[Lowering, Op], None]] = {

@@ -11,8 +11,8 @@ import numpy as np
 from llvmlite import ir
 
 from .graph import Value
-from .loops import Loop, View
 from .scalars import compute
+from .statements import Loop, View
 from .vectors import Code, across, address, combine, convert, index, load, loop, number, pieces, store, summed
 
 Place = tuple[Code, int]  # a pointer and bytes after it

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .graph import Op, Value, short_line, text_of_line
-from .loops import Gather, Loop, Product, Statement, View, steps
 from .nests import first
+from .statements import Gather, Loop, Product, Statement, View, steps
 
 if TYPE_CHECKING:
     from .llvm_code import Machine, Part

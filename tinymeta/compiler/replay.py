@@ -206,7 +206,7 @@ def _generated(program: Program, wanted: str | None, args: tuple, kwargs: dict) 
         why = 'numba is not installed: pip install "tinymeta[fast]"'
     if not why:
         from . import machine
-        from .loops import Unsupported
+        from .statements import Unsupported
 
         try:
             return "llvm", *machine.build(program), ""

@@ -12,7 +12,7 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
 from .graph import Op, Value
-from .loops import unsupported
+from .statements import unsupported
 from .vectors import Code, by_lanes, combine, convert, intrinsic, number
 
 Row = Callable[[ir.IRBuilder, np.dtype, int, list[Code]], Code]
