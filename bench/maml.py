@@ -1,6 +1,6 @@
 """MAML's meta-step, second order, against JAX, torch.func, TorchOpt and higher: the sinusoid with Adam, and Omniglot's conv net.
 
-A contender is a process: `python -m bench.maml "sine: JAX, jit and vmap"`. For each setting it compares its first meta-loss and
+A contender is a process that `main` starts, with the exact results in a file. For each setting it compares its first meta-loss and
 meta-gradient with those of float64, and reports the seconds of that first call and the median time of a step. The first calls of
 tinymeta are those of two more processes, one with nothing compiled on disk and one after it.
 """
@@ -189,6 +189,8 @@ CONTENDERS: dict[str, Callable[[str, Setting], Callable]] = {
 
 def report(contender: str) -> dict[str, Any]:
     """What a contender's process prints: by setting, and the peak of the whole process."""
+    if EXACT not in os.environ:
+        raise SystemExit(f"{EXACT} names no file with exact results; python -m bench maml writes one and starts all contenders")
     kind, _, name = contender.partition(": ")
     found, peak = {}, 0.0
     for setting in SETTINGS[kind]:

@@ -67,6 +67,70 @@ def test_rates_of_each_task_and_of_each_element_fit(rng):
     np.testing.assert_allclose(maml.adapt(loss, np.zeros(2), targets, [0.1, 0.4], 1), 2 * each * targets)
 
 
+def square(w, data):
+    return ops.square(data[0] @ w - data[1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "params"),
+    [
+        (square, np.zeros(3)),
+        (
+            lambda p, d: ops.softmax_cross_entropy(nets.mlp(p, d[0]), (d[1] > 0).astype(int)),
+            nets.init_mlp(np.random.default_rng(0), (3, 4, 2)),
+        ),
+    ],
+)
+def test_one_tasks_loss_without_the_mean_over_its_points(rng, loss, params):
+    data = rng.normal(size=(5, 3)), rng.normal(size=5)
+    message = (
+        r"maml: the loss of shared parameters has shape \[5\], so it was taken for one value for each of 5 tasks, but it fails "
+        r"with parameters of each task: .*\. For one task return a scalar, a mean over its points"
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        maml.adapt(loss, params, data, 0.1, 1)
+    assert type(raised.value.__cause__) is ValueError
+
+
+def test_one_tasks_loss_of_shape_1(rng):
+    with pytest.raises(
+        ValueError, match=r"each of 1 tasks: expected shape \[1,...\], or, of one task, a loss that is a scalar"
+    ):
+        maml.adapt(
+            lambda w, d: ops.mean(square(w, d), keepdims=True), np.zeros(3), (np.ones((5, 3)), np.ones(5)), 0.1, 1
+        )
+
+
+def test_parameters_that_the_last_step_makes_infinite():
+    """The support loss is finite before it, so only the result tells."""
+    loss = lambda w, d: ops.mean(ops.square(w - d), axis=-1)
+    with pytest.raises(
+        FloatingPointError, match=r"an entry of the parameters of task 1 after 1 inner steps is inf: lower lr"
+    ):
+        maml.adapt(loss, np.zeros(1, np.float32), np.array([[1], [1e19]], np.float32), 1e20, 1)
+    with (
+        np.errstate(divide="ignore"),
+        pytest.raises(FloatingPointError, match=r"parameters\['w'\] after 1 inner steps is nan"),
+    ):
+        maml.adapt(lambda p, d: ops.sum(ops.power(ops.abs(p["w"]), 0.5)), {"w": np.array([0.0, 1.0])}, None, 0.1, 1)
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+def test_a_task_that_diverges_is_named_and_no_other_warning_is_given(rng, part):
+    data = {name: (rng.normal(size=(3, 5, 1)), np.ones((3, 5, 1))) for name in ("support", "query")}
+    data[part][1][1] = 1e200
+    with pytest.raises(FloatingPointError, match=f"maml: the {part} loss of task 1 (at|after) .* is inf"):
+        maml.meta_loss(mse, net(rng), data["support"], data["query"], 0.1, 1)
+
+
+def test_maml_plus_plus_learns_the_rate_of_a_number_too():
+    loss = lambda p, d: ops.square(p["a"] - d)
+    method = maml.maml_plus_plus(0.1, 2)
+    value, gradient = method.meta_gradient(loss, method.init({"a": 1.0}), 3.0, 3.0)
+    assert [rate["a"] < 0 for rate in gradient.rates] == [True, True]
+    np.testing.assert_allclose(value, (2 * 0.8**2) ** 2)
+
+
 def test_no_tasks(rng):
     data = points(rng, 0, 5)
     with pytest.raises(ValueError, match="one value for each of 0 tasks, expected 1 task or more"):
@@ -166,7 +230,8 @@ def test_query_of_another_number_of_tasks(rng):
 
 
 def test_query_for_one_task(rng):
-    with pytest.raises(ValueError, match=r"the loss returned float64\[3\] for adapted parameters and \[\]"):
+    message = r"loss of the query set is float64\[3\], that of the support set has shape \[\]: expected one value for each task"
+    with pytest.raises(ValueError, match=message):
         maml.meta_loss(mse, net(rng), points(rng, 5), points(rng, 3, 5), 0.1, 1)
 
 

@@ -30,6 +30,16 @@ def test_a_discount_lies_between_0_and_1(discount):
         rl.transitions(random_episodes(np.random.default_rng(0)), discount)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_no_steps_are_refused(axis):
+    shape = np.where(np.arange(3) == axis, 0, (2, 3, 4))
+    nothing = rl.Episodes(np.zeros((*shape, 2)), np.zeros((*shape, 1)), np.zeros(shape), np.zeros(shape, bool))
+    with pytest.raises(
+        rl.ContractError, match=r"rewards has shape \(.*0.*\), expected at least one task, episode and step"
+    ):
+        rl.transitions(nothing)
+
+
 def test_advantages_are_centred_and_scaled_over_the_steps_that_were_taken():
     found = rl.transitions(random_episodes(np.random.default_rng(0), episodes=20))
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-12)

@@ -86,6 +86,13 @@ def test_a_policy_of_other_actions_is_refused():
             world.sample(rl.init_policy(rng, observations, actions, (3,)), world.goals(rng, 2), 3, rng)
 
 
+@pytest.mark.parametrize("episodes", [0, -1, 2.0])
+def test_no_episodes_are_refused(episodes):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=f"Navigation: episodes = {episodes}, expected a whole number, 1 or more"):
+        rl.Navigation().sample(rl.init_policy(rng, 2, 2, (3,)), np.zeros((2, 2)), episodes, rng)
+
+
 @pytest.mark.parametrize(
     "goals", [np.zeros(2), np.zeros((2, 1)), np.zeros((2, 3)), [[0.1, 0.2]], np.array([["a", "b"]])]
 )

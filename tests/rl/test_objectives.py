@@ -46,6 +46,16 @@ def test_first_order_adaptation_has_the_same_value(policy, sampled):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_rate_that_is_no_number_is_refused_in_every_step(policy, sampled):
+    for step in (rl.adapt_policy, rl.adapt_further):
+        with pytest.raises(ValueError, match="maml: lr is nan, expected finite numbers"):
+            step(
+                rl.adapt_policy(policy, sampled.before, LR) if step is rl.adapt_further else policy,
+                sampled.before,
+                np.nan,
+            )
+
+
 def test_a_further_step_is_each_tasks_own(policy, sampled):
     adapted = rl.adapt_policy(policy, sampled.before, LR)
     both = rl.adapt_further(adapted, sampled.after, LR)

@@ -30,7 +30,7 @@ def run(folder, experiment, overrides):
 def test_navigation_runs_and_the_same_seed_gives_the_same(tmp_path):
     first, again = (run(tmp_path / name, maml_nav2d.EXPERIMENT, TINY) for name in "ab")
     assert first == again
-    assert len(first["rows"]) == 3 * 3 + 1
+    assert len(first["rows"]) == 3 * 3 + 1 + 3
     assert all(row["published"] is None for row in first["rows"])  # another horizon: not to be compared
 
 
@@ -98,7 +98,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "steps"), [*((name, 7, 3) for name in BROKEN), ("dies at once", 13, 8)], ids=str
+    ("name", "samples", "steps"), [*((name, 7, 3) for name in BROKEN), ("dies at once", 17, 12)], ids=str
 )
 def test_a_world_that_breaks_its_contract_ends_in_one_sentence_and_nothing_is_lost(
     tmp_path, monkeypatch, capsys, whole, name, samples, steps
@@ -162,14 +162,40 @@ def test_the_strict_goal_names_the_updates_that_miss_it():
 
 
 def test_a_policy_that_was_not_trained_to_adapt_moves_with_the_rate():
-    """Why the authors' random policy gains more per update than ours: they adapt with 0.5."""
-    ours = lab.configure(maml_nav2d.EXPERIMENT, "published", {"test_goals": "20"})
-    gains = []
-    for config in (ours, replace(ours, inner_lr=0.5)):
-        policy = maml_rl.first_policy(config, config.world())
-        before, after = maml_rl.returns_after_updates(config, config.world(), policy, 1).mean(axis=0)
+    config, gains = lab.configure(maml_nav2d.EXPERIMENT, "published", {"test_goals": "20"}), []
+    policy = maml_rl.first_policy(config, config.world())
+    for lr in (0.1, 0.5):
+        before, after = maml_rl.returns_after_updates(config, config.world(), policy, 1, lr).mean(axis=0)
         gains.append(after - before)
     assert 0 < 2 * gains[0] < gains[1]
+
+
+def test_rates_are_tuned_on_goals_that_are_not_those_of_tests():
+    """The random policy gains more from 0.5 than from 0.02; and the goals are other ones than the tests'."""
+    config = lab.configure(
+        maml_nav2d.EXPERIMENT, "published", {"test_goals": "10", "rates": "0.02,0.5", "updates": "1"}
+    )
+    asked, world = [], config.world()
+
+    class Watched:
+        observation_size, action_size, sample = 2, 2, world.sample
+
+        def goals(self, rng, tasks):
+            asked.append(world.goals(rng, tasks))
+            return asked[-1]
+
+    policy = maml_rl.first_policy(config, world)
+    assert maml_rl.tuned_rate(config, Watched(), policy) == 0.5
+    maml_rl.returns_after_updates(config, Watched(), policy, 1, 0.5)
+    tuning, again, tests = asked
+    np.testing.assert_array_equal(tuning, again)
+    assert not np.isin(tests, tuning).any()
+
+
+def test_a_rate_that_diverges_is_not_chosen():
+    config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"rates": "1e30,0.1"})
+    policy = maml_rl.first_policy(config, config.world())
+    assert maml_rl.tuned_rate(config, config.world(), policy) == 0.1
 
 
 @pytest.mark.parametrize("updates", [0, 1, 3])
@@ -179,7 +205,7 @@ def test_a_policy_is_updated_as_often_as_its_returns_are_asked_for(monkeypatch, 
         usual = getattr(rl, name)
         monkeypatch.setattr(rl, name, lambda *a, usual=usual, name=name, **k: taken.append(name) or usual(*a, **k))
     world = config.world()
-    returns = maml_rl.returns_after_updates(config, world, maml_rl.first_policy(config, world), updates)
+    returns = maml_rl.returns_after_updates(config, world, maml_rl.first_policy(config, world), updates, 0.1)
     assert returns.shape == (config.test_goals, updates + 1)
     assert taken == ["adapt_policy", *["adapt_further"] * (updates - 1)][:updates]
 
@@ -202,7 +228,7 @@ def test_the_best_policy_is_kept(tmp_path):
 def test_cheetah_runs(tmp_path):
     pytest.importorskip("mujoco")
     result = run(tmp_path, maml_cheetah.EXPERIMENT, TINY | {"workers": "0"})
-    assert len(result["rows"]) == 3 * 3 + 1
+    assert len(result["rows"]) == 3 * 3 + 1 + 3
     assert set(result["series"]["returns"]) == {"MAML", "pretrained", "random", "oracle"}
 
 

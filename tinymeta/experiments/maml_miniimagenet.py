@@ -87,7 +87,7 @@ EXPERIMENT = Experiment(
         },
         "paper": {},
         "paper-5-shot": {"shots": 5, "meta_batch": 2},
-        "code": {"shots": 5, "meta_batch": 4},
+        "code": {"shots": 5, "meta_batch": 4, "norm_eps": 1e-3},
     },
     train=train,
     draw=draw_figures,

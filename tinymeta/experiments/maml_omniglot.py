@@ -45,7 +45,7 @@ class Config(FewShot):
 
     Where the paper is silent, this follows the authors' code. Known differences: there that spread is 1, here in the presets code*
     alone; there the dense net's initial weights are cut at 2 sigma; stride-2 convolutions are padded by one pixel on all sides
-    here, there on the right and below only (28 and 14 pixels).
+    here, there on the right and below only (28, 14 and 4 pixels); `norm_eps` is 1e-5 but for the presets code*, there 1e-3.
     """
 
     net: str = "conv"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import rl
-from tinymeta.experiments.settings import expect, expect_at_least
+from tinymeta.experiments.settings import expect, expect_at_least, expect_once
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
 
@@ -41,6 +41,7 @@ class RLConfig:
     episodes: int = 20  # per task, before and after adaptation
     horizon: int = 100
     inner_lr: float = 0.1
+    rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)  # those tried of the policies that are not meta-trained
     max_kl: float = 0.01
     spread: float = 0.0  # of differences in place of Hessian-vector products, see rl.trpo_step; 0: exact products
     discount: float = 0.99
@@ -51,6 +52,8 @@ class RLConfig:
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
+        expect(self, "rates", len(self.rates) > 0 and min(self.rates) > 0, "one or more, each above 0")
+        expect_once(self, ("rates",))
         expect(self, "max_kl", self.max_kl > 0, "more than 0: with no divergence allowed no step is taken")
         expect(self, "keep", self.keep in ("best", "last"), "best or last")
         expect(self, "spread", 0 <= self.spread < np.inf, "0 for exact products, or more")
@@ -126,28 +129,75 @@ def _sampled(
     return rl.Sampled(before, after, log_probs, distribution(adapted, after.observations)), returns
 
 
-def returns_after_updates(config: RLConfig, world: World, policy: rl.Policy, updates: int) -> NDArray:
-    """Average returns (goals, updates + 1) on goals that were not trained on: every step on episodes of the policy before it."""
-    rng = stream(config.seed, "test")
+class Compared(NamedTuple):
+    """By method: the policy, the rate of its first update, and its returns on the same new goals; of the oracle returns alone."""
+
+    policies: dict[str, rl.Policy]
+    rates: dict[str, float]
+    returns: Returns
+
+
+def compare(config: RLConfig, run: Run, world: World, oracle: World) -> Compared:
+    """Meta-train, pretrain and train the oracle, which is told the goal; then adapt each but that one to new goals."""
+    policies = {
+        "MAML": meta_train(config, run, world, "maml", adapts=True),
+        "pretrained": meta_train(config, run, world, "pretrained", adapts=False),
+        "random": first_policy(config, world),
+    }
+    told = meta_train(config, run, oracle, "oracle", adapts=False)
+    rates = {name: config.inner_lr if name == "MAML" else tuned_rate(config, world, p) for name, p in policies.items()}
+    returns = {
+        name: returns_after_updates(config, world, p, config.updates, rates[name]) for name, p in policies.items()
+    }
+    return Compared(
+        policies, rates, returns | {"oracle": returns_after_updates(config, oracle, told, 0, config.inner_lr)}
+    )
+
+
+def tuned_rate(config: RLConfig, world: World, policy: rl.Policy) -> float:
+    """The rate with the highest returns, over all updates, on goals of its own ("manually tuned", A.2); not one that diverges."""
+
+    def after(rate: float) -> float:
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = returns_after_updates(config, world, policy, config.updates, rate, "tuning")
+            return float(found[:, 1:].mean())
+        except (FloatingPointError, rl.ContractError):
+            return -np.inf
+
+    return max(config.rates, key=after) if len(config.rates) > 1 else config.rates[0]
+
+
+def returns_after_updates(
+    config: RLConfig, world: World, policy: rl.Policy, updates: int, lr: float, part: str = "test"
+) -> NDArray:
+    """Average returns (goals, updates + 1) on goals that were not trained on: every step on episodes of the policy before it,
+    all but the first with half of `lr`."""
+    rng = stream(config.seed, part)
     goals = world.goals(rng, config.test_goals)
     found = []
     for update in range(updates + 1):
         episodes = sample_episodes(world, policy, goals, config.test_episodes, rng)
         found.append(rl.mean_returns(episodes))
-        policy = _updated(config, policy, episodes, update) if update < updates else policy
+        policy = _updated(config, policy, episodes, lr, update) if update < updates else policy
     return np.stack(found, axis=1)
 
 
-def _updated(config: RLConfig, policy: rl.Policy, episodes: rl.Episodes, update: int) -> rl.Policy:
-    """One policy for each task; all updates but the first have half the rate."""
+def _updated(config: RLConfig, policy: rl.Policy, episodes: rl.Episodes, lr: float, update: int) -> rl.Policy:
+    """One policy for each task."""
     batch = rl.transitions(episodes, config.discount)
-    if update == 0:
-        return rl.adapt_policy(policy, batch, config.inner_lr, order=1)
-    return rl.adapt_further(policy, batch, config.inner_lr / 2)
+    return rl.adapt_further(policy, batch, lr / 2) if update else rl.adapt_policy(policy, batch, lr, order=1)
 
 
-def rows(method: str, returns: NDArray, published: list[float], source: str) -> list[Row]:
-    """One row per number of updates."""
+def rows(compared: Compared, published: dict[str, list[float]], source: str) -> list[Row]:
+    """One for each number of updates of each method, and one for each rate."""
+    returns = [
+        row for name, r in compared.returns.items() for row in _of_updates(name, r, published.get(name, []), source)
+    ]
+    return [*returns, *(Row(f"{name}, rate of the first update", rate, None) for name, rate in compared.rates.items())]
+
+
+def _of_updates(method: str, returns: NDArray, published: list[float], source: str) -> list[Row]:
     known = [*published, *[None] * (returns.shape[1] - len(published))]
     mean, ci95 = mean_ci95(returns)
     return [

@@ -65,7 +65,7 @@ class Config(Regressors, InnerLoop):
     test_steps: int = 10
     test_query: str = "grid"
     test_query_points: int = 100
-    step_sizes: tuple[float, ...] = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
+    step_sizes: tuple[float, ...] = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
     validate_every: int = 1000
     validation_tasks: int = 600
     variants: tuple[str, ...] = ()

@@ -95,7 +95,8 @@ def _fits(rate: Axes, p: Axes) -> bool:
 def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
     """loss(params, data); where its arrays do not fit together, the error says which set that was and what is in it."""
     try:
-        return loss(params, data)
+        with quiet():
+            return loss(params, data)
     except ValueError as error:
         if type(error) is not ValueError:
             raise
@@ -104,6 +105,25 @@ def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any
             f"maml: the loss of the {name} set fails: {str(error).rstrip()}. {arrays}: expected arrays that fit the parameters, "
             "with as many points in each and, of many tasks, as many tasks"
         ) from error
+
+
+def losses_of_each(tasks: Axes, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
+    """loss(params, data) of parameters with task axes; where it fails, how it came to be taken for a loss of many tasks."""
+    try:
+        return loss(params, data)
+    except ValueError as error:
+        if not tasks or type(error) is not ValueError:
+            raise
+        raise ValueError(
+            f"maml: the loss of shared parameters has shape {_shape(tasks)}, so it was taken for one value for each of "
+            f"{_count(tasks)} tasks, but it fails with parameters of each task: {str(error).rstrip()}. For one task return a "
+            "scalar, a mean over its points; for many take a leading task axis in parameters and data, or use tm.vmap"
+        ) from error
+
+
+def quiet() -> np.errstate:
+    """A task that diverges is reported by name, not by NumPy's warnings."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def task_axes(losses: Any) -> Axes:
@@ -124,7 +144,7 @@ def check_data(name: str, data: Any, tasks: Axes) -> None:
         if hasattr(x, "shape") and x.shape[: len(tasks)] != tasks:
             raise ValueError(
                 f"maml: {name}{path} is {describe(x)}, but the loss of the support set is one value for each of "
-                f"{_count(tasks)} tasks: expected shape {_shape(tasks, '...')}"
+                f"{_count(tasks)} tasks: expected shape {_shape(tasks, '...')}, or, of one task, a loss that is a scalar"
             )
 
 
@@ -137,19 +157,40 @@ def check_tasks(losses: Any, tasks: Axes) -> None:
         )
 
 
-def check_finite(losses: Any, name: str, when: str) -> None:
-    tasks = len(np.shape(losses))
+def check_query_tasks(losses: Any, tasks: Axes) -> None:
+    """There are as many query sets as support sets."""
+    if task_axes(losses) != tasks:
+        raise ValueError(
+            f"maml: the loss of the query set is {describe(losses)}, that of the support set has shape {_shape(tasks)}: expected "
+            "one value for each task in both, and scalars for one task"
+        )
 
-    def check(losses: Any) -> None:  # of every example of a vmap, which are the axes before those of tasks
-        finite = np.isfinite(losses)
+
+def check_adapted(adapted: Any, params: Any, steps: int) -> None:
+    """No task's parameters have diverged in the last step, of which no loss was looked at."""
+    for (path, x), p in zip(trees.items(adapted), trees.leaves(params), strict=True):
+        _examine_finite(x, np.ndim(x) - np.ndim(p), f"an entry of the parameters{path}", f"after {steps} inner steps")
+
+
+def check_finite(losses: Any, name: str, when: str) -> None:
+    """No task's loss has diverged."""
+    _examine_finite(losses, np.ndim(losses), name, when)
+
+
+def _examine_finite(x: Any, tasks: int, name: str, when: str) -> None:
+    """The axes of x are those of examples of a vmap, of `tasks`, and its own."""
+    own = np.ndim(x) - tasks
+
+    def check(x: Any) -> None:
+        finite = np.isfinite(x)
         if not finite.all():
             at = tuple(int(i[0]) for i in np.nonzero(~finite)) if finite.ndim else ()
-            examples = len(at) - tasks
-            where = _of("task", at[examples:]) + _of("the vmap's example", at[:examples])
-            found = losses[at] if at else losses
+            examples = len(at) - tasks - own
+            where = _of("task", at[examples : len(at) - own]) + _of("the vmap's example", at[:examples])
+            found = x[at] if at else x
             raise FloatingPointError(f"maml: {name}{where} {when} is {found}: lower lr, or look at that task's data")
 
-    examine(check, raw(losses))
+    examine(check, raw(x))
 
 
 def _of(what: str, at: Axes) -> str:

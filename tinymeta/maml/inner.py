@@ -12,6 +12,7 @@ from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
 from ..optim import in_dtype
 from .checks import (
+    check_adapted,
     check_data,
     check_finite,
     check_parameters,
@@ -19,7 +20,9 @@ from .checks import (
     check_some,
     check_tasks,
     checked_rates,
+    losses_of_each,
     losses_on,
+    quiet,
     task_axes,
 )
 
@@ -34,9 +37,10 @@ def adapt(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: in
     a float, a tree like `params` with a rate for each leaf, element or task, or a function that gives one of these for step
     0, 1, ...
     order=2 lets derivatives pass through the inner gradient; order=1 takes that gradient as a constant, so that ∂θ'/∂θ = I.
-    FloatingPointError, naming step and task, for a support loss that is not finite.
+    FloatingPointError, naming step and task, for a support loss or a result that is not finite.
     """
     *_, adapted = descend(loss, params, lambda step: support, lr, steps, order)
+    check_adapted(adapted, params, steps)
     return adapted
 
 
@@ -67,13 +71,13 @@ def descend(
             check_data(f"the data of inner step {step + 1}", data_of(step), tasks)
 
         def total(weights: Any, step: int = step) -> Any:
-            losses = loss(weights, data_of(step))
+            losses = losses_of_each(tasks, loss, weights, data_of(step))
             check_tasks(losses, tasks)
             check(losses, "the support loss", f"at inner step {step + 1} of {steps}")
             return ops.sum(losses)
 
-        with np.errstate(over="ignore", invalid="ignore"):  # a task that diverges is reported by name, by `check`
-            fast = _step(fast, _gradient(total, fast, order), lr(step) if callable(lr) else lr)
+        with quiet():
+            fast = gradient_step(fast, _gradient(total, fast, order), lr(step) if callable(lr) else lr)
         yield fast
 
 
@@ -84,7 +88,7 @@ def _gradient(total: Callable, fast: Any, order: int) -> Any:
     return stop_gradient(grad(total)(stop_gradient(fast)))
 
 
-def _step(fast: Any, gradient: Any, lr: Any) -> Any:
+def gradient_step(fast: Any, gradient: Any, lr: Any) -> Any:
     """θ' = θ - α ∇θ L(θ) (section 2.2)."""
     return trees.map(lambda p, g, rate: p - in_dtype(rate, g) * g, fast, gradient, checked_rates(lr, fast))
 

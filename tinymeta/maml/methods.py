@@ -85,7 +85,9 @@ def maml_plus_plus(lr: float, steps: int, order: int = 2) -> Method:
     first = check_rate("maml_plus_plus", lr)
 
     def init(params: Any) -> WithRates:
-        return WithRates(params, tuple(trees.map(lambda p: np.full((), first, p.dtype), params) for _ in range(steps)))
+        return WithRates(
+            params, tuple(trees.map(lambda p: np.full_like(p, first, shape=()), params) for _ in range(steps))
+        )
 
     def rate(rates: Any) -> Callable[[int], Any]:
         return lambda step: rates[min(step, steps - 1)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import trees
-from .checks import check_data, check_finite, check_tasks, check_weights, losses_on
+from .checks import check_data, check_finite, check_query_tasks, check_weights, losses_on
 from .inner import Loss, Rate, descend
 
 
@@ -36,7 +36,7 @@ def query_loss(loss: Loss, params: Any, adapted: Any, query: Any, steps: int) ->
     tasks = _added_axes(params, adapted)
     check_data("query", query, tasks)
     losses = losses_on("query", loss, adapted, query)
-    check_tasks(losses, tasks)
+    check_query_tasks(losses, tasks)
     check_finite(losses, "the query loss", f"after {steps} inner steps")
     return ops.mean(losses)
 

@@ -1,8 +1,8 @@
-"""Meta-reinforcement learning as in MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400, sections 4.2 and 5.3).
+"""Meta-reinforcement learning as in MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400, sections 3.2 and 5.3).
 
 policy       a Gaussian whose mean is an MLP of the observation: sample, log_prob, divergence
 episodes     what was sampled, and how good each action was: returns less a linear feature baseline
-objectives   the policy gradient's loss inside (Eq. 6), the surrogate loss and the KL constraint of TRPO outside
+objectives   the policy gradient's loss inside (Eq. 4), the surrogate loss and the KL constraint of TRPO outside
 trpo         one step of trust region policy optimization by conjugate gradients on Hessian-vector products
 navigation   the 2-D navigation tasks, all tasks and episodes at once
 cheetah      goal velocity and goal direction on Gymnasium's HalfCheetah, in worker processes

@@ -70,7 +70,7 @@ class Cheetah:
 
     def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
         """Episodes of the policy, one for all tasks or one per task, in every task."""
-        check_asked("Cheetah", policy, goals, (), self.observation_size, self.action_size)
+        check_asked(self, policy, goals, (), episodes)
         shared = policy.log_std.ndim == 1
         policies = [policy if shared else trees.map(lambda x, t=t: x[t], policy) for t in range(len(goals))]
         seeds = rng.integers(2**31, size=len(goals)).tolist()

@@ -75,9 +75,11 @@ def check_episodes(episodes: Episodes, asked: tuple[int, int, int, int] | None =
 
 def _check_shapes(episodes: Episodes, asked: tuple[int, int, int, int] | None) -> None:
     shape = episodes.rewards.shape
+    if 0 in shape:
+        raise ContractError(f"episodes: rewards has shape {shape}, expected at least one task, episode and step")
     for name, (rank, _) in OWED.items():
         x = getattr(episodes, name)
-        if x.ndim != rank or x.shape[:3] != shape or 0 in shape:
+        if x.ndim != rank or x.shape[:3] != shape:
             raise ContractError(
                 f"episodes: {name} has shape {x.shape} where rewards has {shape}, expected (T, E, H) in front"
             )

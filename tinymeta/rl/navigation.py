@@ -51,7 +51,7 @@ class Navigation:
 
     def sample(self, policy: Policy, goals: Array, episodes: int, rng: np.random.Generator) -> Episodes:
         """Episodes of the policy, one for all tasks or one per task, in every task."""
-        check_asked("Navigation", policy, goals, (2,), self.observation_size, self.action_size)
+        check_asked(self, policy, goals, (2,), episodes)
         T, H, O = len(goals), self.horizon, self.observation_size
         dtype = policy.log_std.dtype
         seen = np.zeros((H, T, episodes, O), dtype)

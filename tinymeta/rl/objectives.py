@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import maml, ops
-from ..engine import trees
 from ..engine.transforms import grad
-from ..optim import in_dtype
+from ..maml.inner import gradient_step
 from .episodes import Transitions
 from .policy import Policy, distribution, divergence, log_prob
 
@@ -23,7 +22,7 @@ class Sampled(NamedTuple):
 
 
 def policy_gradient_loss(policy: Policy, data: Transitions) -> Any:
-    """-E[log π(a | x) A], one value per task: its gradient is REINFORCE's (1703.03400, Eq. 4 and 6)."""
+    """-E[log π(a | x) A], one value per task: its gradient is REINFORCE's (1703.03400, Eq. 4, algorithm 3)."""
     return -ops.sum(log_prob(policy, data.observations, data.actions) * data.advantages * data.weights, axis=-1)
 
 
@@ -35,7 +34,7 @@ def adapt_policy(policy: Policy, batch: Transitions | None, lr: float, order: in
 def adapt_further(policies: Policy, batch: Transitions, lr: float) -> Policy:
     """One more step for policies that are each task's own (T, ...): the gradient of a sum over tasks is that of every task."""
     gradient = grad(lambda own: ops.sum(policy_gradient_loss(own, batch)))(policies)
-    return trees.map(lambda p, g: p - in_dtype(lr, g) * g, policies, gradient)
+    return gradient_step(policies, gradient, lr)
 
 
 def surrogate_loss(policy: Policy, sampled: Sampled, lr: float) -> Any:

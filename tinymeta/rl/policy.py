@@ -35,20 +35,24 @@ def init_policy(
     return Policy(tuple(map(layer, sizes[:-1], sizes[1:])), np.zeros(action, dtype))
 
 
-def check_asked(world: str, policy: Policy, goals: Any, goal: tuple[int, ...], observations: int, actions: int) -> None:
-    """ValueError unless goals are an array (T, *goal), and the policy is one for the world or one for each of the T tasks."""
+def check_asked(world: Any, policy: Policy, goals: Any, goal: tuple[int, ...], episodes: Any) -> None:
+    """ValueError unless goals are an array (T, *goal), the policy is one for the world or one for each of the T tasks, and there
+    are episodes."""
+    name, observations, actions = type(world).__name__, world.observation_size, world.action_size
+    if not isinstance(episodes, (int, np.integer)) or episodes < 1:
+        raise ValueError(f"{name}: episodes = {episodes!r}, expected a whole number, 1 or more")
     if not isinstance(goals, np.ndarray) or goals.dtype.kind not in "fiu" or not goals.ndim or goals.shape[1:] != goal:
         expected = f"[{', '.join(['T', *map(str, goal)])}]"
-        raise ValueError(f"{world}: goals are a {describe(goals)}, expected an array of numbers {expected}")
+        raise ValueError(f"{name}: goals are a {describe(goals)}, expected an array of numbers {expected}")
     first, log_std = policy.layers[0].w, policy.log_std
     if (first.shape[-2], log_std.shape[-1]) != (observations, actions):
         raise ValueError(
-            f"{world}: the policy takes {first.shape[-2]} observations and has {log_std.shape[-1]} actions, expected "
+            f"{name}: the policy takes {first.shape[-2]} observations and has {log_std.shape[-1]} actions, expected "
             f"{observations} and {actions}"
         )
     if log_std.shape[:-1] not in ((), (len(goals),)):
         raise ValueError(
-            f"{world}: log_std of the policy is {describe(log_std)}, expected [{actions}] of one policy for all tasks, or "
+            f"{name}: log_std of the policy is {describe(log_std)}, expected [{actions}] of one policy for all tasks, or "
             f"[{len(goals)}, {actions}] of one for each of the {len(goals)} goals"
         )
 
