@@ -95,6 +95,12 @@ def test_nan_never_passes():
         check.gradients(lambda x: broken(x), np.ones(2))
 
 
+def test_a_function_without_floats_has_nothing_to_check():
+    for law in (check.adjoint, check.linearity, check.gradients):
+        with pytest.raises(check.CheckError, match="mask returned no array of floats, so it has no derivative"):
+            law(lambda x: x > 0, np.ones(2), name="mask")
+
+
 def test_symmetry_needs_a_scalar():
     with pytest.raises(ValueError, match="expected a scalar"):
         check.hvp_symmetry(np.sin, np.ones(2))

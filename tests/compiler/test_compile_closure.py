@@ -156,6 +156,12 @@ class Scaler(Base):
         return x * SCALE
 
 
+class Static:
+    @staticmethod
+    def times(x):
+        return 2 * x
+
+
 SCALER, OTHER = Scaler(), Other()
 TIMES = SCALER.times
 
@@ -220,6 +226,24 @@ def test_a_global_function_that_is_bound_anew_makes_another_program(other, monke
     monkeypatch.setitem(globals(), "helper", other)
     np.testing.assert_array_equal(compiled(X), 2 * other(X))
     assert programs(compiled) == 2
+
+
+def test_a_class_that_is_defined_anew_makes_another_program(monkeypatch):
+    compiled = tm.compile(lambda x: Static.times(x))
+    compiled(X)
+    monkeypatch.setitem(globals(), "Static", type("Static", (), {"times": staticmethod(lambda x: 7 * x)}))
+    np.testing.assert_array_equal(compiled(X), 7 * X)
+
+
+def test_a_global_is_watched_in_a_wrapper_of_a_function_of_the_library(monkeypatch):
+    @functools.wraps(ops.tanh)
+    def scaled_tanh(x):
+        return SCALE * ops.tanh(x)
+
+    compiled = tm.compile(lambda x: scaled_tanh(x))
+    for scale in (2.0, 7.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        np.testing.assert_array_equal(compiled(X), scale * np.tanh(X))
 
 
 def test_an_attribute_of_a_global_name_is_no_global(monkeypatch):

@@ -1,9 +1,12 @@
 """Single elements of arrays, which NumPy copies where a program needs their place; and a replay that reads what it should not."""
 
+import re
+
 import numpy as np
 import pytest
 
 import tinymeta as tm
+from tinymeta import ops
 from tinymeta.compiler.verify import verify
 
 INDICES = [
@@ -59,3 +62,21 @@ def test_a_replay_that_is_no_function_of_its_arguments_is_refused():
     x = np.ones(3)
     with pytest.raises(ValueError, match="differs by"):
         verify(lambda x: x + 1, lambda args, kwargs: 100 * rng.normal(size=3), x, x + 1, (x,), {})
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_mask_that_is_a_constant_is_an_index(backend):
+    mask = np.array([True, False, True])
+    with tm.backend(backend):
+        compiled = tm.compile(tm.grad(lambda x: ops.mean(ops.square(x[mask]))))
+        np.testing.assert_array_equal(compiled(np.arange(3.0)), [0, 0, 2])
+
+
+def test_an_error_of_numpy_in_a_replay_names_the_op_and_the_line():
+    compiled = tm.compile(lambda a, b: ops.solve(a, b))
+    compiled(np.eye(2), np.ones((2, 1)))
+    with pytest.raises(np.linalg.LinAlgError, match="Singular matrix") as raised:
+        compiled(np.zeros((2, 2)), np.ones((2, 1)))
+    line = compiled.__wrapped__.__code__.co_firstlineno
+    told = rf"in the program of tm\.compile: t0 = .*solve.* # solve float64\[2,1\] .*test_compile_elements\.py:{line}: "
+    assert re.match(told, raised.value.__notes__[0])

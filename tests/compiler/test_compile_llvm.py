@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 import tinymeta as tm
 from tinymeta import ops
 from tinymeta.check import strategies
+from tinymeta.engine.tensor import Prim
+from tinymeta.kernels.simd.threads import together
 
 pytest.importorskip("llvmlite", reason="machine code needs llvmlite, which comes with numba")
+from tinymeta.compiler import machine
+
 pytestmark = pytest.mark.usefixtures("machine_code")
 DTYPES = (np.float32, np.float64)
 
@@ -162,6 +166,30 @@ def test_an_index_out_of_range_is_an_error_in_every_call():
             ):
                 compiled(x, np.array([[0], [wrong], [1]]))
         np.testing.assert_array_equal(compiled(x, good), f(x, good))
+
+
+def test_an_index_out_of_range_is_an_error_whichever_thread_finds_it(monkeypatch):
+    """All threads but one find theirs in range, in the same moments."""
+    monkeypatch.setattr(machine, "_threads", lambda layout: (2, together))
+    compiled = tm.compile(tm.vmap(lambda x, i: ops.sum(ops.sin(x[i]))))
+    x, places = np.zeros((16, 50)), np.zeros((16, 5000), int)
+    compiled(x, places)
+    assert compiled.backend == "llvm"
+    places[3, 7] = 50
+    for _ in range(200):
+        with pytest.raises(IndexError, match="an index is out of range"):
+            compiled(x, places)
+
+
+def test_an_elementwise_primitive_of_the_users_is_not_the_one_of_that_name():
+    """Zeros, where the two agree, hide it in the first call."""
+    steep = Prim(
+        "sigmoid", lambda x: 1 / (1 + np.exp(-2 * x)), (lambda g, y, x: g * 2 * y * (1 - y),), kind="elementwise"
+    )
+    compiled = tm.compile(lambda x: steep(x))
+    compiled(np.zeros(3))
+    np.testing.assert_array_equal(compiled(np.ones(3)), 1 / (1 + np.exp(-2 * np.ones(3))))
+    assert compiled.backend == "numpy"
 
 
 def test_without_numba_a_program_runs_on_numpy_and_says_so(monkeypatch):

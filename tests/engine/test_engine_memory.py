@@ -224,6 +224,32 @@ def test_a_change_between_vjp_and_pull_is_detected(change):
             later(np.ones(3))
 
 
+def test_writing_to_a_value_leaves_the_derivatives_right():
+    x = np.array([0.0, 1.0, 2.0])
+    value, pull = tm.vjp(np.exp, x)
+    again, push = tm.linearize(np.exp, x)
+    value[:] = again[:] = 0
+    np.testing.assert_array_equal(pull(np.ones(3))[0], np.exp(x))
+    np.testing.assert_array_equal(push(np.ones(3)), np.exp(x))
+
+
+def test_a_captured_array_on_disk_is_read_only_and_its_changes_are_detected(tmp_path):
+    c = np.memmap(tmp_path / "c", np.float64, "w+", shape=(3,))
+    c[:] = [1, 2, 3]
+
+    def f(x):
+        y = x * c
+        changes(c)
+        return np.sum(y)
+
+    with pytest.raises(ValueError, match=READ_ONLY):
+        tm.grad(f)(np.ones(3))
+    pull = tm.vjp(lambda x: x * c, np.ones(3))[1]
+    changes(c)
+    with pytest.raises(ValueError, match=r"float64\[3\] was changed in place"):
+        pull(np.ones(3))
+
+
 def arrays_of(*results):
     return [x for result in results for x in trees.leaves(result) if isinstance(x, np.ndarray)]
 

@@ -1,5 +1,7 @@
 """Derivatives of derivatives: closures, perturbation confusion, and seven ways to one Hessian."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -169,3 +171,24 @@ def test_any_stack_of_derivatives_gives_the_same_number(order, x):
     for name in order:
         f = one[name](f)
     np.testing.assert_allclose(f(x), 16 * np.exp(2 * x), rtol=1e-13)
+
+
+def test_a_variable_of_another_threads_derivative_is_refused():
+    """There, nothing would say that it is one: the gradient of the product in x would be 0."""
+
+    def f(x):
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(lambda: tm.grad(lambda y: x * y)(2.0)).result()
+
+    with pytest.raises(
+        TypeError, match="depends on a Tensor of a derivative that has ended, or that runs in another thread"
+    ):
+        tm.grad(f)(3.0)
+
+
+def test_a_variable_of_a_derivative_that_has_ended_is_refused():
+    kept = []
+    tm.grad(lambda x: kept.append(x) or x * x)(3.0)
+    with pytest.raises(TypeError, match="depends on a Tensor of a derivative that has ended"):
+        tm.grad(lambda y: kept[0] * y)(2.0)
+    assert tm.grad(lambda y: tm.stop_gradient(kept[0]) * y)(2.0) == 3

@@ -11,7 +11,7 @@ from ..engine import trees
 from ..engine.tensor import describe
 from ..engine.transforms import hvp
 from .report import CheckError, Report, positive
-from .subject import Arrays, Seed, Subject, generator, inner, normals, of_function
+from .subject import Arrays, Seed, Subject, differentiable, generator, inner, normals, of_function
 
 Sides = tuple[np.ndarray, np.ndarray]
 
@@ -22,7 +22,7 @@ def adjoint(f: Callable, *xs: Any, rng: Seed = None, rtol: float | None = None, 
     f takes trees of float arrays and returns a tree of arrays. `rtol` is eps**(2/3) of the dtype, 4e-11 in float64, relative
     to the sum of the absolute products; differences below 64 eps count as none.
     """
-    subject = of_function(f, xs, name)
+    subject = differentiable(of_function(f, xs, name))
     report = Report(subject.name)
     check_adjoint(subject, generator(rng), rtol, report)
     return report
@@ -30,7 +30,7 @@ def adjoint(f: Callable, *xs: Any, rng: Seed = None, rtol: float | None = None, 
 
 def linearity(f: Callable, *xs: Any, rng: Seed = None, rtol: float | None = None, name: str | None = None) -> Report:
     """VJP(a u + b u') = a VJP(u) + b VJP(u'), and the same of the JVP in its tangent. Arguments as `adjoint`."""
-    subject = of_function(f, xs, name)
+    subject = differentiable(of_function(f, xs, name))
     report = Report(subject.name)
     check_linearity(subject, generator(rng), rtol, report)
     return report

@@ -11,7 +11,7 @@ import numpy as np
 from ..engine.tensor import describe
 from .differences import differences, kink
 from .report import CheckError, KinkError, Report, positive
-from .subject import Arrays, Seed, Subject, derived, generator, inner, normals, of_function
+from .subject import Arrays, Seed, Subject, derived, differentiable, generator, inner, normals, of_function
 
 Compared = tuple[float, str]  # relative error, "numeric ..., got ..."
 Claim = Callable[[Arrays, list[float]], Compared]  # of the differences of the outputs and of their rounding errors
@@ -62,10 +62,7 @@ def gradients(
 
 def first_order(subject: Subject, comparison: Comparison) -> None:
     """Check the claimed VJP and JVP of one subject, in each array alone and in all together."""
-    outputs = subject.call(*subject.arrays)
-    if not outputs:
-        raise CheckError(f"{subject.name} returned no array of floats, so it has no derivative to check")
-    us = normals(outputs, comparison.rng)
+    us = normals(differentiable(subject).call(*subject.arrays), comparison.rng)
     pulled = subject.pull(us) if "vjp" in comparison.modes else []
     for where, vs in _directions(subject, comparison.rng):
         claims: dict[str, Claim] = {}

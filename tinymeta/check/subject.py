@@ -11,6 +11,7 @@ import numpy as np
 from ..engine import trees
 from ..engine.tensor import Tensor, describe
 from ..engine.transforms import jvp, vjp
+from .report import CheckError
 
 Arrays = list[np.ndarray]
 Seed = np.random.Generator | int | None
@@ -39,6 +40,13 @@ class Subject:
 
     def argument(self, i: int) -> str:
         return f"{self.labels[i]}, {describe(self.arrays[i])}"
+
+
+def differentiable(subject: Subject) -> Subject:
+    """The subject; CheckError if none of its results is an array of floats."""
+    if not subject.call(*subject.arrays):
+        raise CheckError(f"{subject.name} returned no array of floats, so it has no derivative to check")
+    return subject
 
 
 def of_function(f: Callable, xs: Sequence[Any], name: str | None) -> Subject:

@@ -18,6 +18,7 @@ import numpy as np
 from ..engine import structural, trees
 from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
+from ..ops import indexing
 from ..ops.batching import LIKE, SEARCHES, named
 from ..ops.protocols import FUNCTIONS, METHODS, array_first, call
 from ..ops.table import UFUNCS
@@ -86,8 +87,19 @@ def apply(prim: Prim, arrays: tuple, params: dict) -> Any:
     log = _log_of(arrays)
     if log is None:
         return prim.forward(*arrays, **params)
+    if prim in (indexing._getitem, indexing._put):
+        _refuse_masks(arrays[1:])
     data = prim.forward(*[x.array if type(x) is Symbol else x for x in arrays], **params)
     return log.record(prim, arrays, params, data)
+
+
+def _refuse_masks(index: tuple) -> None:
+    for x in index:
+        if type(x) is Symbol and x.dtype.kind == "b":
+            raise TypeError(
+                f"tm.compile: the count of True in a captured value {describe(x)}, which is an index here, would be decided once: "
+                "use tm.ops.where, and sum(where(mask, x, 0)) / sum(mask) for a mean"
+            )
 
 
 def examine(check: Callable, given: tuple) -> None:

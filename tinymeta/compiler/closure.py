@@ -16,7 +16,7 @@ from typing import Any
 
 from ..engine import trees
 
-STAY = (types.ModuleType, type)  # globals that nobody binds anew
+STAY = types.ModuleType  # globals that nobody binds anew
 LIBRARY = {"tinymeta", "numpy", *sys.stdlib_module_names}
 INSIDE: dict[type, str] = {
     property: "fget",
@@ -66,7 +66,7 @@ def _callers(tree: Any) -> list[Any]:
 
 def _of_library(g: types.FunctionType) -> bool:
     """Whether nobody binds its variables anew."""
-    return (g.__module__ or "").partition(".")[0] in LIBRARY
+    return (g.__globals__.get("__name__") or "").partition(".")[0] in LIBRARY  # functools.wraps changes g.__module__
 
 
 def _defaults(g: types.FunctionType) -> Iterable[Any]:

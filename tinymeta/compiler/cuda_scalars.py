@@ -10,6 +10,7 @@ import numpy as np
 from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
+from ..ops.table import built_in
 from .graph import Op, Value
 from .statements import Unsupported
 
@@ -45,7 +46,7 @@ def expression(op: Op, arguments: Sequence[tuple[Any, np.dtype | None]]) -> str:
         return f"{condition} ? {_as(arguments[1], out)} : {_as(arguments[2], out)}"
     kinds, formula = ROWS.get(op.prim.name, ("", ""))
     within = out if out.kind != "b" else np.result_type(*(x if d is None else d for x, d in arguments))
-    if within.kind not in kinds or op.prim.kind != "elementwise" or op.params:
+    if within.kind not in kinds or not built_in(op.prim) or op.params:
         raise Unsupported(f"{op.prim.name} in {within}")
     given = [_as(x, within) for x in arguments]
     if within.kind == "i" and op.prim.name in WRAPS:

@@ -89,12 +89,17 @@ class Code(numpy_code.Code):
 
     def build(self) -> Callable:
         names: dict[str, Any] = dict(self.given)
-        exec(compile(self.source, "<tm.compile>", "exec"), names)
+        exec(compile(self.source, numpy_code.FILE, "exec"), names)
         run, owned = names["replay"], self._owned()
 
         def replay(*inputs: Any) -> list:
             with np.errstate(all="ignore"):
-                return [x if own else numpy_code._fresh(x) for x, own in zip(run(*inputs), owned, strict=True)]
+                try:
+                    results = run(*inputs)
+                except Exception as error:
+                    numpy_code.note_line(error, self.source)
+                    raise
+                return [x if own else numpy_code._fresh(x) for x, own in zip(results, owned, strict=True)]
 
         return replay
 

@@ -239,10 +239,11 @@ class Part:
         step(list(range(len(over))), [])
 
     def _within(self, at: Code, n: int) -> Code:
-        """The index if it lies in 0 to n - 1; else 0, and the op is noted."""
-        b, slot = self.b, self.b.bitcast(self.arguments[1], INDEX.as_pointer())
+        """The index if it lies in 0 to n - 1; else 0, and the op is noted, by whichever thread."""
+        b = self.b
         inside = b.icmp_unsigned("<", at, index(n))
-        b.store(b.select(inside, b.load(slot), index(len(self.machine.indexing))), slot)
+        with b.if_then(b.not_(inside), likely=False):
+            b.store(index(len(self.machine.indexing)), b.bitcast(self.arguments[1], INDEX.as_pointer()))
         return b.select(inside, at, index(0))
 
     def _at(self, view: View, indices: list[Code]) -> Code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .graph import Op, Program, Value, short_line, text_of_line
 from .plan import part, plan
 
 Lines = list[str]
+FILE = "<tm.compile>"
 WIDTH = 60  # of the code on a line, before its comment
 
 
@@ -34,12 +36,16 @@ class Code:
     def build(self) -> Callable:
         """replay(*inputs), which returns the program's results (Program.results) as fresh arrays."""
         names: dict[str, Any] = dict(self.given)
-        exec(compile(self.source, "<tm.compile>", "exec"), names)
+        exec(compile(self.source, FILE, "exec"), names)
         run = names["build"](lambda i, *kind: part(self.plan.buffers[i], *kind))
 
         def replay(*inputs: Any) -> list:
             with np.errstate(all="ignore"):
-                return list(map(_fresh, run(*inputs)))
+                try:
+                    return list(map(_fresh, run(*inputs)))
+                except Exception as error:
+                    note_line(error, self.source)
+                    raise
 
         return replay
 
@@ -122,6 +128,12 @@ class Code:
     def _commented(self, code: str, op: Op) -> str:
         comment = f"# {op.prim.name} {' '.join(map(repr, op.outputs))}  {short_line(op.site)}: {text_of_line(op.site)}"
         return f"{code:<{WIDTH}} {comment}"
+
+
+def note_line(error: Exception, source: str) -> None:
+    """Add the program's line that failed, which names the op and the user's line."""
+    at = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == FILE]
+    error.add_note(f"in the program of tm.compile: {' '.join(source.splitlines()[at[-1] - 1].split())}")
 
 
 def _fresh(x: Any) -> Any:

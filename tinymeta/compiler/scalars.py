@@ -11,6 +11,7 @@ from llvmlite import ir
 from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
+from ..ops.table import built_in
 from .graph import Op, Value
 from .statements import unsupported
 from .vectors import Code, by_lanes, combine, convert, intrinsic, number
@@ -34,7 +35,7 @@ def _computed(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype |
     if op.prim in (structural._astype, structural._cast, IDENTITY):
         return _as(b, arguments[0], out, width)
     name = op.prim.name
-    if name not in ROWS:
+    if name not in ROWS or not built_in(op.prim):
         raise unsupported(op, op.outputs[0])
     within = out if out.kind != "b" or name in LOGIC else np.result_type(*(x if d is None else d for x, d in arguments))
     if within.kind not in ("b" if name in LOGIC else "fi" if name in INTEGER else "f"):
@@ -44,7 +45,9 @@ def _computed(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype |
 
 def check(op: Op) -> None:
     """Unsupported for an elementwise op without a row."""
-    known = op.prim in (_where, structural._astype, structural._cast, IDENTITY) or op.prim.name in ROWS
+    known = op.prim in (_where, structural._astype, structural._cast, IDENTITY) or (
+        op.prim.name in ROWS and built_in(op.prim)
+    )
     dtypes = [x.dtype for x in (*op.inputs, *op.outputs) if type(x) is Value]
     if not known:
         raise unsupported(op, ", ".join(map(str, dtypes)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
-from ..engine.tensor import describe
+from ..engine.tensor import PLAIN, describe
 from .capture import check_numbers, has_dtype, is_array
 from .graph import Value
 
@@ -28,7 +28,6 @@ def reader(args: tuple, kwargs: dict) -> Callable[[tuple, dict], list | None]:
 
 
 SIGNED = (float, complex)  # whose zeros are equal, but not alike
-NUMBERS = (np.ndarray, np.generic)  # a Tensor, a Batched value and a Symbol are none
 
 
 class _Reader:
@@ -66,8 +65,11 @@ class _Reader:
         test = f"type({path}) is not {self.name(type(x))}"
         if is_array(x):
             self.leaves.append(path)
-            if x.shape == () and isinstance(x, NUMBERS):  # NumPy's scalars and arrays with no axis take turns
-                test = f"not isinstance({path}, {self.name(NUMBERS)})"
+            if x.shape == () and isinstance(
+                x, (np.ndarray, np.generic)
+            ):  # NumPy's scalars and arrays with no axis take turns
+                test = f"type({path}) not in {self.name(PLAIN)} and not isinstance({path}, {self.name(np.generic)})"
+                test = f"({test})"
             test += f" or {path}.shape != {x.shape} or {path}.dtype != {self.name(x.dtype)}"
         else:
             other = f"repr({path}) != {repr(x)!r}" if type(x) in SIGNED else f"{path} != {self.name(x)}"
@@ -123,7 +125,7 @@ def check_static(args: tuple, kwargs: dict) -> None:
     ]:
         for path, x in trees.items(tree):
             check_numbers(f"{name}{path}", x)
-            if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
+            if isinstance(x, np.ndarray) and type(x) not in PLAIN:
                 raise TypeError(
                     f"tm.compile: {name}{path} is a {type(x).__name__}, whose arithmetic may be its own, expected a plain array: "
                     "pass np.asarray of it"

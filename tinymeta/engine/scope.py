@@ -47,7 +47,7 @@ class Traced:
         call_args = list(args)
         for i, tree in zip(argnums, picked, strict=True):
             call_args[i] = trees.map(lambda x: x, tree)  # f may change its containers
-        self.trees = picked
+        self.trees, self.name = picked, name
         self.leaves = [leaf for tree in picked for leaf in trees.leaves(tree)]
         outside = THREAD.maps[-1].depth if THREAD.maps else 0
         self.nested = THREAD.depth > outside  # in another derivative of the same vmap
@@ -59,7 +59,13 @@ class Traced:
 
     def graph(self) -> Graph:
         """From the leaves to all that f returned."""
-        return Graph(self.leaves, trees.leaves(self.output))
+        graph = Graph(self.leaves, trees.leaves(self.output))
+        if not self.nested and graph.older():
+            raise TypeError(
+                f"{self.name}: the result depends on a Tensor of a derivative that has ended, or that runs in another thread, and "
+                "would be taken for a constant there: return it from that derivative's function as an array, or use stop_gradient"
+            )
+        return graph
 
     def pull(self, graph: Graph, cotangents: Sequence) -> list:
         """One cotangent per leaf, as Tensors if an enclosing derivative depends on them and plain arrays otherwise."""
@@ -77,11 +83,13 @@ class Traced:
                     f"an array {describe(array)} was changed in place after vjp or linearize had captured it: call them again"
                 )
 
-    def escape(self, graph: Graph) -> Any:
-        """The output's values: Tensors stay Tensors only if an enclosing derivative's variables reach them."""
+    def escape(self, graph: Graph, kept: bool = False) -> Any:
+        """The output's values: Tensors stay Tensors only if an enclosing derivative's variables reach them. Where the graph is
+        kept, for rules that read outputs, its arrays are its own."""
         recorded = self.nested and graph.outer
         values = [x if recorded else value(x) for x in graph.outputs]
-        return trees.unflatten(self.output, release(values, keep=[w.data for w in self.leaves]))
+        own = [w.data for w in self.leaves] + [value(x) for x in graph.outputs if kept and type(x) is Tensor]
+        return trees.unflatten(self.output, release(values, keep=own))
 
 
 def _fingerprint(array: np.ndarray) -> int:

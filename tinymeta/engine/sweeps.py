@@ -41,6 +41,11 @@ class Graph:
                     self.nodes.append(node)
                     break
 
+    def older(self) -> bool:
+        """Whether the outputs depend on Tensors that were there before the leaves."""
+        first = min((w.seq for w in self.leaves), default=0)
+        return any(node.seq < first for node in self.outside)
+
 
 def _walk(leaves: Sequence[Tensor], outputs: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
     """The nodes that the outputs reach without passing a leaf, and the Tensors from outside at which the walk stopped."""

@@ -23,6 +23,7 @@ _next_seq = itertools.count().__next__
 _new = object.__new__
 _getframe = sys._getframe
 _ndarray = np.ndarray
+PLAIN = (np.ndarray, np.memmap)  # arrays whose arithmetic is NumPy's
 
 
 class Thread(threading.local):
@@ -122,7 +123,7 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     if not tracked or not prim.differentiable:
         return data
     for x in inputs:
-        if type(x) is _ndarray:
+        if type(x) in PLAIN:
             lock(x)
         elif type(x) is list:  # which could be changed
             inputs = tuple(np.array(a) if type(a) is list else a for a in inputs)
@@ -195,7 +196,7 @@ def lock(array: np.ndarray) -> None:
     Another view of it that was taken before stays writeable, and so does an array that NumPy would not unlock again.
     """
     for a in (array.base, array):
-        if type(a) is _ndarray and a.flags.writeable and (a.base is None or _unlockable(a)):
+        if a is not None and type(a) in PLAIN and a.flags.writeable and (a.base is None or _unlockable(a)):
             a.flags.writeable = False
             THREAD.locked[id(a)] = a
 
@@ -215,7 +216,7 @@ def _unlockable(view: np.ndarray) -> bool:
 
 def lock_all(values: Iterable) -> None:
     for x in values:
-        if type(x) is _ndarray:
+        if type(x) in PLAIN:
             lock(x)
 
 

@@ -16,7 +16,7 @@ from . import trees
 from .batched import raw
 from .scope import Traced, as_tangent, constant
 from .structural import as_tuple
-from .tensor import Tensor, as_array, describe, value
+from .tensor import Tensor, as_array, describe, is_float, value
 
 
 def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
@@ -70,12 +70,17 @@ def _vjp(f: Callable, xs: tuple, seal: bool) -> tuple[Any, Callable]:
         ]
         return tuple(_regroup(traced.trees, traced.pull(graph, cotangents)))
 
-    return traced.escape(graph), pull
+    return traced.escape(graph, kept=True), pull
 
 
 def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), push), where push(*tangents) is the tangent of the output; f runs once for any number of tangents."""
-    traced = Traced(f, xs, range(len(xs)), {}, "linearize", seal=True)
+    return _linearize(f, xs, once=False)
+
+
+def _linearize(f: Callable, xs: tuple, once: bool) -> tuple[Any, Callable]:
+    """`once`: what is captured is read at once, and the graph is left with the one push."""
+    traced = Traced(f, xs, range(len(xs)), {}, "linearize", seal=not once)
     graph = traced.graph()
 
     def push(*tangents: Any) -> Any:
@@ -85,7 +90,7 @@ def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
         vs = [as_tangent(v, w, f"jvp: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))]
         return trees.unflatten(traced.output, traced.push(graph, vs))
 
-    return traced.escape(graph), push
+    return traced.escape(graph, kept=not once), push
 
 
 def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:
@@ -93,7 +98,7 @@ def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:
     for name, given in (("xs", xs), ("dxs", dxs)):
         if not isinstance(given, (tuple, list)):
             raise TypeError(f"jvp: {name} is {describe(given)}, expected a tuple: write (x,) if there is one argument")
-    y, push = linearize(f, *xs)
+    y, push = _linearize(f, tuple(xs), once=True)
     return y, push(*dxs)
 
 
@@ -133,7 +138,7 @@ def _jacobian(f: Callable, argnums: int, caller: str) -> Callable:
 
 
 def stop_gradient(x: Any) -> Any:
-    """x as a constant: the same values (a tree of arrays, read-only), through which no gradient flows."""
+    """x as a constant: the same values (a tree of arrays, those of Tensors read-only), through which no gradient flows."""
     return trees.map(constant, x)
 
 
@@ -177,7 +182,13 @@ def _value_of(output: Any, has_aux: bool) -> Any:
     if has_aux and not (isinstance(output, tuple) and len(output) == 2):
         raise TypeError("grad: with has_aux the function must return a pair (value, aux)")
     y = output[0] if has_aux else output
-    if isinstance(y, (int, float)):
+    if isinstance(y, float):
+        return y
+    if getattr(y, "shape", None) == () or isinstance(y, int):
+        if not is_float(y):
+            raise TypeError(
+                f"grad: the function returned {describe(y)}, expected a float: a count, a comparison or an argmax has no gradient"
+            )
         return y
     if getattr(y, "shape", None) != ():
         hint = "sum it, or use tm.jacobian" if hasattr(y, "shape") else "return (value, aux) with has_aux=True"

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.scope import constant
 from ..engine.structural import as_tuple, axes_of, broadcast_to
@@ -100,8 +101,8 @@ def prod(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Any:
 
 def cumsum(x: Any, axis: int | None = None) -> Any:
     """Cumulative sum along `axis` (of the flattened array for None)."""
-    if axis is None:
-        x, axis = reshape(x, (-1,)), 0
+    if axis is None or np.ndim(x) == 0:  # for NumPy a number has an axis 0 here
+        x, axis = reshape(x, (-1,)), 0 if axis is None else normalize_axis_index(axis, 1, "cumsum")
     return bind(_cumsum, x, axis=axis)
 
 

@@ -28,6 +28,11 @@ def binary(
     return _publish(prim, lambda x, y: bind(prim, x, y), doc)
 
 
+def built_in(prim: Prim) -> bool:
+    """Whether it is a row's, or a ufunc of NumPy's, and not another's that has the name of one."""
+    return isinstance(prim.forward, np.ufunc) or getattr(ELEMENTWISE.get(prim.name), "prim", None) is prim
+
+
 def _publish(prim: Prim, op: Callable, doc: str) -> Callable:
     op.__module__, op.__name__, op.__qualname__ = "tinymeta.ops", prim.name, prim.name  # where pickle looks for it
     op.__doc__ = doc or f"NumPy's {prim.name}, elementwise: {(prim.expr or '').format('x', 'y')}."
