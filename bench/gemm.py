@@ -142,10 +142,11 @@ def main() -> None:
     ceiling = {SGEMM: [{"GF/s": report[""]} for report in reports[SGEMM]]}
     rows += summarise(ceiling, "GF/s", SGEMM)
     note = (
-        "Results within 3e-6 of float64's, relative to the largest entry, before timing. `ratio`: speed over tinymeta's in "
+        "Results within 3e-6 of float64's, relative to the largest entry, before timing. The speed is over tinymeta's in "
         f"the same case. Threads: each library's default on {os.cpu_count()} cores, but where one is said."
     )
-    write("gemm", TITLE, "GF/s", rounds, rows, ["tinymeta", "numpy", "numba", "torch", "jax"], note)
+    columns = {"ratio": "speed, × tinymeta"}
+    write("gemm", TITLE, "GF/s", rounds, rows, ["tinymeta", "numpy", "numba", "torch", "jax"], note, columns)
 
 
 if __name__ == "__main__":

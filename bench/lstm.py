@@ -323,14 +323,14 @@ def unroll_table(rate: float) -> None:
 def growth_table(rate: float) -> None:
     reports = alternate("bench.lstm", ["growth"], ROUNDS_LARGE)["growth"]
     by_size = {f"n = {n:,}": [{"ns": report[str(n)]} for report in reports] for n in GROWTH}
-    rows = summarise(by_size, "ns", f"n = {GROWTH[1]:,}")
+    middle = f"n = {GROWTH[1]:,}"
+    rows = summarise(by_size, "ns", middle)
     note = (
-        f"Ratios are to n = {GROWTH[1]:,}. Floor: {FLOPS / rate:.1f} ns, the flops at {rate:.0f} GF/s; beyond the "
-        "caches 320 bytes of state are also read, and as many written."
+        f"Floor: {FLOPS / rate:.1f} ns, the flops at {rate:.0f} GF/s; beyond the caches 320 bytes of state are also read, "
+        "and as many written."
     )
-    write(
-        "lstm_growth", "Step on Numba, per coordinate", "ns", ROUNDS_LARGE, rows, ["tinymeta", "numpy", "numba"], note
-    )
+    packages, columns = ["tinymeta", "numpy", "numba"], {"ratio": f"× {middle}"}
+    write("lstm_growth", "Step on Numba, per coordinate", "ns", ROUNDS_LARGE, rows, packages, note, columns)
 
 
 def start_table() -> None:
@@ -342,11 +342,8 @@ def start_table() -> None:
     rows = summarise({name: [{"ms": r[key]} for r in reports] for name, key in parts.items()}, "ms", "first step")
     for row, key in zip(rows, parts.values(), strict=True):
         row["cold"] = cold[0][key]
-    note = (
-        "From the compiled kernels on disk; the last column with none there, which is so once on a machine. "
-        "Ratios are to the first step."
-    )
-    columns = {"cold": "compiled anew, ms"}
+    note = "From the compiled kernels on disk; the last column with none there, which is so once on a machine."
+    columns = {"ratio": "× first step", "cold": "compiled anew, ms"}
     write("lstm_start", "Start of the CPU kernels", "ms", ROUNDS, rows, ["tinymeta", "numpy", "numba"], note, columns)
 
 

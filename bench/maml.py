@@ -190,7 +190,9 @@ CONTENDERS: dict[str, Callable[[str, Setting], Callable]] = {
 def report(contender: str) -> dict[str, Any]:
     """What a contender's process prints: by setting, and the peak of the whole process."""
     if EXACT not in os.environ:
-        raise SystemExit(f"{EXACT} names no file with exact results; python -m bench maml writes one and starts all contenders")
+        raise SystemExit(
+            f"{EXACT} names no file with exact results; python -m bench maml writes one and starts all contenders"
+        )
     kind, _, name = contender.partition(": ")
     found, peak = {}, 0.0
     for setting in SETTINGS[kind]:

@@ -22,7 +22,10 @@ UNSET = (  # so that the libraries have their own defaults
     "OPENBLAS_L2_SIZE",
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
     "PYTHONDONTWRITEBYTECODE",
+    "TINYMETA_BACKEND",
 )
 
 
@@ -71,7 +74,8 @@ def alternate(
                 [sys.executable, "-m", module, name], capture_output=True, text=True, env=environment, check=False
             )
             if done.returncode:
-                raise SystemExit(f"{module} {name} failed: {done.stderr.strip().splitlines()[-1]}")
+                said = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]  # if it was killed
+                raise SystemExit(f"{module} {name} failed: {said[-1]}")
             reports[name].append(json.loads(done.stdout.splitlines()[-1]))
     return reports
 
@@ -100,7 +104,8 @@ def write(
 ) -> None:
     """Save one table with the machine and the versions that made it, and print it.
 
-    `columns` gives the titles of what the rows hold beside their time, such as {"gflops": "GF/s"}.
+    `columns` gives the titles of what the rows hold beside their time, such as {"gflops": "GF/s"}, and that of "ratio" where it
+    is to another row than tinymeta's, or of speeds.
     """
     table = {
         "title": title, "unit": unit, "columns": dict(columns or {}), "rounds": rounds, "note": note, "rows": rows,
@@ -111,8 +116,9 @@ def write(
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(table, indent=2) + "\n")
     print(f"\n{title} ({unit}, median of {rounds} fresh processes)")
+    of = (columns or {}).get("ratio", "× tinymeta")
     for row in rows:
-        print(f"  {row['name']:<28}{row['median']:>10.3f}   {row['ratio']:>8.2f} x ours")
+        print(f"  {row['name']:<28}{row['median']:>10.3f}   {row['ratio']:>8.2f} {of}")
 
 
 def machine() -> str:

@@ -1,11 +1,42 @@
-"""What the benchmark of MAML says of its contenders: the floor beside the times, and the agreement before them."""
+"""What benchmarks do before they time: contenders in an environment of their own, floors, and the agreement of results."""
 
 import math
 
 import numpy as np
 import pytest
 
-from bench import maml
+from bench import maml, measure
+from tinymeta.lab.versions import SETTINGS
+
+
+@pytest.fixture
+def contender(tmp_path, monkeypatch):
+    """A module of one contender that does what it is given; the module's name."""
+
+    def written(does):
+        (tmp_path / "contender.py").write_text(f"import json, os, sys\n{does}\n")
+        return "contender"
+
+    monkeypatch.chdir(tmp_path)
+    return written
+
+
+def test_a_contender_sees_no_setting_that_a_run_records(contender, monkeypatch):
+    for name in SETTINGS:
+        monkeypatch.setenv(name, "1")
+    module = contender("print(json.dumps(dict(os.environ)))")
+    ((seen,),) = measure.alternate(module, ["tinymeta"], 1, {"TINYMETA_CACHE": "here"}).values()
+    assert seen.keys().isdisjoint(SETTINGS)
+    assert seen["TINYMETA_CACHE"] == "here"
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [("sys.exit('no such peer')", "no such peer"), ("os.kill(os.getpid(), 9)", "ended with code -9")],
+)
+def test_a_contender_that_fails_is_named_with_what_it_said_last_or_how_it_ended(contender, does, words):
+    with pytest.raises(SystemExit, match=f"^contender JAX failed: {words}$"):
+        measure.alternate(contender(does), ["JAX"], 1)
 
 
 def products(jaxpr):

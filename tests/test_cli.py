@@ -1,14 +1,19 @@
 import json
+import re
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lab import toy
 
 import tinymeta.check
 from tinymeta import cli, experiments
 from tinymeta.data.errors import DataError
+from tinymeta.lab import configure
 
 COMMANDS = ("list", "run", "demo", "report", "bench", "check", "doctor")
 
@@ -62,8 +67,23 @@ def test_list_shows_name_title_paper_and_presets(capsys):
 
 def test_list_shows_the_keys_of_one(capsys):
     text = output(capsys, "list", "toy")
-    for words in ("learning_rate = 0.05", "sizes = (4, 3)", "steps=20", "A line is fitted"):
+    for words in ("  learning_rate=0.05\n", "  sizes=4,3\n", "steps=20", "A line is fitted", "`sizes` are those of"):
         assert words in text
+
+
+def test_what_list_shows_of_a_key_is_what_set_takes(capsys):
+    keys = output(capsys, "list", "toy").partition("keys, for --set:\n")[2].partition("\n\n")[0]
+    settings = [part for line in keys.splitlines() for part in ("--set", line.removeprefix("  "))]
+    chosen = cli.build_parser().parse_args(["run", "toy", *settings])
+    assert configure(toy.EXPERIMENT, "quick", cli._overrides(chosen)) == toy.Config()
+
+
+@given(st.floats(0.01, 1e6))
+def test_a_duration_is_a_short_number_of_a_unit_that_suits_it(minutes):
+    count, unit = cli._rounded(minutes).split()
+    assert re.fullmatch(r"[\d.]{1,5}", count)
+    assert float(count) * {"min": 1, "h": 60, "days": 1440}[unit] == pytest.approx(minutes, rel=0.051)
+    assert float(count) <= 90 or unit == "days"
 
 
 def test_run_writes_a_folder_and_prints_the_table(capsys, tmp_path):
@@ -131,14 +151,15 @@ def test_doctor_finds_numpy(capsys):
         (("run", "toy", "--preset", "quack"), "toy has no preset 'quack'; did you mean quick?"),
         (("run", "toy", "--preset", ""), "toy has no preset ''"),
         (("run", "toy", "--set", "step=3"), "toy has no key 'step'; did you mean steps?"),
-        (("run", "toy", "--set", "steps"), "--set steps is not of the form KEY=VALUE"),
-        (("run", "toy", "--set", "=3"), "not of the form KEY=VALUE"),
+        (("run", "toy", "--set", "steps"), "--set 'steps' is not of the form KEY=VALUE"),
+        (("run", "toy", "--set", "=3"), "--set '=3' is not of the form KEY=VALUE"),
         (("run", "toy", "--set", "steps=many"), "steps = 'many' is not a whole number"),
         (("run", "toy", "--set", "steps=-3"), "steps = -3, expected 0 or more"),
         (("run", "toy", "--seed", "x"), "seed = 'x' is not a whole number"),
         (("run", "toy", "--sed", "3"), "unrecognized arguments: --sed 3"),
         (("run", "toy", "--resume", "nowhere"), "nowhere is no run folder"),
-        (("run", "toy", "--resume", "x", "--seed", "1"), "--resume keeps the configuration"),
+        (("run", "toy", "--resume", "x", "--seed", "1"), "--resume keeps the folder and the configuration"),
+        (("run", "toy", "--resume", "x", "--runs", "runs"), "leave out --preset, --set, --seed and --runs"),
         (("run", "toy", "--runs", "file"), "cannot make the folder file/toy"),
         (("demo", "--runs", "file"), "cannot make the folder file/demo/toy"),
         (("report", "nowhere"), "there is no finished run below nowhere"),
@@ -185,6 +206,50 @@ def test_a_damaged_run_is_refused_and_left_alone(capsys, tmp_path, name, content
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("result.json", "; delete it and go on with: "),
+        ("figures/captions.json", "; draw it again by: "),
+        ("figures/weights.svg", "; draw it again by: "),
+    ],
+)
+def test_what_can_be_made_again_is_so_by_the_command_in_the_sentence(capsys, tmp_path, name, remedy):
+    assert cli.main(["run", "toy"]) == 0
+    capsys.readouterr()
+    folder = run_folder(tmp_path)
+    names = (*toy.contents(folder), "figures/captions.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    if name.endswith(".svg"):
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text("{")
+    command = refused(capsys, "report", "runs").rpartition(remedy)[2]
+    if "delete it" in remedy:
+        assert remedy in refused(capsys, *shlex.split(command)[1:])
+        (folder / name).unlink()
+    output(capsys, *shlex.split(command)[1:])
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    output(capsys, "report", "runs")
+
+
+@pytest.mark.parametrize("command", ["list", "run toy", "demo", "check tanh"])
+def test_a_backend_that_cannot_be_used_is_refused_before_the_work(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.setenv("TINYMETA_BACKEND", "Numba")
+    assert "TINYMETA_BACKEND: backend 'Numba' is unknown" in refused(capsys, *command.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["Unable to allocate 74.5 GiB for an array", ""])
+def test_too_little_memory_is_one_sentence(capsys, words):
+    with toy.failing_at(3, MemoryError(words)):
+        sentence = refused(capsys, "run", "toy")
+    assert sentence.startswith(
+        f"tinymeta: out of memory: {words or 'none is left'}; free some, or choose smaller settings"
+    )
+    assert "; to go on: tinymeta run toy --resume" in sentence
+
+
 @pytest.mark.parametrize(("package", "extra"), [("matplotlib", "lab"), ("hypothesis", "check"), ("numba", "fast")])
 def test_a_missing_package_is_one_sentence_that_says_how_to_get_it(capsys, monkeypatch, package, extra):
     def needs_it(stage, i):
@@ -225,6 +290,14 @@ def test_an_output_that_is_full_is_one_sentence(tmp_path, arguments):
         )
     assert found.stderr == "tinymeta: cannot write the output: No space left on device\n"
     assert found.returncode == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize("arguments", [["list"], ["run", "toy", "--set", "steps=2"]])
+def test_an_output_that_is_closed_is_no_error(tmp_path, arguments, closed):
+    command = f"{shlex.join([*toy_command(), *arguments])} {closed}"
+    found = subprocess.run(command, shell=True, capture_output=True, cwd=tmp_path, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_a_folder_with_spaces_is_quoted_in_the_command_for_its_page(capsys, tmp_path):

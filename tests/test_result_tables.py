@@ -85,6 +85,28 @@ def collected(**changes):
     return readme_tables.every_row({"experiments": [experiment | changes]})
 
 
+@pytest.mark.parametrize(("versions", "words"), [({}, "no Numba"), ({"numba": "0.68"}, "Numba 0.68")])
+def test_the_page_says_which_numba_made_the_numbers(versions, words):
+    made = collected(versions={"numpy": "2.4", "cores": 2, "cpu": "Toy"} | versions).splitlines()[0]
+    assert made == f"Made with preset `quick`, seed 0; 2 cores, Toy; NumPy 2.4, {words}."
+
+
+@pytest.mark.parametrize(("columns", "title"), [({}, "× tinymeta"), ({"ratio": "× first step"}, "× first step")])
+def test_the_ratio_is_titled_by_what_it_is_to(columns, title):
+    rows = [{"name": "first step", "median": 2.0, "ratio": 1.0, "cold": 5.0}]
+    table = {"title": "Start", "unit": "ms", "rows": rows, "columns": columns | {"cold": "anew, ms"}}
+    page = readme_tables.benchmark(table | {"versions": {}, "machine": "Toy", "rounds": 1, "note": ""})
+    assert page.splitlines()[0] == f"| Start | median, ms | {title} | anew, ms |"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in readme_tables.RESULTS.glob("*.json")))
+def test_a_committed_ratio_to_tinymeta_is_of_a_time(name):
+    table = readme_tables.committed(name)
+    if "unit" in table and "ratio" not in table["columns"]:
+        assert table["unit"] != "GF/s"
+        assert all(row["name"].find("tinymeta") >= 0 for row in table["rows"] if row["ratio"] == 1)
+
+
 def test_the_page_has_each_baseline_s_learning_rate_and_marks_the_ends_of_the_grid():
     tuned = collect_results.tuning([setting(""), setting("other", {"SGD": 0.03, "ADAM": 0.03})])
     lines = collected(tuning=tuned).splitlines()
@@ -128,6 +150,12 @@ def test_a_target_is_judged_by_the_worst_of_its_rows(changes, measured, mark):
     target = targets.Target("a step", 1.8, None, "toy", ("mine", "theirs"))._replace(**changes)
     assert targets.measured(target, lambda file: {"toy": {"rows": rows}}[file]) == measured
     assert targets._mark(target, measured) == mark
+
+
+def test_a_target_of_maml_names_its_problem():
+    problems = {"maml-sine": "sinusoids", "maml-sine-training": "sinusoids", "maml-omniglot": "Omniglot"}
+    for target in targets.TARGETS:
+        assert problems.get(target.file, "") in target.what
 
 
 def test_every_target_has_its_rows_among_the_committed_ones():

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
+import math
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import tinymeta
 from tinymeta import experiments
 from tinymeta.data.errors import DataError
+from tinymeta.engine import backend
 from tinymeta.lab import execute, optional
 from tinymeta.lab.errors import UserError, suggest
-from tinymeta.lab.experiment import Experiment, configure
+from tinymeta.lab.experiment import Experiment, as_text, configure
 from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.records import saved_config, unchanged_run
 
+RUNS = Path("runs")
 DONE, FAILED_CHECK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # exit codes
 
 
@@ -30,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code; what a user can mend is one sentence on stderr, never a traceback."""
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # sys.stdout itself is None where the shell has closed it
         return code
     except (UserError, DataError) as error:
         return _refuse(error, str(error))
     except FloatingPointError as error:  # an experiment's own sentence: what diverged, where, and what to change
         return _refuse(error, f"the run diverged: {error}")
+    except MemoryError as error:
+        return _refuse(error, f"out of memory: {str(error) or 'none is left'}; free some, or choose smaller settings")
     except ImportError as error:
         sentence = optional.missing(error)
         if sentence is None:
@@ -66,7 +72,17 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
     if chosen.command is None:
         parser.print_help()
         return DONE
+    if chosen.command is not doctor:  # which tells it with the rest
+        _check_backend()
     return chosen.command(chosen)
+
+
+def _check_backend() -> None:
+    """Before the work: else what is wrong with TINYMETA_BACKEND is seen at the first kernel."""
+    try:
+        backend.chosen()
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
 
 
 def _drop_output() -> None:
@@ -119,7 +135,7 @@ RUN_HELP = (
     "also when a run is finished."
 )
 DEMO_HELP = "If it was interrupted, the same command goes on; finished runs are kept."
-BENCH_HELP = "It takes half an hour in all, on a machine that does nothing else. `make bench` installs the peers first."
+BENCH_HELP = "It takes half an hour in all, on a machine that does nothing else; `make .venv/.bench` installs peers."
 
 
 def _add_list(parser: _Parser) -> None:
@@ -133,7 +149,7 @@ def _add_run(parser: _Parser) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one key; may be repeated"
     )
     parser.add_argument("--seed", metavar="N", help="short for --set seed=N")
-    _add_runs_folder(parser)
+    _add_runs_folder(parser, default=None)  # so that --resume knows whether it was given
     parser.add_argument(
         "--resume", metavar="FOLDER", type=Path, help="go on with an interrupted run, as it was configured"
     )
@@ -145,9 +161,9 @@ def _add_check(parser: _Parser) -> None:
     parser.add_argument("--order", type=int, choices=(1, 2), default=2, help="highest derivative (default: 2)")
 
 
-def _add_runs_folder(parser: _Parser) -> None:
+def _add_runs_folder(parser: _Parser, default: Path | None = RUNS) -> None:
     parser.add_argument(
-        "--runs", metavar="DIR", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+        "--runs", metavar="DIR", type=Path, default=default, help=f"where runs are kept (default: {RUNS})"
     )
 
 
@@ -166,22 +182,35 @@ def _presets(experiment: Experiment) -> str:
     return ", ".join(f"{preset}{_duration(experiment, preset)}" for preset in experiment.presets)
 
 
+UNITS = ((90, 1, "min"), (48 * 60, 60, "h"), (math.inf, 24 * 60, "days"))  # below so many minutes, of so many each
+
+
 def _duration(experiment: Experiment, preset: str) -> str:
     minutes = experiment.minutes.get(preset)
-    if minutes is None:
-        return ""
-    return f" (about {minutes:.2g} min)" if minutes < 90 else f" (about {minutes / 60:.2g} h)"
+    return "" if minutes is None else f" (about {_rounded(minutes)})"
+
+
+def _rounded(minutes: float) -> str:
+    size, unit = next((size, unit) for end, size, unit in UNITS if minutes < end)
+    count = minutes / size
+    return f"{count:.0f} {unit}" if count >= 10 else f"{count:.2g} {unit}"
 
 
 def _in_full(experiment: Experiment) -> str:
-    defaults = [f"  {field.name} = {field.default!r}" for field in fields(experiment.config)]
+    defaults = [f"  {field.name}={as_text(field.default)}" for field in fields(experiment.config)]
     changes = [
         f"  {preset}{_duration(experiment, preset)}: "
-        + (", ".join(f"{k}={v!r}" for k, v in values.items()) or "the keys above")
+        + (", ".join(f"{k}={as_text(v)}" for k, v in values.items()) or "the keys above")
         for preset, values in experiment.presets.items()
     ]
     head = f"{experiment.name}: {experiment.title}\n{experiment.paper}\n\n{experiment.summary}\n"
-    return "\n".join([head, "keys, for --set:", *defaults, "", "presets, for --preset:", *changes])
+    keys = ["keys, for --set:", *defaults, "", *_words(experiment.config)]
+    return "\n".join([head, *keys, "presets, for --preset:", *changes])
+
+
+def _words(config: type) -> list[str]:
+    """What a configuration, and those that it inherits from, say of their keys."""
+    return [f"{inspect.getdoc(part)}\n" for part in config.__mro__ if is_dataclass(part)]
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -189,20 +218,22 @@ def run(chosen: argparse.Namespace) -> int:
     experiment = experiments.load(chosen.name)
     if chosen.resume is None:
         config = configure(experiment, "quick" if chosen.preset is None else chosen.preset, _overrides(chosen))
-    elif chosen.preset is not None or chosen.set or chosen.seed is not None:
-        raise UserError("--resume keeps the configuration of the run; leave out --preset, --set and --seed")
+    elif chosen.set or any(given is not None for given in (chosen.preset, chosen.seed, chosen.runs)):
+        raise UserError(
+            "--resume keeps the folder and the configuration of the run; leave out --preset, --set, --seed and --runs"
+        )
     else:
         config = saved_config(experiment, chosen.resume)
-    folder = execute(experiment, config, chosen.runs, chosen.resume, chosen.trace)
+    folder = execute(experiment, config, chosen.runs or RUNS, chosen.resume, chosen.trace)
     print(f"as a page: {shlex.join(['tinymeta', 'report', str(folder)])}")
     return DONE
 
 
 def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
+    for text in chosen.set:
+        if text.find("=") < 1:
+            raise UserError(f"--set {text!r} is not of the form KEY=VALUE; see: tinymeta list {chosen.name}")
     pairs = [text.partition("=") for text in chosen.set]
-    for key, equals, _ in pairs:
-        if not (key and equals):
-            raise UserError(f"--set {key} is not of the form KEY=VALUE; see: tinymeta list {chosen.name}")
     seed = {} if chosen.seed is None else {"seed": chosen.seed}
     return {key.strip(): value for key, _, value in pairs} | seed
 

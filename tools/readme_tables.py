@@ -24,7 +24,8 @@ MARKER = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def benchmark(table: dict[str, Any]) -> str:
-    """A benchmark's rows as a Markdown table, with the machine below; `columns` (key -> title) are those it has beside time."""
+    """A benchmark's rows as a Markdown table, with the machine below; `columns` (key -> title) are those it has beside time, and
+    may give the ratio another title."""
     columns = {"name": table["title"], "median": f"median, {table['unit']}", "ratio": "× tinymeta"} | table.get(
         "columns", {}
     )
@@ -174,12 +175,17 @@ def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[st
 
 
 def _made_with(experiments: list[dict[str, Any]]) -> str:
-    """The presets and seeds of the runs, and the machines and versions of NumPy that made them."""
+    """The presets and seeds of the runs, and the machines and versions of NumPy and Numba that made them."""
     versions = [e["versions"] for e in experiments]
     settings = {f"preset `{e['preset']}`, seed {e['config']['seed']}" for e in experiments}
     machines = {f"{v['cores']} cores, {v['cpu']}" for v in versions}
-    numpy = {f"NumPy {v['numpy']}" for v in versions}
-    return f"Made with {'; '.join([*sorted(settings), *sorted(machines), *sorted(numpy)])}."
+    packages = {f"NumPy {v['numpy']}, {_numba(v)}" for v in versions}
+    return f"Made with {'; '.join([*sorted(settings), *sorted(machines), *sorted(packages)])}."
+
+
+def _numba(versions: dict[str, Any]) -> str:
+    """Told even if it was missing: the programs are then NumPy's, whose sums have other last bits."""
+    return f"Numba {versions['numba']}" if "numba" in versions else "no Numba"
 
 
 def committed(name: str) -> dict[str, Any]:

@@ -39,7 +39,9 @@ NETS = ("784-400-400-10", "784-1000-1000-10")
 SINE = ("25 tasks, 1 inner step", "4 tasks, 1 inner step", "100 tasks, 1 inner step", "25 tasks, 5 inner steps")
 OMNIGLOT = ("torch.func, vmap", "PyTorch, loop", "JAX, jit and loop", "JAX, jit and vmap")
 CONV = "8 tasks, 1 inner step"
-FIRST_CALLS = (("maml-omniglot", CONV), ("maml-sine", SINE[0]), ("maml-sine", SINE[3]))
+FIRST_CALLS = (
+    ("maml-omniglot", "Omniglot", CONV), ("maml-sine", "sinusoids", SINE[0]), ("maml-sine", "sinusoids", SINE[3]),
+)  # fmt: skip
 OURS = tuple(f"n = {n}: tinymeta, Numba" for n in SIZES)
 
 TARGETS = (
@@ -86,14 +88,17 @@ TARGETS = (
     ),
     *(
         Target(
-            f"first call of MAML, {setting}: nothing on disk, of JAX's", 3, None, file, (f"tinymeta, {setting}",), "first",
-            at_most=True, against=(f"JAX, jit and vmap, {setting}",),
+            f"first call of MAML on {problem}, {setting}: nothing on disk, of JAX's", 3, None, file, (f"tinymeta, {setting}",),
+            "first", at_most=True, against=(f"JAX, jit and vmap, {setting}",),
         )
-        for file, setting in FIRST_CALLS
+        for file, problem, setting in FIRST_CALLS
     ),
     *(
-        Target(f"first call of MAML, {setting}: from disk, s", 1, None, file, (f"tinymeta, {setting}",), "from_disk", at_most=True)
-        for file, setting in FIRST_CALLS
+        Target(
+            f"first call of MAML on {problem}, {setting}: from disk, s", 1, None, file, (f"tinymeta, {setting}",), "from_disk",
+            at_most=True,
+        )
+        for file, problem, setting in FIRST_CALLS
     ),
 )  # fmt: skip
 

@@ -159,11 +159,11 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
     shutil.copytree(root, runs)
     folder = next((runs / "toy").iterdir())
     (folder / "figures" / "captions.json").write_text('{"weights": {"caption": "a film"}}')
-    with pytest.raises(UserError, match=r"captions\.json is damaged: 'weights' is no film"):
+    with pytest.raises(UserError, match=r"captions\.json is damaged: 'weights' is no film; draw it again by"):
         write_report(runs)
     (folder / "figures" / "captions.json").write_text('{"weights": "a figure"}')
     (folder / "figures" / "weights.svg").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*weights\.svg"):
+    with pytest.raises(UserError, match=r"cannot read .*weights\.svg: .*; draw it again by: tinymeta run toy --resume"):
         write_report(runs)
     shutil.rmtree(folder / "figures")
     with pytest.raises(UserError, match="has no figures yet; draw them by: tinymeta run toy --resume"):
@@ -179,7 +179,7 @@ def test_what_is_not_there_or_damaged_is_one_sentence(root, tmp_path):
         ({"title": 3}, "its 'title' is not as tinymeta writes it"),
     ):
         (folder / "result.json").write_text(json.dumps(record | change))
-        with pytest.raises(UserError, match=named):
+        with pytest.raises(UserError, match=f"{named}.*; delete it and go on with: tinymeta run toy --resume"):
             write_report(runs)
     (folder / "result.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match="lacks experiment, title"):

@@ -272,7 +272,7 @@ def test_a_result_that_cannot_be_drawn_is_one_sentence(tmp_path):
     folder = execute(EXPERIMENT, CONFIG, tmp_path)
     record = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(record | {"series": {}}))
-    with pytest.raises(UserError, match=r"result\.json cannot be drawn \(KeyError: 'w'\); was it edited"):
+    with pytest.raises(UserError, match=r"result\.json cannot be drawn \(KeyError: 'w'\); was it edited\? delete it"):
         execute(EXPERIMENT, CONFIG, tmp_path, folder)
 
 

@@ -1,8 +1,12 @@
 import getpass
 import json
 import platform
+import re
 import sys
+from importlib import metadata
 from pathlib import Path
+
+import pytest
 
 from tinymeta.lab import doctor, optional
 from tinymeta.lab.versions import versions
@@ -24,6 +28,35 @@ def test_what_matters_is_there_and_nothing_private():
 def test_settings_that_change_the_last_digits_are_recorded(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert versions()["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_simulator_of_the_cheetah_is_recorded(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda distribution: f"version of {distribution}")
+    for name in ("gymnasium", "mujoco"):
+        assert versions()[name] == f"version of {name}"
+
+
+def test_the_doctor_s_columns_are_as_wide_as_what_stands_in_them(tmp_path):
+    head, packages = doctor.describe(tmp_path).split("\n\noptional packages:\n")
+    starts = {re.search("installed|missing", line).start() for line in packages.splitlines()}
+    assert len(starts) == 1
+    assert len({re.match(r"\S+ +", line).end() for line in head.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "TINYMETA_BACKEND is not set"),
+        ("numpy", "numpy"),
+        ("Numba", r"TINYMETA_BACKEND: backend 'Numba' is unknown, expected one of \['cuda', 'numba', 'numpy'\]"),
+    ],
+)
+def test_the_doctor_says_whether_the_backend_can_be_used(monkeypatch, tmp_path, value, words):
+    if value is None:
+        monkeypatch.delenv("TINYMETA_BACKEND", raising=False)
+    else:
+        monkeypatch.setenv("TINYMETA_BACKEND", value)
+    assert re.search(f"^backend +{words}", doctor.describe(tmp_path), re.MULTILINE)
 
 
 def test_the_doctor_names_every_package_and_what_is_missing(monkeypatch, tmp_path):

@@ -18,6 +18,8 @@ from tinymeta.lab import figures as look
 
 @dataclass(frozen=True)
 class Config:
+    """`sizes` are those of the weights, `pause` is waited in each step."""
+
     seed: int = 0
     steps: int = 60
     learning_rate: float = 0.05

@@ -35,15 +35,17 @@ def float32_only(f: Callable) -> Callable:
 
 
 def chosen() -> str | None:
-    """The backend that `use` or TINYMETA_BACKEND asks for."""
-    return _chosen.get() or os.environ.get("TINYMETA_BACKEND") or None
+    """The backend that `use` or TINYMETA_BACKEND asks for; the variable's is refused as `use` refuses its own."""
+    name = _chosen.get()
+    if name is None and (name := os.environ.get("TINYMETA_BACKEND") or None):
+        _check(name, "TINYMETA_BACKEND: ")
+    return name
 
 
 def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Callable:
     """The implementation in `table` for these arrays; ImportError says what to install, ValueError what there is."""
     wanted = chosen()
     if wanted:
-        _check(wanted)
         if wanted not in table:
             raise ValueError(f"{op}: no implementation for backend {wanted!r}, only for {sorted(table)}")
         return table[wanted]
@@ -53,11 +55,11 @@ def choose(op: str, table: Mapping[str, Callable], arrays: Sequence[Any]) -> Cal
     raise ImportError(f"{op}: none of its implementations {sorted(table)} can run here; {INSTALL[next(iter(table))]}")
 
 
-def _check(name: str) -> None:
+def _check(name: str, source: str = "") -> None:
     if name not in _MODULE:
-        raise ValueError(f"backend {name!r} is unknown, expected one of {sorted(_MODULE)}")
+        raise ValueError(f"{source}backend {name!r} is unknown, expected one of {sorted(_MODULE)}")
     if not _installed(name):
-        raise ImportError(f"backend {name!r} needs the package {_MODULE[name]}: {INSTALL[name]}")
+        raise ImportError(f"{source}backend {name!r} needs the package {_MODULE[name]}: {INSTALL[name]}")
 
 
 @functools.cache

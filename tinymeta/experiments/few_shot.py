@@ -25,7 +25,7 @@ from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
     "shots", "filters", "inner_steps", "variant_steps", "implicit_steps", "cg_steps", "meta_batch", "iterations",
-    "validate_every", "validation_tasks", "test_tasks", "test_steps", "inductive_tasks",
+    "validate_every", "validation_tasks", "test_steps",
 )  # fmt: skip
 CHUNK = 20  # tasks that are evaluated at once, for memory
 
@@ -83,6 +83,8 @@ class FewShot(InnerLoop):
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect_at_least(2, self, ("ways",))
+        for name in ("test_tasks", "inductive_tasks"):
+            expect(self, name, getattr(self, name) >= 2, "2 or more, for a confidence interval")
         expect_at_least(0, self, ("queries", "test_queries", "patience", "clip", "inner_lr", "implicit_lr", "meta_lr"))
         expect(self, "norm_eps", self.norm_eps > 0, "more than 0")
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")

@@ -30,7 +30,7 @@ from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
 
 AT_LEAST_ONE = (
-    "meta_batch", "points", "query_points", "inner_steps", "test_points", "test_tasks", "test_steps", "test_query_points",
+    "meta_batch", "points", "query_points", "inner_steps", "test_points", "test_steps", "test_query_points",
     "validation_tasks", "hidden", "variant_steps", "implicit_steps", "cg_steps",
     "regressor_iterations", "regressor_points", "tuning_regressors",
 )  # fmt: skip
@@ -72,6 +72,7 @@ class Config(Regressors, InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
+        expect(self, "test_tasks", self.test_tasks >= 2, "2 or more, for a confidence interval")
         expect_at_least(0, self, AT_LEAST_ZERO)
         for name in ("test_points", "hidden", "step_sizes", "penalties"):
             expect(self, name, bool(getattr(self, name)), "at least one value")

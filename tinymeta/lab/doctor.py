@@ -6,22 +6,29 @@ import os
 import tempfile
 from pathlib import Path
 
+from tinymeta.engine import backend
 from tinymeta.lab.optional import PACKAGES, installed
+from tinymeta.lab.table import aligned
 from tinymeta.lab.versions import versions
 
 
 def describe(runs: Path) -> str:
-    """Versions, optional packages, data folder, runs folder and GPU, one fact a line."""
-    facts = {key: value for key, value in versions().items() if value is not None}
-    facts |= {"data": _data(), "runs": _runs(runs), "GPU": _gpu()}
-    lines = [f"{key:<12} {value}" for key, value in facts.items()]
-    return "\n".join([*lines, "", "optional packages:", *map(_package, PACKAGES)])
+    """Versions, optional packages, backend, data folder, runs folder and GPU, one fact a line."""
+    facts = {key: str(value) for key, value in versions().items() if value is not None}
+    facts |= {"backend": _backend(), "data": _data(), "runs": _runs(runs), "GPU": _gpu()}
+    packages = ((f"  {name}", purpose, _state(name, extra)) for name, (extra, purpose) in PACKAGES.items())
+    return "\n".join([*aligned(facts.items()), "", "optional packages:", *aligned(packages)])
 
 
-def _package(name: str) -> str:
-    extra, purpose = PACKAGES[name]
-    state = "installed" if installed(name) else f"missing: pip install 'tinymeta[{extra}]'"
-    return f"  {name:<12} {purpose:<40} {state}"
+def _state(name: str, extra: str) -> str:
+    return "installed" if installed(name) else f"missing: pip install 'tinymeta[{extra}]'"
+
+
+def _backend() -> str:
+    try:
+        return backend.chosen() or "TINYMETA_BACKEND is not set: chosen by the arrays and by what is installed"
+    except (ValueError, ImportError) as error:
+        return str(error)
 
 
 def _data() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tinymeta.lab.experiment import Experiment, Outcome, config_hash
 from tinymeta.lab.files import atomic_write, open_locked
 from tinymeta.lab.interrupt import Stopped
 from tinymeta.lab.optional import require
-from tinymeta.lab.records import adopt, new_folder, note_versions, read_result, write_result
+from tinymeta.lab.records import adopt, new_folder, note_versions, read_result, remaking, resuming, write_result
 from tinymeta.lab.run import Run
 
 
@@ -47,13 +46,9 @@ def execute(
         with open_locked(folder / "metrics.jsonl"):  # what is drawn has one writer too
             _draw(experiment, outcome, folder, resumed=resume is not None)
     except KeyboardInterrupt as stop:
-        raise Stopped(_lost(stop, folder), f"go on with: {_resuming(experiment, folder)}") from None
+        raise Stopped(_lost(stop, folder), f"go on with: {resuming(experiment.name, folder)}") from None
     _print_outcome(experiment, outcome, folder)
     return folder
-
-
-def _resuming(experiment: Experiment, folder: Path) -> str:
-    return shlex.join(["tinymeta", "run", experiment.name, "--resume", str(folder)])
 
 
 def _lost(stop: KeyboardInterrupt, folder: Path) -> str:
@@ -78,7 +73,7 @@ def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
     except UserError:  # which says itself what to do
         raise
     except Exception as error:
-        error.add_note(f"to go on: {_resuming(experiment, run.folder)}")
+        error.add_note(f"to go on: {resuming(experiment.name, run.folder)}")
         raise
 
 
@@ -111,7 +106,8 @@ def _draw(experiment: Experiment, outcome: Outcome, folder: Path, resumed: bool)
             if not resumed:
                 raise
             path, why = folder / "result.json", f"{type(error).__name__}: {one_line(error)}"
-            raise UserError(f"{path} cannot be drawn ({why}); was it edited? put it back or start a new run") from error
+            remedy = remaking(experiment.name, folder)
+            raise UserError(f"{path} cannot be drawn ({why}); was it edited? {remedy}") from error
         figures.save({**drawn, **_draw_trace(experiment, folder)}, folder / "figures")
 
 

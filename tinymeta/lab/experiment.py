@@ -105,6 +105,11 @@ def configure(experiment: Experiment, preset: str, overrides: Mapping[str, str])
     return _build(experiment, dict(experiment.presets[preset]) | values)
 
 
+def as_text(value: Any) -> str:
+    """A setting as `configure` reads it: `40,40` of a tuple, text without quotes."""
+    return ",".join(map(as_text, value)) if isinstance(value, tuple) else str(value)
+
+
 def restore(experiment: Experiment, fields: Mapping[str, Any], path: Path) -> Any:
     """The configuration that was written to `path`; UserError if its keys or types are not those of this version."""
     hints = get_type_hints(experiment.config)
@@ -180,9 +185,9 @@ def _parse(experiment: Experiment, key: str, hint: Any, text: str) -> Any:
             return tuple(_PARSERS[item][0](part) for item, part in zip(hints, texts, strict=True))
         return _PARSERS[hint][0](text)
     except (ValueError, KeyError):
-        default = getattr(experiment.config, key)
+        default = as_text(getattr(experiment.config, key))
         raise UserError(
-            f"{key} = {text!r} is not {_wanted(hint)}; the default of {experiment.name} is {default!r}"
+            f"{key} = {text!r} is not {_wanted(hint)}; the default of {experiment.name} is {key}={default}"
         ) from None
 
 

@@ -13,15 +13,17 @@ import numpy as np
 
 from tinymeta.lab.errors import UserError, one_line
 
+NEW_RUN = "move its folder away and start a new run"  # the remedy for a file that nothing else can give back
+
 
 @contextmanager
-def file_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into one sentence: `cannot ACTION PATH: reason`."""
+def file_errors(action: str, path: Path, remedy: str = "mend that or choose another folder") -> Iterator[None]:
+    """Turn an OSError into one sentence: `cannot ACTION PATH: reason; remedy`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"cannot {action} {path}: {reason}; mend that or choose another folder") from error
+        raise UserError(f"cannot {action} {path}: {reason}; {remedy}") from error
 
 
 @contextmanager
@@ -89,18 +91,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; UserError if it cannot be read or is not one."""
+def read_json(path: Path, remedy: str = NEW_RUN) -> dict[str, Any]:
+    """The JSON object in `path`; UserError, with this remedy if it is damaged, if it cannot be read or is not one."""
     with file_errors("read", path):
         data = path.read_bytes()
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); move its folder away and run again") from error
+        raise UserError(f"{path} is damaged ({one_line(error)}); {remedy}") from error
     if not isinstance(value, dict):
-        raise UserError(
-            f"{path} holds a {type(value).__name__}, expected an object; move its folder away and run again"
-        )
+        raise UserError(f"{path} holds a {type(value).__name__}, expected an object; {remedy}")
     return value
 
 

@@ -22,7 +22,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Report]:
 
     `done` is where a resumed run begins. UserError if stderr is a terminal and rich is not installed.
     """
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None: closed by the shell
     pause = BAR_SECONDS if terminal else LINE_SECONDS
     started = time.monotonic()
     with (_bar if terminal else _lines)(label, total) as show:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from tinymeta.lab.experiment import (
     preset_of,
     restore,
 )
-from tinymeta.lab.files import make_folder, read_json, write_json
+from tinymeta.lab.files import NEW_RUN, make_folder, read_json, write_json
 from tinymeta.lab.versions import versions
 
 FORMAT = 1
@@ -56,12 +57,17 @@ def _fresh_folder(parent: Path) -> Path:
             time.sleep(0.001)
 
 
+def resuming(experiment: str, folder: Path) -> str:
+    """The command that goes on with the run in `folder`; of a finished one it draws the figures again."""
+    return shlex.join(["tinymeta", "run", experiment, "--resume", str(folder)])
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The record in `folder`/config.json; UserError if there is none, or it is damaged or of another version."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/NAME/STAMP")
-    return _read(path, CONFIG_KEYS, RESUMED)
+    return _read(path, CONFIG_KEYS, NEW_RUN, RESUMED)
 
 
 def check_unedited(folder: Path, record: Mapping[str, Any]) -> None:
@@ -119,27 +125,31 @@ def write_result(experiment: Experiment, outcome: Outcome, folder: Path) -> None
 
 def read_result(folder: Path) -> tuple[dict[str, Any], Outcome]:
     """(record, outcome) in `folder`/result.json; UserError if it is damaged, of another version or of another experiment."""
-    record, begun = _read(folder / "result.json", RESULT_KEYS), read_config(folder)
-    if record["experiment"] != begun["experiment"]:
-        raise UserError(
-            f"{folder / 'result.json'} is of {record['experiment']} in a run of {begun['experiment']}; put the run's own back"
-        )
+    path, begun = folder / "result.json", read_config(folder)["experiment"]
+    remedy = remaking(begun, folder)
+    record = _read(path, RESULT_KEYS, remedy)
+    if record["experiment"] != begun:
+        raise UserError(f"{path} is of {record['experiment']} in a run of {begun}; {remedy}")
     rows, claims = [Row(**row) for row in record["rows"]], [Claim(**claim) for claim in record["claims"]]
     return record, Outcome(rows, claims, record["series"])
 
 
-def _read(path: Path, keys: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def remaking(experiment: str, folder: Path) -> str:
+    """What to do about a wrong result.json: the checkpoint holds the training, from which it is made again."""
+    return f"delete it and go on with: {resuming(experiment, folder)}"
+
+
+def _read(path: Path, keys: Mapping[str, Any], remedy: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The record, if it has these keys, and values of these types there and at those of `more` that it has."""
-    record = read_json(path)
+    record = read_json(path, remedy)
     if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')}, this tinymeta reads {FORMAT}; start a new run")
+        raise UserError(f"{path} has format {record.get('format')}, this tinymeta reads {FORMAT}; {remedy}")
     missing = [key for key in keys if key not in record]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; move its folder away and start a new run")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {remedy}")
     for key, hint in {**keys, **(more or {})}.items():
         if key in record and not conforms(hint, record[key]):
             raise UserError(
-                f"{path} is damaged or of another version: its {key!r} is not as tinymeta writes it; move its folder away and "
-                "start a new run"
+                f"{path} is damaged or of another version: its {key!r} is not as tinymeta writes it; {remedy}"
             )
     return record

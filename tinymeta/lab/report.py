@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from base64 import b64encode
 from html import escape
 from pathlib import Path
@@ -13,7 +12,7 @@ from tinymeta.lab.errors import UserError
 from tinymeta.lab.experiment import Claim, Outcome, Row, conforms
 from tinymeta.lab.files import file_errors, read_json, write_text
 from tinymeta.lab.page import page
-from tinymeta.lab.records import check_unedited, read_config, read_result
+from tinymeta.lab.records import check_unedited, read_config, read_result, resuming
 from tinymeta.lab.table import HEADINGS, cells
 
 TITLE = "tinymeta: figures of three papers, redrawn"
@@ -100,23 +99,23 @@ def _linked(paper: str) -> str:
 
 
 def _figures(result: Result) -> list[str]:
-    folder = result.folder / "figures"
+    folder, command = result.folder / "figures", resuming(result.record["experiment"], result.folder)
     if not (folder / "captions.json").is_file():
-        command = shlex.join(["tinymeta", "run", result.record["experiment"], "--resume", str(result.folder)])
         raise UserError(f"{result.folder} has no figures yet; draw them by: {command}")
-    captions = read_json(folder / "captions.json")
-    return [_shown(folder, name, caption) for name, caption in captions.items()]
+    remedy = f"draw it again by: {command}"
+    captions = read_json(folder / "captions.json", remedy)
+    return [_shown(folder, name, caption, remedy) for name, caption in captions.items()]
 
 
-def _shown(folder: Path, name: str, caption: Any) -> str:
+def _shown(folder: Path, name: str, caption: Any, remedy: str) -> str:
     """A figure, or the frames of a film with a slider to step through them."""
     if not isinstance(caption, dict):
-        image = _image(folder / f"{name}.svg", str(caption))
+        image = _image(folder / f"{name}.svg", str(caption), remedy)
         return f"<figure><div class=scroll>{image}</div><figcaption>{escape(str(caption))}</figcaption></figure>"
     if not (conforms(str, caption.get("caption")) and conforms(list[str], caption.get("frames"))):
-        raise UserError(f"{folder / 'captions.json'} is damaged: {name!r} is no film; resume the run to draw it again")
+        raise UserError(f"{folder / 'captions.json'} is damaged: {name!r} is no film; {remedy}")
     labels = caption["frames"]
-    images = "".join(_image(folder / f"{name}-{i}.svg", label) for i, label in enumerate(labels))
+    images = "".join(_image(folder / f"{name}-{i}.svg", label, remedy) for i, label in enumerate(labels))
     slider = f"<input type=range min=0 max={len(labels) - 1} value=0 aria-label='which step is shown'>"
     return (
         f"<figure class=film><div class=scroll>{images}</div><div class=at hidden>{slider}<output></output></div>"
@@ -124,8 +123,8 @@ def _shown(folder: Path, name: str, caption: Any) -> str:
     )
 
 
-def _image(path: Path, text: str) -> str:
-    with file_errors("read", path):
+def _image(path: Path, text: str, remedy: str) -> str:
+    with file_errors("read", path, remedy):
         svg = path.read_bytes()
     size = re.search(rb'<svg [^>]*?width="([\d.]+)pt"', svg)
     pixels = float(size[1]) * 4 / 3 if size else 540.0

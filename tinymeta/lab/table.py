@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tinymeta.lab.experiment import Claim, Row
 
@@ -26,13 +26,19 @@ def cells(row: Row) -> tuple[str, ...]:
 def as_text(rows: Iterable[Row]) -> str:
     """Aligned columns for a terminal."""
     lines = [HEADINGS, *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    lines.insert(1, tuple("-" * max(map(len, column)) for column in zip(*lines, strict=True)))
+    return "\n".join(aligned(lines))
+
+
+def aligned(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Each line's texts, padded to the longest of their column."""
+    table = list(lines)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
 
 
 def claim_text(claim: Claim) -> str:
-    """`✓ sentence (detail)`."""
+    """`✓ held: sentence (detail)`."""
     return f"{'✓ held' if claim.held else '✗ did not hold'}: {claim.sentence} ({claim.detail})"
 
 

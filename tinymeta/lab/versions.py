@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-DISTRIBUTIONS = ("tinymeta", "numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "matplotlib")
+DISTRIBUTIONS = (
+    "tinymeta", "numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "matplotlib", "gymnasium", "mujoco",
+)  # fmt: skip
 SETTINGS = ("TINYMETA_BACKEND", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
