@@ -87,8 +87,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
 
 def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     """Adam (1412.6980, algorithm 1): Δθ = -lr m̂ / (√v̂ + eps) with bias-corrected moments."""
-    b1, b2 = _constant("adam: b1", b1, *FRACTION), _constant("adam: b2", b2, *FRACTION)
-    eps = _constant("adam: eps", eps, *NOT_NEGATIVE)
+    b1, b2, eps = adam_constants("adam", b1, b2, eps)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
         t = state.step + 1
@@ -102,6 +101,15 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
         return trees.map(change, m, v), State(t, m, v)
 
     return Optimizer(lambda params: State(0, _zeros(params), _zeros(params)), update)
+
+
+def adam_constants(name: str, b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any]:
+    """The three, if they make an Adam; ValueError says which does not, for the optimizer of this name."""
+    return (
+        _constant(f"{name}: b1", b1, *FRACTION),
+        _constant(f"{name}: b2", b2, *FRACTION),
+        _constant(f"{name}: eps", eps, *NOT_NEGATIVE),
+    )
 
 
 def apply_updates(params: Any, updates: Any) -> Any:

@@ -170,7 +170,8 @@ def square_runs(simd: Simd, rows: Value, stride: Value, count: Value, out: Value
 def collect(simd: Simd, sums: Value, row: Value, lost: Value, count: Value, add: Value, scale: Value) -> None:
     """row = sums * scale, or if `add` (row + sums) * scale, `count` floats each.
 
-    `lost` has what rounding has taken from the row so far, and is written (Kahan 1965); an address of 0 is not wanted.
+    `lost` has what rounding has taken from the row so far, and is written (Kahan 1965); an address of 0 is not wanted. Of a
+    total that is inf it is 0: inf - inf would make the next one NaN.
     """
     kept = simd.builder.icmp_signed("!=", lost, simd.i64(0))
     sums, row, lost = map(simd.at, (sums, row, lost))
@@ -194,7 +195,8 @@ def _collect(
     term = simd.sub(term, missing.get())
     total = simd.add(before.get(), term)
     with simd.builder.if_then(kept):
-        simd.store(simd.sub(simd.sub(total, before.get()), term), lost, at)
+        rounding = simd.sub(simd.sub(total, before.get()), term)
+        simd.store(simd.where(simd.less(total, simd.const(float("inf"))), rounding, zero), lost, at)
     simd.store(simd.mul(total, simd.splat(scale)), row, at)
 
 

@@ -118,7 +118,7 @@ def _step(
         cell, x = _cell(x, h, c, W, b)  # S2
         cells.append(cell)
         row += 2 * H
-    return scale * (weights.W_out @ x + weights.b_out), tuple(cells)  # S3
+    return float(scale) * (weights.W_out @ x + weights.b_out), tuple(cells)  # S3
 
 
 def _cell(x: Array, h: Array, c: Array, W: Array, b: Array) -> tuple[Cell, Array]:
@@ -155,7 +155,7 @@ def _backward(
     d_weights = [np.zeros_like(x) for x in flat_weights(weights)]
     d_gradients = np.empty_like(gradients)
     for t in reversed(range(len(gradients))):
-        d_out = scale * d_updates[t]  # of S3: update = scale (W_out h + b_out)
+        d_out = float(scale) * d_updates[t]  # of S3: update = scale (W_out h + b_out)
         d_x, d_blocks = _step_backward(weights, gradients[t], steps[t], d_out, d_blocks, p, d_weights)
         d_gradients[t] = _features_vjp(d_x, gradients[t], p)
     return d_weights, d_blocks, d_gradients

@@ -32,7 +32,8 @@ for the reference they can write their steps in place (``out``), in one pass ove
 Values: F (theta - anchor) is formed before the second factor, so (1) overflows only if that product does. An entry
 with F = 0 contributes exactly 0 while theta and anchor are finite; NaN reaches the scalar (1) and its own entry of
 the others; inf obeys IEEE (0 inf and inf - inf are NaN). (5) overflows only where lr lam F anchor does.
-Errors: TypeError unless all arrays are of one float dtype; ValueError on unequal shapes, t < 1 and no tasks.
+Errors: TypeError unless all arrays are of one float dtype, float32 or float64 where it is compiled; ValueError on
+unequal shapes, t < 1 and no tasks.
 """
 
 from .reference import adam_step, fold, penalty, penalty_grad, proximal_step, sgd_step

@@ -1,7 +1,8 @@
-"""The penalty and its steps on the CPU, compiled by Numba: one pass over the arrays, all processors, any float dtype.
+"""The penalty and its steps on the CPU, compiled by Numba: one pass over the arrays, all processors, float32 and float64.
 
 A step rounds as the reference does, so that both agree bit for bit; the value (1) is summed in float64. ``out`` is where
-a step writes, C-contiguous: another array, or theta itself (m, v), so that parameters move where they lie.
+a step writes, C-contiguous: any array, so theta itself (m, v), and then parameters move where they lie. One that overlaps
+an array otherwise costs another array and a copy.
 The first call compiles for this processor and keeps the result on disk; needs numba, ``pip install 'tinymeta[fast]'``.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..simd import available, njit, together
-from .reference import Array, _alike, fold
+from .reference import Array, _alike, _compilable, fold
 
 __all__ = ["adam_step", "fold", "penalty", "penalty_grad", "proximal_step", "sgd_step"]
 PIECE = 1 << 14
@@ -21,7 +22,7 @@ PIECE = 1 << 14
 
 def penalty(theta: Array, anchor: Array, fisher: Array, lam: float) -> np.floating:
     """lam/2 sum F (theta - anchor)^2 (1), a scalar of the arrays' dtype."""
-    _alike("penalty", theta=theta, anchor=anchor, fisher=fisher)
+    _compilable("penalty", theta=theta, anchor=anchor, fisher=fisher)
     flat, sums = list(map(_flat, (theta, anchor, fisher))), np.zeros(-(-theta.size // PIECE))
 
     def part(piece: slice) -> None:
@@ -33,7 +34,7 @@ def penalty(theta: Array, anchor: Array, fisher: Array, lam: float) -> np.floati
 
 def penalty_grad(theta: Array, anchor: Array, fisher: Array, lam: float, out: Array | None = None) -> Array:
     """lam F (theta - anchor) (2), shaped like theta."""
-    _alike("penalty_grad", theta=theta, anchor=anchor, fisher=fisher)
+    _compilable("penalty_grad", theta=theta, anchor=anchor, fisher=fisher)
     return _step("penalty_grad", _gradients, [theta], [anchor, fisher], [lam], [out])[0]
 
 
@@ -41,7 +42,7 @@ def sgd_step(
     theta: Array, grad: Array, anchor: Array, fisher: Array, lam: float, lr: float, out: Array | None = None
 ) -> Array:
     """The new theta after gradient descent on loss + penalty (3); grad is the loss's gradient alone."""
-    _alike("sgd_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher)
+    _compilable("sgd_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher)
     return _step("sgd_step", _sgd, [theta], [grad, anchor, fisher], [lam, lr], [out])[0]
 
 
@@ -49,7 +50,7 @@ def proximal_step(
     theta: Array, grad: Array, anchor: Array, fisher: Array, lam: float, lr: float, out: Array | None = None
 ) -> Array:
     """The new theta after an explicit step on the loss and an implicit one on the penalty (5)."""
-    _alike("proximal_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher)
+    _compilable("proximal_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher)
     return _step("proximal_step", _proximal, [theta], [grad, anchor, fisher], [1.0, lr, float(lr) * float(lam)], [out])[
         0
     ]
@@ -71,7 +72,7 @@ def adam_step(
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
     """(theta, m, v) after Adam's step number t = 1, 2, ... on loss + penalty (4); m and v start at 0."""
-    _alike("adam_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher, m=m, v=v)
+    _compilable("adam_step", theta=theta, grad=grad, anchor=anchor, fisher=fisher, m=m, v=v)
     if t < 1:
         raise ValueError(f"adam_step: t is {t}, expected the step's number counted from 1")
     beta1, beta2 = float(beta1), float(beta2)
@@ -91,14 +92,9 @@ def _step(
     """The outs, or new arrays, after kernel(*outs, *constant, *numbers) has moved them from where `moved` are."""
     for out in outs:
         if out is not None:
-            _alike(operation, theta=moved[0], out=out)
-            if not (out.flags.c_contiguous and out.flags.writeable):
-                raise ValueError(
-                    f"{operation}: out of shape {out.shape} has strides {out.strides} or is read-only, expected a "
-                    "C-contiguous array to write to"
-                )
+            _check_out(operation, out, like=moved[0])
     dtype = moved[0].dtype.type
-    new = [np.empty(x.shape, dtype) if out is None else out for x, out in zip(moved, outs, strict=True)]
+    new = [_place(out, k, [*moved, *constant]) for k, out in enumerate(outs)]
     before, after, other = (list(map(_flat, arrays)) for arrays in (moved, new, constant))
     scalars = [dtype(number) for number in numbers]
 
@@ -108,7 +104,29 @@ def _step(
         kernel(*(x[piece] for x in (*after, *other)), *scalars)
 
     _share(move, new[0].size)
-    return new
+    return [x if out is None or out is x else _copied(x, out) for x, out in zip(new, outs, strict=True)]
+
+
+def _check_out(operation: str, out: Array, like: Array) -> None:
+    _alike(operation, theta=like, out=out)
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(
+            f"{operation}: out of shape {out.shape} has strides {out.strides} or is read-only, expected a "
+            "C-contiguous array to write to"
+        )
+
+
+def _place(out: Array | None, k: int, given: list[Array]) -> Array:
+    """Where the k-th of the given arrays may move: to out, unless what is written there is read from another array."""
+    others = (x for n, x in enumerate(given) if n != k or x is not out)
+    if out is None or any(np.may_share_memory(out, x) for x in others):
+        return np.empty(given[k].shape, given[k].dtype)
+    return out
+
+
+def _copied(x: Array, out: Array) -> Array:
+    out[...] = x
+    return out
 
 
 def _share(work: Callable[[slice], None], size: int) -> None:

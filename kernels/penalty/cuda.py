@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import gpu
-from .reference import fold
+from .reference import _compilable, fold
 
 __all__ = ["adam_step", "fold", "penalty", "penalty_grad", "proximal_step", "sgd_step"]
 Array = Any  # cupy.ndarray
@@ -23,7 +23,7 @@ THREADS, BLOCKS_PER_MULTIPROCESSOR = 256, 8
 
 def penalty(theta: Array, anchor: Array, fisher: Array, lam: float) -> Array:
     """lam/2 sum F (theta - anchor)^2 (1), an array of no axes, of the arrays' dtype."""
-    gpu.check("penalty", theta=theta, anchor=anchor, fisher=fisher)
+    _compilable("penalty", theta=theta, anchor=anchor, fisher=fisher)
     _check_kind("penalty", [theta, anchor, fisher])
     function, most = _prepare("squares", theta.dtype, _device())
     blocks = max(1, min(-(-theta.size // THREADS), most))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .reference import _alike
+from .reference import _compilable
 
 Array = Any
 Run = Callable[[str, list[Array], list[Array], list[float]], None]
@@ -72,17 +72,10 @@ def functions(run: Run) -> Functions:
     return Functions(penalty_grad, sgd_step, proximal_step, adam_step)
 
 
-def check(operation: str, theta: Array, **others: Array) -> None:
-    """Arrays of one shape and dtype, float32 or float64."""
-    _alike(operation, theta=theta, **others)
-    if theta.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{operation}: theta is {theta.dtype}, expected float32 or float64; use .astype")
-
-
 def _step(
     operation: str, run: Run, kernel: str, given: dict[str, Array], numbers: list[float], outs: list[Array | None]
 ) -> list[Array]:
-    check(operation, **given, **{f"out_{k}": out for k, out in enumerate(outs) if out is not None})
+    _compilable(operation, **given, **{f"out_{k}": out for k, out in enumerate(outs) if out is not None})
     first = given["theta"]
     if any(out is not None and not out.flags.c_contiguous for out in outs):
         raise ValueError(f"{operation}: out has strides, expected a C-contiguous array to write to")

@@ -13,7 +13,7 @@ from numba import cuda as _cuda
 from numba import float64
 
 from . import gpu
-from .reference import Array, fold
+from .reference import Array, _compilable, fold
 
 __all__ = ["adam_step", "fold", "penalty", "penalty_grad", "proximal_step", "sgd_step"]
 cuda: Any = _cuda  # its annotations describe the simulator's halves, not what compiled code sees
@@ -78,7 +78,7 @@ KERNELS = {"gradients": _gradients, "sgd": _sgd, "proximal": _proximal, "adam": 
 
 def penalty(theta: Array, anchor: Array, fisher: Array, lam: float) -> np.floating:
     """lam/2 sum F (theta - anchor)^2 (1), a scalar of the arrays' dtype."""
-    gpu.check("penalty", theta=theta, anchor=anchor, fisher=fisher)
+    _compilable("penalty", theta=theta, anchor=anchor, fisher=fisher)
     if theta.size == 0:
         return theta.dtype.type(0)
     sums = cuda.device_array(-(-theta.size // THREADS), np.float64)

@@ -79,3 +79,14 @@ def _alike(operation: str, **arrays: Array) -> None:
     for name, array in arrays.items():
         if array.shape != first.shape:
             raise ValueError(f"{operation}: {name} has shape {array.shape}, expected {first.shape}, that of {leader}")
+
+
+def _compilable(operation: str, **arrays: Array) -> None:
+    """Check that arrays have one shape and one of the dtypes that compiled kernels take, float32 or float64."""
+    _alike(operation, **arrays)
+    leader, first = next(iter(arrays.items()))
+    if first.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{operation}: {leader} is {first.dtype}, expected float32 or float64; use .astype, or the reference, which takes "
+            "any float dtype"
+        )

@@ -23,6 +23,8 @@ EXP2 = (1.0, 0.6931469440460205, 0.24022120237350464, 0.05550713092088699, 0.009
 EXP2_CUT = 40.0
 ROUND = 1.5 * 2.0**23
 """x + ROUND rounds x to a whole number, which the sum's last bits then hold."""
+ONE = 0x3F800000
+"""The bits of 1."""
 SIGMOID = -1 / math.log(2)
 LOG = (
     3.3333331174e-1, -2.4999993993e-1, 2.0000714765e-1, -1.6668057665e-1, 1.4249322787e-1, -1.2420140846e-1,
@@ -51,8 +53,9 @@ def exp2(simd: Simd, x: Value) -> Value:
     x = simd.minimum(simd.const(EXP2_CUT), simd.maximum(simd.const(-EXP2_CUT), x))
     shifted = simd.add(x, simd.const(ROUND))
     fraction = simd.sub(x, simd.sub(shifted, simd.const(ROUND)))
-    power = b.shl(b.bitcast(shifted, simd.integers), simd.bits(23))  # the exponent that the whole part of x adds
-    return b.bitcast(b.add(b.bitcast(simd.polynomial(fraction, EXP2), simd.integers), power), simd.vector)
+    exponent = b.shl(b.bitcast(shifted, simd.integers), simd.bits(23))  # of 2^k, k the whole part of x
+    power = b.bitcast(b.add(exponent, simd.bits(ONE)), simd.vector)
+    return simd.mul(simd.polynomial(fraction, EXP2), power)  # a product, so that NaN is NaN whatever its bits are
 
 
 def log(simd: Simd, x: Value) -> Value:

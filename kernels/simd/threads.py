@@ -23,13 +23,17 @@ def available() -> int:
 def together(work: Callable[[int], None], threads: int) -> None:
     """work(0), ..., work(threads - 1) at once, the first in this thread, until all that have begun are done.
 
-    They share what there is to do by a counter: one that has not begun when work(0) returns is not needed, and dropped.
+    They share what there is to do by a counter: one that has not begun when work(0) ends is not needed, and dropped. What
+    one of them raises comes out when none writes to the caller's arrays any more.
     """
     helpers = [_pool().submit(work, k) for k in range(1, threads)]
-    work(0)
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    try:
+        work(0)
+    finally:
+        begun = [helper for helper in helpers if not helper.cancel()]
+        failures = [helper.exception() for helper in begun]  # waits for each
+    for failure in filter(None, failures):
+        raise failure
 
 
 @vector_code(types.int64, types.int64, types.int64)

@@ -49,6 +49,21 @@ def test_float32_is_compiled_and_float64_is_not(monkeypatch):
     assert [name.rpartition(".")[2] for name in called] == ["cpu", "chunked"]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, ">f4", ">f8"])
+def test_penalties_of_floats_that_numba_lacks_are_numpys(dtype):
+    theta, anchor, F = (np.asarray(x, dtype) for x in ([1.0, 2.0], [0.5, -1.0], [2.0, 3.0]))
+    for name in ("penalty", "penalty_grad"):
+        found, expected = (getattr(module, name)(theta, anchor, F, 3.0) for module in (backends.penalty, penalty))
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    optimizer, params = tm.ewc.penalised_adam(0.1, tm.ewc.Penalty(3.0)), {"w": theta}
+    after, state = optimizer.step(params, {"w": anchor}, optimizer.init(params))
+    zero = np.zeros_like(theta)
+    moved = penalty.adam_step(theta, anchor, theta, zero, 3.0, 0.1, zero, zero, 1)
+    for found, expected in zip((after, state.m, state.v), moved, strict=True):
+        np.testing.assert_array_equal(found["w"], expected)
+
+
 def test_inside_a_derivative_the_reference_is_differentiated():
     F, anchor = np.array([2.0, 3.0]), np.array([0.5, -1.0])
     gradient = tm.grad(lambda x: (backends.penalty.penalty_grad(x, anchor, F, 10.0) * x).sum())

@@ -96,6 +96,18 @@ def test_scalars_of_numpys_leave_the_dtype(name):
     assert all(w.dtype == np.float32 for w in trees.leaves([step[0] for step in steps]))
 
 
+@pytest.mark.parametrize("make", [optim.adam, ewc.penalised_adam, ewc.proximal_adam], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [("b1", 1.0), ("b2", 1.5), ("b2", np.nan), ("eps", -1), ("eps", np.float32(np.inf)), ("b1", "0.9")],
+)
+def test_constants_that_make_no_adam_are_refused_by_every_one_of_them(make, constant, value):
+    arguments = (0.1,) if make is optim.adam else (0.1, penalty_of(np.random.default_rng(0), 0.3))
+    sentence = rf"{make.__name__}: {constant} is .*, expected (a finite number, 0 or more|0 or more and less than 1)$"
+    with pytest.raises(ValueError, match=sentence):
+        make(*arguments, **{constant: value})
+
+
 @on_purpose
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rate", [1e-2, optim.cosine(1e-2, 4)], ids=["rate", "schedule"])

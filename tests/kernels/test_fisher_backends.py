@@ -113,6 +113,20 @@ def test_squares_obey_float32_at_extremes(backend):
     )
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@backends
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, large=st.dictionaries(st.integers(0, 3000), st.sampled_from([3e18, 1e19, 1e20, np.inf]), max_size=3))
+def test_a_sum_that_overflows_is_inf_however_many_samples_follow(backend, seed, large):
+    """3001 samples are three chunks, from one to the next of which sums are compensated."""
+    A, D = (np.abs(np.random.default_rng(seed).normal(size=(3001, 2))).astype(np.float32) for _ in range(2))
+    for sample, x in large.items():
+        A[sample, 0] = x
+    found, expected = (kernels.linear(A, np.maximum(D, 1e-3)) for kernels in (backend, reference))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 # ---- the output ----
 
 

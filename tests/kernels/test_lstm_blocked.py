@@ -92,6 +92,22 @@ def test_an_unroll_is_the_references(backend, seed, hidden, p, n, T):
 
 
 @backends
+@pytest.mark.parametrize("p", [None, 10.0])
+def test_a_scale_of_numpys_leaves_float32(backend, p):
+    weights, state, gradients, d_updates, d_state = case(5, (3,), p, 70, 2, np.float32)
+    blocks, d_blocks = (to_blocks(x, 70, gradients.dtype) for x in (state, d_state))
+    found, expected = [], []
+    for arrays, scale in ((found, np.float64(0.1)), (expected, 0.1)):
+        arrays += backend.unroll_forward(weights, blocks, gradients, scale, p)
+        backward = backend.unroll_backward(
+            weights, blocks, gradients, d_updates, d_blocks, scale, p, wrt_gradients=True
+        )
+        arrays += [*flat_weights(backward[0]), *backward[1:]]
+    assert {x.dtype for x in found} == {np.dtype(np.float32)}
+    assert_near(found, expected, tolerance=0)
+
+
+@backends
 def test_an_unroll_that_does_not_fit_is_refused(backend):
     weights, state, gradients, *_ = case(3, (3,), 10.0, 5, 2)
     blocks = to_blocks(state, 5, gradients.dtype)

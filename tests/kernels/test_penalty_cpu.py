@@ -61,6 +61,29 @@ def test_a_step_writes_where_it_is_told(name, in_place):
     assert all(a is b for a, b in zip(several(found), several(out), strict=True))
 
 
+@pytest.mark.parametrize("name", STEPS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 99), size=st.sampled_from([1, 5, 40_000]), place=st.integers(0, 2), data=st.data())
+def test_whatever_out_overlaps_a_step_is_that_of_the_arrays_as_they_were(name, seed, size, place, data):
+    """As with NumPy's ufuncs: out may be another input, or lie across some of them."""
+    memory = np.abs(np.concatenate(point(seed, 2 * size, np.float64)))  # any of it may be a second moment
+    start = st.sampled_from(range(0, memory.size, 2 * size)) | st.integers(0, memory.size - size)
+    *arrays, out = (memory[k : k + size] for k in data.draw(st.lists(start, min_size=7, max_size=7)))
+    if name == "adam_step":
+        out = tuple(out if k == place else np.empty(size) for k in range(3))
+    expected = STEPS[name](getattr(reference, name), arrays, 2.0, 0.1)
+    found = STEPS[name](getattr(cpu, name), arrays, 2.0, 0.1, out=out)
+    assert_equal(found, expected)
+    assert all(a is b for a, b in zip(several(found), several(out), strict=True))
+
+
+def test_moments_may_change_places():
+    arrays = point(0, (90, 500), np.float32)
+    expected = STEPS["adam_step"](reference.adam_step, arrays, 2.0, 0.1)
+    found = STEPS["adam_step"](cpu.adam_step, arrays, 2.0, 0.1, out=(arrays[0], arrays[5], arrays[4]))
+    assert_equal(found, expected)
+
+
 def test_strides_are_free():
     arrays = [array[::2, ::-1] for array in point(1, (300, 200), np.float32)]
     for name, step in STEPS.items():
@@ -106,6 +129,8 @@ def test_extreme_values_behave_as_documented():
             ValueError,
             "C-contiguous array to write",
         ),
+        (lambda a, b: cpu.penalty(*[a.astype(np.float16)] * 3, 1.0), TypeError, "float16, expected float32 or float64"),
+        (lambda a, b: cpu.sgd_step(*[a.astype(">f4")] * 4, 1.0, 1.0), TypeError, ">f4, expected float32 or float64"),
         (lambda a, b: cpu.adam_step(a, a, a, a, 1.0, 1.0, a, a, 0), ValueError, "t is 0, expected the step's number"),
     ],
 )

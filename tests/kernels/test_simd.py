@@ -1,11 +1,19 @@
-"""kernels.simd: the functions of vectors against float64 on dense sweeps, in units in the last place, and their special values."""
+"""kernels.simd: the functions of vectors against float64 on dense sweeps, in units in the last place, and their special values;
+work in several threads."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
 from tinymeta.kernels import simd
+from tinymeta.kernels.simd import threads
 
 SWEEP = np.unique(np.concatenate([np.geomspace(1e-30, 100, 200_001), np.linspace(0, 12, 400_001)]).astype(np.float32))
 BOTH_SIGNS = np.concatenate([-SWEEP, SWEEP])
@@ -105,6 +113,15 @@ def test_special_values(function, x, expected):
     np.testing.assert_allclose(function(np.float32(x)), np.float32(expected), rtol=3e-7, atol=0)
 
 
+@given(
+    bits=st.lists(st.integers(1, 0x7FFFFF) | st.integers(0, 22).map(lambda k: 1 << k), min_size=1), sign=st.booleans()
+)
+def test_of_nan_each_is_nan_whatever_its_bits_are(bits, sign):
+    x = (np.uint32(bits) | np.uint32(0xFF800000 if sign else 0x7F800000)).view(np.float32)
+    for function in (tanh, sigmoid, exp2, log):
+        assert np.isnan(function(x)).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_transposed_tile_and_masked_lanes(dtype):
     """As many rows as lanes become columns; a mask of the first lanes reads and writes no other; `total` sums all."""
@@ -130,3 +147,31 @@ def test_a_transposed_tile_and_masked_lanes(dtype):
         np.testing.assert_array_equal(target[:count, :some], source.T[:, :some])
         assert np.isnan(target[:count, some:]).all()
         np.testing.assert_allclose(target[count], source[0, :some].sum(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_what_a_thread_raises_comes_out_when_no_other_works_any_more(monkeypatch, fails):
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
+        begun, done = threading.Barrier(3), []
+
+        def work(k):
+            begun.wait()
+            if k == fails:
+                raise ZeroDivisionError
+            time.sleep(0.1 * k)
+            done.append(k)
+
+        with pytest.raises(ZeroDivisionError):
+            simd.together(work, 3)
+        assert sorted(done) == [k for k in range(3) if k != fails]
+
+
+def test_threads_that_have_not_begun_are_not_waited_for(monkeypatch):
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
+        free, done = threading.Event(), []
+        pool.submit(free.wait)
+        simd.together(done.append, 3)
+        free.set()
+    assert done == [0]

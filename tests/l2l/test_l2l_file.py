@@ -52,6 +52,13 @@ def test_a_loaded_optimizer_is_the_saved_one_bit_for_bit(tmp_path, hidden, p, dt
     np.testing.assert_array_equal(loaded.update(g, loaded.init(g))[0], optimizer.update(g, optimizer.init(g))[0])
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64])
+def test_settings_may_be_numpys_numbers(tmp_path, number):
+    saved(tmp_path / "o.npz", scale=number(2), p=number(10))
+    loaded = l2l.LSTMOptimizer.load(tmp_path / "o.npz")
+    assert (loaded.scale, loaded.p) == (2.0, 10.0)
+
+
 @pytest.mark.parametrize("name", ["o.npz", "o", "o.weights"])
 def test_a_file_is_found_under_the_name_it_was_saved_under(tmp_path, name):
     optimizer = saved(tmp_path / name)

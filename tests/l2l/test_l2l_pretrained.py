@@ -9,6 +9,7 @@ import pytest
 from l2l import adapters, settings
 
 from tinymeta import l2l, trees
+from tinymeta.kernels.lstm import reference
 from tinymeta.l2l import pretrained as shipped
 from tools.ship_optimizer import ship
 
@@ -40,6 +41,22 @@ def faults(name):
 @pytest.mark.parametrize("name", shipped.names())
 def test_a_shipped_optimizer_loads_is_small_and_says_what_made_it(name):
     assert faults(name) == []
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_coordinate_survives_inf_and_not_nan(name):
+    """As docs/adapters.md has it. By the kernel, since update refuses both."""
+    optimizer = shipped.pretrained(name)
+    gradients = np.full((20, 3), 0.3, np.float32)
+    gradients[5] = np.inf, np.nan, 0.3
+    with np.errstate(invalid="ignore"):
+        updates, state = reference.unroll_forward(
+            optimizer.weights, reference.zero_state(optimizer.weights, 3), gradients, optimizer.scale, optimizer.p
+        )
+    assert np.isfinite(updates[:, [0, 2]]).all()
+    assert np.isnan(updates[5:, 1]).all()
+    assert not np.isclose(updates[5:, 0], updates[5:, 2], rtol=0.01).all()
+    assert all(np.isfinite(x[[0, 2]]).all() for x in trees.leaves(state))
 
 
 def test_faults_of_a_shipped_optimizer_would_be_noticed(folder):

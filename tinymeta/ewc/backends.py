@@ -23,6 +23,7 @@ CPU = {
 }
 CUDA = {"fisher": (*CPU["fisher"], "linear_time", "conv"), "penalty": CPU["penalty"]}
 """By family what is compiled, the CPU's Fisher kernels in float32 alone; the rest is NumPy's on every backend."""
+COMPILABLE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @functools.cache
@@ -32,10 +33,20 @@ def table(family: str, name: str) -> dict[str, Callable]:
     found = dict.fromkeys(("numpy", "numba", "cuda"), numpy)
     if name in CPU[family]:
         compiled = _lazily(family, "cpu", name)
-        found["numba"] = float32_only(compiled) if family == "fisher" else compiled
+        found["numba"] = float32_only(compiled) if family == "fisher" else _compilable(compiled, numpy)
     if name in CUDA[family]:
         found["cuda"] = _lazily(family, "cuda", name)
     return found
+
+
+def _compilable(compiled: Callable, numpy: Callable) -> Callable:
+    """The compiled penalty or step; NumPy's for floats that Numba lacks, such as float16 or those of another byte order."""
+
+    def call(theta: Any, *args: Any, **kwargs: Any) -> Any:
+        lacking = hasattr(theta, "dtype") and theta.dtype not in COMPILABLE
+        return (numpy if lacking else compiled)(theta, *args, **kwargs)
+
+    return call
 
 
 def _on_numpy(name: str) -> Callable:

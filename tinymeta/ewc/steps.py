@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..ops.kernel import kernel
-from ..optim import Rate, State, in_dtype, rate_at
+from ..optim import Rate, State, adam_constants, in_dtype, rate_at
 from .arguments import check_like
 from .backends import table
 from .penalty import Penalty, mapped, warn_if_unstable
@@ -54,7 +54,8 @@ def penalised_adam(
     lr: Rate, penalty: Penalty, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> PenalisedOptimizer:
     """Adam (1412.6980, algorithm 1) on loss + penalty. Its moments see the penalty, so a large λ F shortens the steps."""
-    numbers = {"lam": float(penalty.lam), "beta1": float(b1), "beta2": float(b2), "eps": float(eps)}
+    beta1, beta2, eps = map(float, adam_constants("penalised_adam", b1, b2, eps))
+    numbers = {"lam": float(penalty.lam), "beta1": beta1, "beta2": beta2, "eps": eps}
 
     def step(state: State, *terms: Any) -> tuple[Any, State]:
         t = state.step + 1
@@ -82,7 +83,7 @@ def proximal_adam(
 
     The same metric on both parts leaves the stationary points those of loss + penalty.
     """
-    b1, b2, eps = float(b1), float(b2), float(eps)  # scalars of NumPy's would decide on the dtype
+    b1, b2, eps = map(float, adam_constants("proximal_adam", b1, b2, eps))  # NumPy's own would decide on the dtype
 
     def step(state: State, params: Any, grads: Any, anchor: Any, fisher: Any) -> tuple[Any, State]:
         t = state.step + 1

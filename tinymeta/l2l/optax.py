@@ -56,8 +56,8 @@ def lstm_optimizer(optimizer: LSTMOptimizer | str | Path, nonfinite: str = "prop
     """The updates of `tinymeta.l2l.LSTMOptimizer`, to rounding, as a pair of pure functions for jit, vmap, scan and grad.
 
     - optimizer: a tinymeta LSTMOptimizer, the path of a file that it saved, or the name of a shipped one;
-    - nonfinite: "propagate" lets a NaN or infinite entry of a gradient spoil the state of this entry, and of no other, for
-      good (optax.apply_if_finite leaves the whole step out); "zero" takes such entries for 0.
+    - nonfinite: "propagate" lets a NaN or infinite entry of a gradient spoil the state of this entry, and of no other: NaN for
+      good, inf for some hundred steps or more (optax.apply_if_finite leaves the whole step out); "zero" takes such entries for 0.
 
     Dtypes: all is computed in float32, leaves in half precision too, or in float64 if a leaf of the parameters is float64,
     which JAX has only where x64 is enabled. The state is in the dtype of the computation, an update in that of its gradient.

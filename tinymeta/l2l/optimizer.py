@@ -135,7 +135,8 @@ class LSTMOptimizer:
 
     def save(self, path: str | Path, **notes: Any) -> None:
         """Write weights, settings and `notes` (JSON-able: seed, config, result) to `path`, an .npz file without pickle."""
-        header = {"format": FORMAT, "scale": float(self.scale), "p": self.p, "layers": len(self.weights.layers)}
+        p = None if self.p is None else float(self.p)
+        header = {"format": FORMAT, "scale": float(self.scale), "p": p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, header=np.array(json.dumps(header | {"notes": notes})), **arrays)
@@ -254,7 +255,7 @@ def _layers_checksum(weights: Weights) -> int:
 
 
 def _check_finite(grads: Any) -> None:
-    """A coordinate that has seen inf or NaN once would never recover: its state keeps it."""
+    """A coordinate that has seen NaN once would never recover, and one that has seen inf only slowly: its state remembers."""
     for path, leaf in trees.items(grads):
         examine(partial(_refuse_unless_finite, path), raw(leaf))
 
