@@ -259,3 +259,27 @@ def test_the_error_is_relative_to_the_size_of_the_derivative(scale, wrong):
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
 def test_the_step_follows_the_size_of_the_argument(size):
     check.gradients(lambda x: np.sin(x / size), size * np.array([0.3, 1.0, -0.4]), order=1 if size < 1 else 2)
+
+
+SMOOTH = {
+    "a fast wave": (np.sin, np.array([1e4, 0.5])),
+    "a logarithm near 0": (np.log, np.array([1e-3, 1.0])),
+    "batch norm of two": (lambda x: ops.batch_norm(x, None, None, axis=0), np.array([[2.0, 0.0], [0.0, 0.0]])),
+    "a root mean square": (lambda x: x / np.sqrt(x * x + 1e-5), np.array([2.0, 0.0, 1e-3])),
+    "a softmax of large numbers": (ops.softmax, np.array([1000.0, 999.0, 998.5])),
+    "a small norm": (np.linalg.norm, np.array([1e-3, 1e-3])),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_right_derivative_of_a_curved_function_is_not_accused(name, seed):
+    check.gradients(*SMOOTH[name], rng=seed)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_derivative_that_is_wrong_by_a_thousandth_is_found_there(name):
+    f, x = SMOOTH[name]
+    wrong = Prim("wrong", lambda y: y.copy(), (lambda g, y, x: 1.001 * g,), kind="elementwise")
+    with pytest.raises(check.CheckError):
+        check.gradients(lambda x: wrong(f(x)), x, order=1)

@@ -168,6 +168,20 @@ def test_nets_that_mix_samples_are_refused(monkeypatch, net, kind, block_bytes):
         ewc.fisher_diagonal(net, params, x, y, kind)
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid value encountered in divide:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::tinymeta.ewc.SlowFisher")  # it is told so too
+def test_a_net_whose_lone_samples_are_nan_is_said_to_mix_them():
+    """Of one sample alone the spread is 0."""
+
+    def mixing_without_eps(params, x):
+        centred = x - ops.mean(x, axis=0)
+        return nets.mlp(params, centred / ops.sqrt(ops.mean(ops.square(centred), axis=0)))
+
+    params, x, y = problem(0, (4, 5, 3), 6)
+    with pytest.raises(ValueError, match=r"logits of a sample change by nan when .* without the rest of its batch"):
+        ewc.fisher_diagonal(mixing_without_eps, params, x, y)
+
+
 def changed(index, value):
     def change(args):
         args[index] = value(args[index]) if callable(value) else value

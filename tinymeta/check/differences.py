@@ -15,7 +15,8 @@ STEPS = (RATIO**2, RATIO, 1.0)  # in units of eps**(1/3), where rounding and tru
 def differences(subject: Subject, vs: Arrays) -> Iterator[tuple[Arrays, list[float]]]:
     """The slope of each output along vs and the size of its rounding error, by central differences of shorter and shorter steps.
 
-    The last is extrapolated from two steps: where the second derivative jumps, as in relu(x)**2, the error shrinks with the step.
+    The last two are extrapolated from two steps, for errors that shrink with the step, where the second derivative jumps, as in
+    relu(x)**2, and with its square, where the function is smooth.
     """
     slopes: Arrays = []
     for step in _steps(subject):
@@ -25,8 +26,9 @@ def differences(subject: Subject, vs: Arrays) -> Iterator[tuple[Arrays, list[flo
             slopes = [(a - b) / (2 * step) for a, b in zip(above, below, strict=True)]
         rounding = [_rounding(subject, y, step) for y in above]
         yield slopes, rounding
-    with np.errstate(all="ignore"):
-        yield [(RATIO * s - l) / (RATIO - 1) for s, l in zip(slopes, longer, strict=True)], rounding
+    for shrinks in (RATIO, RATIO**2):
+        with np.errstate(all="ignore"):
+            yield [(shrinks * s - l) / (shrinks - 1) for s, l in zip(slopes, longer, strict=True)], rounding
 
 
 def kink(subject: Subject, vs: Arrays) -> str | None:

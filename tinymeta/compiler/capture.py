@@ -102,11 +102,11 @@ def _refuse_masks(index: tuple) -> None:
             )
 
 
-def examine(check: Callable, given: tuple) -> None:
-    """check(*given) now, and after each run of the program."""
+def examine(check: Callable, given: tuple, again: bool) -> None:
+    """check(*given) now, and `again` after each run of the program."""
     log = _log_of(map(raw, given))
     check(*[raw(x).array if type(raw(x)) is Symbol else x for x in given])
-    if log is not None:
+    if log is not None and again:
         log.checks.append(Check(check, tuple(log.operand(raw(x)) for x in given)))
 
 
@@ -276,7 +276,8 @@ _TABLE: dict[str, Any] = {
     "astype": lambda x, dtype, copy=True: structural.astype(_copied(x), dtype),
     "__len__": lambda x: len(x.array), "__format__": lambda x, spec: repr(x), "view": lambda x: x,
     **{name: _refuse(f"{name.strip('_')}()") for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist")},
-    "__array__": _refuse("np.asarray", "compute with tm.ops"), "__reduce_ex__": _refuse("pickle", "return it from the function"),
+    "__array__": _refuse("np.asarray", "compute with tm.ops, as tm.ops.getitem(x, i) for x[i]"),
+    "__reduce_ex__": _refuse("pickle", "return it from the function"),
     "__setitem__": _refuse("a change in place", "use tm.ops.scatter_add, tm.ops.where or concatenate", ONCE),
 }  # fmt: skip
 for _name, _method in _TABLE.items():

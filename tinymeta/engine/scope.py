@@ -15,6 +15,7 @@ from .structural import astype
 from .sweeps import Graph, pullback, pushforward
 from .tensor import IDENTITY, THREAD, Tensor, describe, is_float, lock_all, unlock, value
 
+WITH_ARGNUMS = ("grad", "jacobian", "hessian")
 _READ_ONLY = (
     "tinymeta: an array that a derivative has captured, as this may be, cannot be written to until the derivative is done, "
     "for its rules will read it again: write to a copy, x.copy()"
@@ -106,8 +107,11 @@ def _as_leaf(x: Any, name: str, caller: str) -> Tensor:
         x = np.asarray(x)
     if not is_float(x):
         instead = "x.astype(np.float64)" if hasattr(x, "dtype") else "a float"
+        fixed = "leave it out of argnums" if caller in WITH_ARGNUMS else "hold it fixed by a lambda around the function"
+        raise TypeError(f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass {instead}, or {fixed}")
+    if type(x) is not np.ndarray and isinstance(x, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(
-            f"{caller}: {name} is {describe(x)}, and a derivative needs floats: pass {instead}, or leave it out of argnums"
+            f"{caller}: {name} is a {type(x).__name__}, whose arithmetic is its own, expected a plain array: pass np.asarray of it"
         )
     x = _own(x)
     return Tensor(x.data, IDENTITY, (x,)) if type(x) is Tensor else Tensor(x)

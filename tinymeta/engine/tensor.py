@@ -168,10 +168,11 @@ def value(x: Any) -> Any:
     return x.data if type(x) is Tensor else x
 
 
-def examine(check: Callable, *values: Any) -> None:
-    """check(*values), which raises where the arrays are wrong: a look at numbers that a compiled function repeats on each call."""
+def examine(check: Callable, *values: Any, again: bool = True) -> None:
+    """check(*values), which raises where the arrays are wrong: a look at numbers, which a compiled function repeats on each call
+    unless it is told not to look `again`."""
     if CAPTURES:
-        CAPTURES[-1].examine(check, values)
+        CAPTURES[-1].examine(check, values, again)
     else:
         check(*values)
 

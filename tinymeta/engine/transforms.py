@@ -18,6 +18,8 @@ from .scope import Traced, as_tangent, constant
 from .structural import as_tuple
 from .tensor import Tensor, as_array, describe, is_float, value
 
+HVP_MODES = ("forward-over-reverse", "reverse-over-reverse")
+
 
 def value_and_grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
     """(value, gradient) of a scalar function of trees of arrays.
@@ -54,11 +56,11 @@ def grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -
 
 def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), pull), where pull(cotangent of the output) is the tuple of cotangents of xs. Any number of pulls."""
-    return _vjp(f, xs, seal=True)
+    return _vjp(f, xs, "vjp", seal=True)
 
 
-def _vjp(f: Callable, xs: tuple, seal: bool) -> tuple[Any, Callable]:
-    traced = Traced(f, xs, range(len(xs)), {}, "vjp", seal)
+def _vjp(f: Callable, xs: tuple, name: str, seal: bool = False) -> tuple[Any, Callable]:
+    traced = Traced(f, xs, range(len(xs)), {}, name, seal)
     graph = traced.graph()
     names = [f"vjp: cotangent{path}" for path, _ in trees.items(traced.output)]
 
@@ -75,19 +77,21 @@ def _vjp(f: Callable, xs: tuple, seal: bool) -> tuple[Any, Callable]:
 
 def linearize(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     """(f(*xs), push), where push(*tangents) is the tangent of the output; f runs once for any number of tangents."""
-    return _linearize(f, xs, once=False)
+    return _linearize(f, xs, "linearize")
 
 
-def _linearize(f: Callable, xs: tuple, once: bool) -> tuple[Any, Callable]:
+def _linearize(f: Callable, xs: tuple, name: str, once: bool = False) -> tuple[Any, Callable]:
     """`once`: what is captured is read at once, and the graph is left with the one push."""
-    traced = Traced(f, xs, range(len(xs)), {}, "linearize", seal=not once)
+    traced = Traced(f, xs, range(len(xs)), {}, name, seal=not once)
     graph = traced.graph()
 
     def push(*tangents: Any) -> Any:
         if len(tangents) != len(xs):
             raise ValueError(f"jvp: {len(tangents)} tangent(s) of {len(xs)} argument(s), expected one of each")
         given = [v for tree, t in zip(traced.trees, tangents, strict=True) for v in _match(tree, t)]
-        vs = [as_tangent(v, w, f"jvp: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))]
+        vs = [
+            as_tangent(v, w, f"{name}: tangent {i}") for i, (v, w) in enumerate(zip(given, traced.leaves, strict=True))
+        ]
         return trees.unflatten(traced.output, traced.push(graph, vs))
 
     return traced.escape(graph, kept=not once), push
@@ -95,21 +99,28 @@ def _linearize(f: Callable, xs: tuple, once: bool) -> tuple[Any, Callable]:
 
 def jvp(f: Callable, xs: Sequence, dxs: Sequence) -> tuple[Any, Any]:
     """(f(*xs), its directional derivative along dxs): the arguments and their tangents, each as a tuple or list."""
-    for name, given in (("xs", xs), ("dxs", dxs)):
+    return _jvp(f, xs, dxs, "jvp")
+
+
+def _jvp(f: Callable, xs: Sequence, dxs: Sequence, name: str) -> tuple[Any, Any]:
+    for key, given in (("xs", xs), ("dxs", dxs)):
         if not isinstance(given, (tuple, list)):
-            raise TypeError(f"jvp: {name} is {describe(given)}, expected a tuple: write (x,) if there is one argument")
-    y, push = _linearize(f, tuple(xs), once=True)
+            raise TypeError(f"jvp: {key} is {describe(given)}, expected a tuple: write (x,) if there is one argument")
+    y, push = _linearize(f, tuple(xs), name, once=True)
     return y, push(*dxs)
 
 
 def hvp(f: Callable, x: Any, v: Any, mode: str = "forward-over-reverse") -> Any:
     """Hessian of a scalar function at x times v, both trees of one structure. `mode` is "forward-over-reverse" or
     "reverse-over-reverse": the same numbers by two roads."""
+    if not isinstance(mode, str) or mode not in HVP_MODES:
+        raise ValueError(
+            f"hvp: mode {repr(mode) if isinstance(mode, str) else describe(mode)}, expected {' or '.join(map(repr, HVP_MODES))}; "
+            "hold further arguments of f fixed by a lambda around it"
+        )
     if mode == "forward-over-reverse":
-        return jvp(grad(f), (x,), (v,))[1]
-    if mode == "reverse-over-reverse":
-        return grad(lambda z: _inner(grad(f)(z), v))(x)
-    raise ValueError(f"hvp: mode {mode!r}, expected 'forward-over-reverse' or 'reverse-over-reverse'")
+        return _jvp(grad(f), (x,), (v,), "hvp")[1]
+    return grad(lambda z: _inner(grad(f)(z), v))(x)
 
 
 def jacobian(f: Callable, argnums: int = 0) -> Callable:
@@ -129,7 +140,7 @@ def _jacobian(f: Callable, argnums: int, caller: str) -> Callable:
     @functools.wraps(f)
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
         (at,) = _places(caller, (argnums,), args, f)
-        y, pull = _vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), (args[at],), seal=False)
+        y, pull = _vjp(lambda x: f(*args[:at], x, *args[at + 1 :], **kwargs), (args[at],), caller)
         outputs = list(map(as_array, trees.leaves(y)))
         blocks = [_rows(pull, y, outputs, k, args[at]) for k in range(len(outputs))]
         return trees.unflatten(y, blocks)

@@ -136,7 +136,7 @@ def check_unmixed(again: Any, logits: Array, who: str = FISHER) -> None:
     """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
     change, size = (np.abs(z).max(axis=0) for z in (again - logits[: len(again)], logits))
     size = np.maximum(size, np.sort(size)[:2][-1])  # by class, for a mask may make some huge; two or more have none
-    if np.any(change > np.cbrt(np.finfo(logits.dtype).eps) * size):
+    if not np.all(change <= np.cbrt(np.finfo(logits.dtype).eps) * size):  # NaN, of a lone sample's own statistics, too
         raise ValueError(
             f"{who}: the logits of a sample change by {change.max():.3g} when it is evaluated without the rest of its batch, so "
             "no score is its own; use a net without batch statistics (batch norm as in evaluation) and without dropout"

@@ -7,6 +7,9 @@ leading task axis, and the loss gives one value per task; a loss that reduces ov
         x, y = data
         return ops.mean(ops.square(nets.mlp(params, x) - y), axis=(-2, -1))   # () or (T,)
 
+There every parameter has a task axis in front, too: a layer of your own adds its bias as b[..., None, :], as nets.mlp does. (A loss
+of one task that is wrapped in tm.vmap need not know of tasks.)
+
     value, gradient = tm.value_and_grad(lambda params: maml.meta_loss(loss, params, support, query, lr=0.01, steps=1))(params)
 
 A method is three pure functions: what is meta-learned, its meta-gradient, and the path of adaptation (see Method).

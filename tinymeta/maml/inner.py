@@ -11,6 +11,7 @@ from .. import ops
 from ..engine import trees
 from ..engine.transforms import grad, stop_gradient
 from ..optim import in_dtype
+from .apart import check_apart
 from .checks import (
     check_adapted,
     check_data,
@@ -65,6 +66,7 @@ def descend(
     check_some(tasks)
     fast = trees.map(lambda p: ops.broadcast_to(p, tasks + np.shape(p)), params) if tasks else params
     check_data("support", data_of(0), tasks)
+    check_apart(loss, fast, data_of(0), tasks)
     yield fast
     for step in range(steps):
         if data_of(step) is not data_of(0):

@@ -1,7 +1,8 @@
 """Elementwise ops, one row each: value, g times each partial derivative, scalar formula.
 
 Derivatives at kinks, finite at order 1 and 2: relu'(0) = 0, abs'(0) = 0, sqrt'(0) = 0 (so that norm'(0) = 0), and maximum and
-minimum share g equally between equal inputs. power(0, n) with n < 1 has an infinite derivative, as in NumPy: use sqrt. relu's rule
+minimum share g equally between equal inputs. power(0, n) with n < 1 has an infinite derivative, as in NumPy: use sqrt. (At x = 0,
+n = 1 the mixed derivative of power in x and n is infinite, and here finite, by either order another number.) relu's rule
 multiplies by a mask, many times as fast as selecting, so that where its derivative is 0 an infinite cotangent gives NaN.
 """
 

@@ -1,0 +1,85 @@
+"""Tasks whose parameters broadcast along each other's points are refused; those that are kept apart are not."""
+
+import numpy as np
+import pytest
+from maml.problems import mse, net, points
+
+import tinymeta as tm
+from tinymeta import maml, ops
+
+MIXED = "maml: the loss of a task changes with the parameters of other tasks"
+
+
+def own_net(p, x):
+    """Layers as one writes them for one task."""
+    return np.tanh(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+
+
+def loss(p, data):
+    return np.mean((own_net(p, data[0]) - data[1]) ** 2, axis=(-2, -1))
+
+
+def example(tasks, points):
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (2, 8), "b1": (8,), "w2": (8, 1), "b2": (1,)}
+    params = {name: 0.5 * rng.normal(size=shape) for name, shape in shapes.items()}
+    draw = lambda: (rng.normal(size=(tasks, points, 2)), rng.normal(size=(tasks, points, 1)))
+    return params, draw(), draw()
+
+
+@pytest.mark.parametrize("points", [1, 5])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_bias_that_broadcasts_along_the_points_is_refused(points, compiled):
+    params, support, query = example(5, points)
+    step = tm.grad(lambda p: maml.meta_loss(loss, p, support, query, lr=0.5, steps=2))
+    with pytest.raises(ValueError, match=MIXED):
+        (tm.compile(step) if compiled else step)(params)
+
+
+def test_every_method_refuses_it():
+    params, support, query = example(5, 5)
+    for method in (maml.maml(0.1, 1), maml.meta_sgd(0.1, 1), maml.reptile(0.1, 2), maml.implicit(0.1, 2, 1.0)):
+        with pytest.raises(ValueError, match=MIXED):
+            method.meta_gradient(loss, method.init(params), support, query)
+
+
+@pytest.mark.parametrize("points", [1, 5])
+def test_a_loss_of_one_task_may_be_mapped(points):
+    params, support, query = example(5, points)
+    by_task = tm.vmap(lambda s, q: maml.meta_loss(loss, params, s, q, lr=0.5, steps=2))(support, query)
+    alone = [
+        maml.meta_loss(loss, params, *(tuple(x[t] for x in d) for d in (support, query)), lr=0.5, steps=2)
+        for t in range(5)
+    ]
+    np.testing.assert_allclose(by_task, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 1), (1, 5), (4, 4)])
+def test_tasks_that_are_kept_apart_are_not_refused(shape):
+    rng = np.random.default_rng(0)
+    params, data = net(rng), points(rng, *shape)
+    for precise in (params, tm.trees.map(lambda p: p.astype(np.float32), params)):
+        assert np.isfinite(maml.meta_loss(mse, precise, data, data, 0.1, 1))
+
+
+def test_the_look_is_no_part_of_a_program():
+    rng = np.random.default_rng(0)
+    params, data = net(rng), points(rng, 5, 5)
+    ambiguous = tm.compile(tm.grad(lambda p, d: maml.meta_loss(mse, p, d, d, 0.1, 1)))
+    ambiguous(params, data)
+    plain = tm.compile(tm.grad(lambda p, d: maml.meta_loss(mse, p, d, d, 0.1, 1)))
+    plain(params, points(rng, 5, 6))
+    assert ambiguous.source.count("\n") == plain.source.count("\n")
+
+
+def test_of_a_loss_that_draws_numbers_nothing_is_said():
+    rng = np.random.default_rng(0)
+    params, data = net(rng), points(rng, 5, 5)
+    noisy = lambda p, d: mse(p, d) + rng.normal(size=5)
+    assert np.isfinite(maml.meta_loss(noisy, params, data, data, 0.1, 1))
+
+
+def test_overflow_of_the_moved_parameters_is_no_error():
+    params, data = {"a": np.zeros(1, np.float32)}, np.ones((3, 1), np.float32)
+    steep = lambda p, d: ops.sum(ops.exp(300 * (p["a"] - d)), axis=-1)
+    assert np.isfinite(maml.meta_loss(steep, params, data, data, 0.1, 1))
