@@ -102,3 +102,10 @@ def test_a_number_is_joined_to_what_is_captured(number, dtype):
         found, expected = compiled(x + 1), f(x + 1)
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == expected.dtype
+
+
+def test_vecdot_takes_its_axis():
+    compiled = tm.compile(tm.grad(lambda x: np.sum(np.vecdot(x, x, axis=0) ** 2)))
+    x = np.arange(6.0).reshape(2, 3)
+    for _ in range(2):
+        np.testing.assert_allclose(compiled(x), 4 * x * np.sum(x * x, axis=0), rtol=1e-15)

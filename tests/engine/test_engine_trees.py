@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine.vmapping import assert_same, loop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,105 @@ def test_a_wrong_number_of_leaves_is_refused(tree, extra):
     if flat:
         with pytest.raises(ValueError, match=f"needs {len(flat)} leaves, got fewer"):
             trees.unflatten(tree, flat[:-1])
+
+
+def assert_identical(found, tree):
+    """The same structure, and leaves of the same numbers, shapes and dtypes."""
+    assert [path for path, _ in trees.items(found)] == [path for path, _ in trees.items(tree)]
+    for a, x in zip(trees.leaves(found), trees.leaves(tree), strict=True):
+        np.testing.assert_array_equal(a, x, strict=True)
+
+
+@given(tree=strategies.trees())
+def test_ravel_and_its_back_are_inverse(tree):
+    vector, back = trees.ravel(tree)
+    assert vector.dtype == np.float64
+    assert vector.tolist() == [number for x in trees.leaves(tree) for number in x.ravel()]
+    assert_identical(back(vector), tree)
+    np.testing.assert_array_equal(trees.ravel(back(vector + 1))[0], vector + 1, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "dtype"),
+    [
+        ({"w": np.ones((2, 0), "f4"), "b": (np.full((), 3, "f4"), None)}, "f4"),
+        ([np.ones((2, 1), "f2"), np.full(2, 0.1), np.arange(3), np.array(True)], "f8"),
+        ([np.arange(3), np.array([[False, True]])], "i8"),
+        ([], "f8"),
+        (None, "f8"),
+    ],
+)
+def test_ravel_promotes_as_concatenate_and_back_gives_each_leaf_its_dtype(tree, dtype):
+    vector, back = trees.ravel(tree)
+    assert vector.dtype == dtype
+    assert_identical(back(vector), tree)
+    assert_identical(back(vector.tolist()), tree)
+
+
+def test_ravel_keeps_neither_the_tree_nor_its_leaves():
+    tree = {"w": np.ones(2), "b": [np.array(3.0)]}
+    vector, back = trees.ravel(tree)
+    vector[:] = 5
+    tree["b"].append(tree.pop("w"))
+    assert tree["b"][1].tolist() == [1, 1]
+    assert_identical(back(vector), {"w": np.full(2, 5.0), "b": [np.array(5.0)]})
+
+
+@given(tree=strategies.trees())
+def test_ravel_and_back_are_differentiated_twice(tree):
+    vector, back = trees.ravel(tree)
+    cubes = lambda tree: sum((np.sum(x**3) for x in trees.leaves(tree)), start=0.0)
+    joined = lambda tree: np.sum(trees.ravel(tree)[0] ** 3)
+    for f, x in ((lambda v: cubes(back(v)), vector), (joined, tree)):
+        close = lambda found, wanted: np.testing.assert_allclose(
+            trees.ravel(found)[0], wanted, rtol=1e-14, atol=UNDERFLOW
+        )
+        close(tm.grad(f)(x), 3 * vector**2)
+        for mode in ("forward-over-reverse", "reverse-over-reverse"):
+            close(tm.hvp(f, x, x, mode=mode), 6 * vector * vector)
+
+
+MIXED = {"w": np.arange(6, dtype=np.float32).reshape(3, 2, 1), "b": [np.array([0.1, 0.2, 0.3])]}
+
+
+def doubled_as_a_vector(tree):
+    vector, back = trees.ravel(tree)
+    return back(2 * vector)
+
+
+def slope_along_the_vector(tree):
+    vector, back = trees.ravel(tree)
+    return tm.grad(lambda v: np.sum(back(v)["w"] ** 2) + np.sum(v**3))(vector)
+
+
+@pytest.mark.parametrize("f", [doubled_as_a_vector, slope_along_the_vector])
+def test_ravel_and_back_are_mapped_and_compiled(f):
+    assert_same(tm.vmap(f)(MIXED), loop(f)(MIXED))
+    compiled = tm.compile(f)
+    for tree in (MIXED, doubled_as_a_vector(MIXED)):  # the second is a replay
+        assert_same(compiled(tree), f(tree))
+
+
+def test_ravel_gives_every_leaf_a_cotangent_in_its_own_dtype():
+    gradient = tm.grad(lambda tree: np.sum(trees.ravel(tree)[0] ** 2))(MIXED)
+    assert_identical(gradient, trees.map(lambda x: 2 * x, MIXED))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: trees.ravel(MIXED)[1](np.ones(8)), ValueError,
+         "ravel: back was given float64[8], expected a vector of the 9 elements of the tree"),
+        (lambda: trees.ravel(MIXED)[1](np.ones((3, 3))), ValueError,
+         "ravel: back was given float64[3,3], expected a vector of the 9 elements of the tree"),
+        (lambda: trees.ravel([1.0, {"name": "relu"}]), TypeError, "ravel: [1]['name'] is str, expected an array of numbers"),
+        (lambda: trees.ravel(np.sin), TypeError, "ravel: the tree is ufunc, expected an array of numbers"),
+    ],
+)  # fmt: skip
+def test_ravel_says_what_it_wants(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
 
 
 def test_dicts_match_by_key_whatever_their_order():

@@ -39,7 +39,7 @@ def test_what_would_lose_the_gradient_is_refused(what, f):
 @pytest.mark.parametrize(
     ("name", "f"),
     [
-        ("np.repeat", lambda x: np.sum(np.repeat(x, 2))),
+        ("np.kron", lambda x: np.sum(np.kron(x, x))),
         ("np.linalg.det", lambda x: np.linalg.det(x)),
         ("np.sort", lambda x: np.sum(np.sort(x))),
         ("np.arcsin", lambda x: np.sum(np.arcsin(x))),
@@ -125,6 +125,17 @@ def test_an_error_of_numpy_says_which_op_on_what(op, call):
         ("conv2d: a window of [3, 3]", lambda: ops.conv2d(np.ones((1, 2, 2, 2)), np.ones((1, 2, 3, 3)))),
         ("max_pool2d: a window of [5, 5] with stride [5, 5] does not fit", lambda: ops.max_pool2d(X, 5)),
         ("is not a broadcast of [2]", lambda: ops.sum_to(X, (2,))),
+        (
+            "repeat: counts [1, 2] for axis 0 of float64[3,4], expected one or 3 counts",
+            lambda: ops.repeat(X, [1, 2], 0),
+        ),
+        ("repeat: counts [-1] for axis 0 of float64[12]", lambda: ops.repeat(X, -1)),
+        ("diag: float64[1,3,4], expected one axis or two", lambda: ops.diag(X[None])),
+        ("diagonal: axes [1, 1] name one twice", lambda: ops.diagonal(X, 0, 1, -1)),
+        ("tril: float64[], expected at least one axis", lambda: ops.tril(np.ones(()))),
+        ("triu: float64[], expected at least one axis", lambda: ops.triu(np.ones(()))),
+        ("the inner lengths 12 and 4 differ", lambda: ops.vdot(X, X[0])),
+        ("the inner lengths 1 and 4 differ", lambda: ops.vecdot(X[:, :1], X)),
     ],
 )
 def test_bad_arguments_are_refused_in_one_sentence(message, call):
@@ -153,10 +164,13 @@ OF_AXES = {
     "split": st.tuples(st.just(1), INTEGERS),
     "take": st.tuples(st.just([0]), INTEGERS),
     "take_along_axis": st.tuples(st.just(np.zeros((1, 1, 1), int)), INTEGERS),
+    "repeat": st.tuples(st.just(2), INTEGERS),
+    "diagonal": st.tuples(INTEGERS, INTEGERS, INTEGERS),
+    "trace": st.tuples(INTEGERS, INTEGERS, INTEGERS),
     "concatenate": INTEGERS,
     "stack": INTEGERS,
 }
-DIRECT = ("moveaxis", "moveaxis of many", "swapaxes", "split", "take", "take_along_axis")
+DIRECT = ("moveaxis", "moveaxis of many", "swapaxes", "split", "take", "take_along_axis", "repeat", "diagonal", "trace")
 
 
 def result_of(module, case, x, axis):
@@ -191,6 +205,9 @@ def test_axes_are_taken_and_refused_as_by_numpy(case, data):
         ("expand_dims", lambda: ops.expand_dims(X, 7)),
         ("squeeze", lambda: ops.squeeze(X, -3)),
         ("take", lambda: ops.take(X, [0], axis=2)),
+        ("repeat", lambda: ops.repeat(X, 2, axis=2)),
+        ("diagonal", lambda: ops.trace(X, axis1=2)),
+        ("vecdot", lambda: ops.vecdot(X, X, axis=2)),
         ("prod", lambda: tm.grad(lambda x: np.sum(ops.prod(x, axis=2)))(X)),
         ("tensordot", lambda: ops.tensordot(X, X, ([2], [0]))),
         ("batch_norm", lambda: ops.batch_norm(X, None, None, axis=2)),
@@ -217,8 +234,10 @@ def test_sizes_that_are_no_integers_are_refused():
         lambda: ops.reshape(X, (2.9, 6)),
         lambda: ops.broadcast_to(X, (1.5, 3, 4)),
         lambda: ops.sum(X, (0.5,)),
+        lambda: ops.repeat(X, [0.5]),
+        lambda: ops.tile(X, [0.5]),
     ):
-        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        with pytest.raises(TypeError, match=r"'(numpy\.)?float(64)?' object cannot be interpreted as an integer"):
             call()
 
 
@@ -243,8 +262,37 @@ def test_a_singular_matrix_keeps_its_error_type():
     )
 
 
-def test_linalg_norm_of_another_order_is_refused_rather_than_taken_for_an_axis():
-    refused(lambda x: np.sum(np.linalg.norm(x, 1)), "norm", error=(TypeError, ValueError))
+@pytest.mark.parametrize("order", [1, 2, -2, "nuc", np.inf])
+def test_linalg_norm_of_a_matrix_in_another_order_is_refused_by_name(order):
+    for f in (lambda x: np.linalg.norm(x, order), lambda x: np.linalg.norm(x, order, axis=(0, 1))):
+        refused(f, f"np.linalg.norm: ord={order!r} of float64[3,4] has no derivative rule", error=ValueError)
+
+
+@pytest.mark.parametrize("order", [1, np.inf, "fro"])
+def test_linalg_norm_of_vectors_in_another_order_is_refused_by_name(order):
+    f = lambda x: np.sum(np.linalg.norm(x, order, axis=0))
+    refused(f, f"np.linalg.norm: ord={order!r} of float64[3,4]", "'fro' over two", error=ValueError)
+
+
+MASKS = [
+    tm.vmap(lambda x: np.where(x > 0)),
+    tm.compile(lambda x: np.where(x > 0)),
+    tm.grad(lambda x: np.sum(np.where(x))),
+]
+
+
+@pytest.mark.parametrize("f", MASKS, ids=["vmap", "compile", "grad"])
+def test_where_with_one_argument_is_refused_with_the_form_that_serves(f):
+    with pytest.raises(TypeError, match=r"np.where\(.*depends on the data, expected np.where\(condition, x, y\)"):
+        f(X)
+
+
+@pytest.mark.parametrize("transform", [tm.vmap, tm.compile])
+def test_a_plain_array_at_a_mapped_or_captured_index_is_refused_with_the_op_that_serves(transform):
+    table, i = np.arange(12.0).reshape(4, 3), np.array([[2, 0], [1, 1]])
+    with pytest.raises(TypeError, match=r"tm\.ops\.getitem\(x, i\) for x\[i\]"):
+        transform(lambda i: table[i])(i)
+    np.testing.assert_array_equal(transform(lambda i: ops.getitem(table, i))(i), table[i])
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,84 @@ def test_a_product_shares_no_memory_with_its_input():
         assert not np.shares_memory(y, x)
 
 
+@pytest.mark.parametrize("copies", [lambda x: np.tile(x, 1), lambda x: np.repeat(x, 1, axis=0), np.copy])
+def test_copies_share_no_memory_with_their_input(copies):
+    x = np.ones((2, 3))
+    for y in (tm.vmap(copies)(x), tm.vjp(copies, x)[0], tm.compile(copies)(x)):
+        np.testing.assert_array_equal(y, x)
+        assert not np.shares_memory(y, x)
+    for f in (ops.tile, ops.repeat):
+        assert not np.shares_memory(f(x, 1), x)
+
+
+OF_TWO_NAMES = {
+    "amax": (lambda x: np.amax(x, axis=0), lambda x: ops.max(x, axis=0)),
+    "amin": (lambda x: np.amin(x, keepdims=True), lambda x: ops.min(x, keepdims=True)),
+    "copy": (lambda x: 2 * np.copy(x, order="C"), lambda x: 2 * x),
+    "norm of order 2": (lambda x: np.linalg.norm(x, 2, axis=1), lambda x: ops.norm(x, axis=1)),
+    "norm of a vector": (lambda x: np.linalg.norm(x.ravel(), ord=2), ops.norm),
+    "norm of one axis": (lambda x: np.linalg.norm(x, 2, (0,), True), lambda x: ops.norm(x, axis=0, keepdims=True)),
+    "Frobenius norm": (lambda x: np.linalg.norm(x, "fro"), ops.norm),
+    "Frobenius norm of axes": (lambda x: np.linalg.norm(x[None], "fro", axis=(1, 2)), lambda x: ops.norm(x)[None]),
+    "x.trace": (lambda x: x.trace(1), lambda x: ops.trace(x, 1)),
+    "x.diagonal": (lambda x: x.diagonal(offset=-1), lambda x: ops.diagonal(x, -1)),
+    "x.repeat": (lambda x: x.repeat([1, 0, 2], axis=1), lambda x: ops.repeat(x, [1, 0, 2], axis=1)),
+    "vecdot of an axis": (lambda x: np.vecdot(x, x[:, ::-1], axis=0), lambda x: np.sum(x * x[:, ::-1], 0)),
+}
+
+
+@pytest.mark.parametrize("case", OF_TWO_NAMES)
+def test_other_names_and_arguments_are_the_same_op(case):
+    f, op = OF_TWO_NAMES[case]
+    x = np.random.default_rng(0).normal(size=(2, 3))
+    assert_same(f(x), op(x))
+    tm.check.gradients(f, x)
+    for same in (tm.jacobian, lambda f: tm.hessian(lambda x: np.sum(f(x) ** 3)), lambda f: tm.compile(tm.jacobian(f))):
+        np.testing.assert_allclose(same(f)(x), same(op)(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(tm.vmap(f)(np.stack([x, x]))[1], f(x), rtol=1e-12)
+
+
+OF_ANY_DTYPE = {
+    "vdot": lambda m, x: m.vdot(x, x.T),
+    "inner": lambda m, x: m.inner(x, x[0]),
+    "vecdot": lambda m, x: m.vecdot(x, x[0]),
+    "trace": lambda m, x: m.trace(x, -1),
+    "diagonal": lambda m, x: m.diagonal(x, 1),
+    "diag": lambda m, x: m.diag(x[0], -1),
+    "tril": lambda m, x: m.tril(x, 1),
+    "triu": lambda m, x: m.triu(x),
+    "triu of a vector": lambda m, x: m.triu(x[0]),
+    "hstack": lambda m, x: m.hstack([x, x]),
+    "vstack": lambda m, x: m.vstack([x[0], x]),
+    "vstack of numbers": lambda m, x: m.vstack([x[0, 0], x[0, 0]]),
+    "repeat": lambda m, x: m.repeat(x, 2, axis=-1),
+    "repeat by counts": lambda m, x: m.repeat(x, np.array([2, 0]), axis=0),
+    "tile": lambda m, x: m.tile(x, (2, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i4", "i8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("case", OF_ANY_DTYPE)
+def test_numpys_dtypes_of_arrays_and_of_examples(case, dtype):
+    f = OF_ANY_DTYPE[case]
+    x = np.array([[1, 0, 2], [3, 1, 0]]).astype(dtype)
+    expected = f(np, x)
+    assert_same(f(ops, x), expected)
+    assert_same(tm.vmap(lambda x: f(np, x))(np.stack([x, x]))[1], expected)
+    assert_same(tm.compile(lambda x: f(np, x))(x), expected)
+
+
+@pytest.mark.parametrize("triangle", [ops.tril, ops.triu])
+def test_a_triangle_has_nothing_of_the_other_one(triangle):
+    """Even if that is not finite, and in the derivative, which is 0 there."""
+    x = np.random.default_rng(0).normal(size=(3, 3))
+    kept = getattr(np, triangle.__name__)(np.ones((3, 3), bool))
+    poisoned = np.where(kept, x, np.nan)
+    for f in (triangle, tm.compile(triangle), lambda x: tm.vmap(triangle)(np.stack([x, x]))[1]):
+        assert_same(f(poisoned), np.where(kept, x, 0))
+    np.testing.assert_array_equal(tm.grad(lambda x: np.sum(triangle(x) ** 2))(poisoned), np.where(kept, 2 * x, 0))
+
+
 def test_a_variance_without_degrees_of_freedom_is_infinite():
     for f in (ops.var, ops.std, lambda x, ddof: tm.vjp(lambda x: ops.var(x, ddof=ddof), x)[0]):
         for ddof in (2, 3):

@@ -151,6 +151,31 @@ def _joined(draw: st.DrawFn, new_axis: bool) -> Case:
 
 
 @st.composite
+def _stacked(draw: st.DrawFn, axis: int, flat: list[tuple[int, ...]]) -> Case:
+    """For hstack and vstack: arrays that differ along one axis, or some of the shapes `flat`, which get axes in front."""
+    shape = draw(shapes(min_dims=2))
+    lengths = st.integers(0, 3).map(lambda n: (*shape[:axis], n, *shape[axis + 1 :]))
+    found = draw(st.lists(draw(st.sampled_from([lengths, st.sampled_from(flat)])), min_size=1, max_size=3))
+    return ([draw(float_arrays(shape)) for shape in found],), {}
+
+
+@st.composite
+def _repeated(draw: st.DrawFn) -> Case:
+    x = draw(float_arrays())
+    axis = draw(st.none() | one_axis(max(x.ndim, 1)))
+    n = x.size if axis is None else (*x.shape, 1)[axis % max(x.ndim, 1)]
+    each = st.lists(st.integers(0, 3), min_size=n, max_size=n)
+    counts = st.one_of(st.integers(0, 3), each.map(lambda counts: np.array(counts, np.int64)))
+    return (x, draw(counts)), {"axis": axis}
+
+
+@st.composite
+def _tiled(draw: st.DrawFn) -> Case:
+    count = st.integers(0, 3)
+    return (draw(float_arrays(shapes(max_side=3))), draw(count | st.lists(count, max_size=4).map(tuple))), {}
+
+
+@st.composite
 def _split(draw: st.DrawFn) -> Case:
     shape = list(draw(shapes(min_dims=1)))
     axis = draw(one_axis(len(shape)))
@@ -285,6 +310,8 @@ CASES: dict[str, Cases] = {
     "squeeze": _squeezed(),
     "concatenate": _joined(new_axis=False),
     "stack": _joined(new_axis=True),
+    "hstack": _stacked(axis=1, flat=[(), (1,), (3,)]),
+    "vstack": _stacked(axis=0, flat=[(3,), (0, 3), (2, 3)]),
     "split": _split(),
     "broadcast_to": _broadcast(reverse=False),
     "sum_to": _broadcast(reverse=True),
@@ -295,6 +322,8 @@ CASES: dict[str, Cases] = {
     "getitem": _indexed(),
     "scatter_add": _scattered(),
     "take": _taken(),
+    "repeat": _repeated(),
+    "tile": _tiled(),
     "take_along_axis": _taken_along(),
     **PRODUCTS,
 }

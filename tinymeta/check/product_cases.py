@@ -1,4 +1,4 @@
-"""Arguments for the ops that multiply and for the layers of networks: matched shapes, index letters, windows, labels."""
+"""Arguments for the ops on matrices and for the layers of networks: matched shapes, index letters, diagonals, windows, labels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .arrays import broadcastable_pairs, distinct_arrays, float_arrays, one_axis
 
 Case = tuple[tuple, dict[str, Any]]
 Cases = st.SearchStrategy[Case]
+OFFSETS = st.integers(-5, 5)
 LEADS: list[list[tuple[int, ...]]] = [[()], [(2,)], [(2,), (1,)], [(2, 3), (3,), (2, 1)]]  # each broadcasts together
 
 
@@ -23,6 +24,44 @@ def _matmul() -> Cases:
     """Vectors, matrices and stacks of matrices whose leading axes broadcast, with empty axes too."""
     found = hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3)
     return _arrays(found.map(lambda drawn: drawn.input_shapes))
+
+
+@st.composite
+def _vdot(draw: st.DrawFn) -> Case:
+    """Two shapes with as many elements."""
+    shape = draw(shapes(max_side=3))
+    other = draw(st.permutations(shape)) if draw(st.booleans()) else [int(np.prod(shape))]
+    return (draw(float_arrays(shape)), draw(float_arrays(tuple(other)))), {}
+
+
+@st.composite
+def _inner(draw: st.DrawFn) -> Case:
+    n, lead = draw(st.integers(0, 3)), shapes(max_dims=2, max_side=3)
+    a, b = (draw(st.sampled_from([(n,), (*draw(lead), n), ()])) for _ in range(2))
+    return (draw(float_arrays(a)), draw(float_arrays(b))), {}
+
+
+@st.composite
+def _vecdot(draw: st.DrawFn) -> Case:
+    """Leading axes that broadcast, the summed axis moved among them from either end."""
+    drawn = hnp.mutually_broadcastable_shapes(signature=np.vecdot.signature, max_dims=2, min_side=0, max_side=3)
+    found = draw(drawn).input_shapes
+    axis = draw(one_axis(min(map(len, found))))
+    arrays = [np.moveaxis(draw(float_arrays(shape)), -1, axis) for shape in found]
+    return tuple(arrays), draw(st.sampled_from([{"axis": axis}, {}])) if axis == -1 else {"axis": axis}
+
+
+@st.composite
+def _diagonal(draw: st.DrawFn) -> Case:
+    x = draw(float_arrays(shapes(min_dims=2)))
+    axis1, axis2 = draw(hnp.valid_tuple_axes(x.ndim, min_size=2, max_size=2))
+    return (x,), {"offset": draw(OFFSETS), "axis1": axis1, "axis2": axis2}
+
+
+def _of_rank(min_dims: int, max_dims: int) -> Cases:
+    return st.tuples(
+        st.tuples(float_arrays(shapes(min_dims=min_dims, max_dims=max_dims))), st.fixed_dictionaries({"k": OFFSETS})
+    )
 
 
 @st.composite
@@ -134,11 +173,19 @@ def _cross_entropy(draw: st.DrawFn) -> Case:
 PRODUCTS: dict[str, Cases] = {
     "matmul": _matmul(),
     "dot": _dot(),
+    "vdot": _vdot(),
+    "inner": _inner(),
+    "vecdot": _vecdot(),
     "outer": _arrays(st.tuples(shapes(max_dims=2, max_side=3), shapes(max_dims=2, max_side=3))),
     "tensordot": _tensordot(),
     "einsum": _einsum(),
     "solve": _solve(),
     "cholesky": _cholesky(),
+    "diagonal": _diagonal(),
+    "trace": _diagonal(),
+    "diag": _of_rank(1, 2),
+    "tril": _of_rank(1, 3),
+    "triu": _of_rank(1, 3),
     "conv2d": _conv2d(),
     "max_pool2d": _pool(distinct=True),
     "mean_pool2d": _pool(distinct=False),

@@ -7,6 +7,8 @@ makes of them a function and its float arrays, which every check takes:
     def test_my_matmul(case):
         f, xs = strategies.as_function(my_matmul, *case)
         tm.check.gradients(f, *xs)
+
+Hypothesis's deadline of 200 ms is for the whole check: `@settings(deadline=None)` lifts it.
 """
 
 from __future__ import annotations

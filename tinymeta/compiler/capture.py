@@ -201,13 +201,14 @@ def _array_ufunc(self: Symbol, ufunc: np.ufunc, method: str, *inputs: Any, **kwa
     _alive(self)
     if any(isinstance(x, (Tensor, Batched)) for x in inputs) and ufunc not in UFUNCS:
         return NotImplemented
-    if method != "__call__" or kwargs or (ufunc.signature and ufunc not in UFUNCS):
+    known = {"axis"} if ufunc is np.vecdot else set()
+    if method != "__call__" or kwargs.keys() - known or (ufunc.signature and ufunc not in UFUNCS):
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         raise TypeError(
             f"tm.compile: np.{name}{' with ' + ', '.join(kwargs) if kwargs else ''} of a captured value "
             f"{describe(self)}; see tinymeta.ops for the ops that can be compiled"
         )
-    return UFUNCS[ufunc](*inputs) if ufunc in UFUNCS else bind(_plain(ufunc), *inputs)
+    return UFUNCS[ufunc](*inputs, **kwargs) if ufunc in UFUNCS else bind(_plain(ufunc), *inputs)
 
 
 def _array_function(self: Symbol, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:

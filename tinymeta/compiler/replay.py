@@ -172,10 +172,11 @@ def compile(f: Callable) -> Compiled:
     """f, captured at its first call and from then on one generated program: the same numbers without Python's cost.
 
     f takes and returns trees of arrays; floats, strings and everything else hashable among its arguments are static. There is one
-    program per tree, shapes, dtypes, static values, closed-over variables and backend. f must be pure: no randomness, no branch on
-    a number, nothing written. The first call captures f twice and runs it, ValueError naming the op where two of these differ;
-    TypeError, naming the line, for bool(), float() or np.asarray of an array, which would be decided once. Results are fresh
-    arrays; floating-point warnings are not given. Inside a derivative, a vmap or another compiled function it is f itself.
+    program per tree, shapes, dtypes, static values, closed-over variables and backend; attributes and entries of containers, as
+    `model.w` and `table["w"]`, are not watched. f must be pure: no randomness, no branch on a number, nothing written. The first
+    call captures f twice and runs it, ValueError naming the op where two of these differ; TypeError, naming the line, for bool(),
+    float() or np.asarray of an array, which would be decided once. Results are fresh arrays; floating-point warnings are not given.
+    Inside a derivative, a vmap or another compiled function it is f itself.
     """
     return Compiled(f)
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
+
+from .structural import astype
+from .tensor import as_array, describe
 
 
 def children(tree: Any) -> tuple[tuple, tuple, Callable] | None:
@@ -100,3 +106,31 @@ def unflatten(like: Any, new_leaves: Any) -> Any:
     if next(supply, supply) is not supply:
         raise ValueError(f"unflatten needs {len(leaves(like))} leaves, got more")
     return tree
+
+
+def ravel(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """(vector, back): all leaves in order as one vector, in the dtype that np.concatenate finds for them (float64 if there are
+    none), and the function that makes of a vector of this shape a tree like this one, each leaf of its own shape and dtype, a view
+    where it can be. JAX's ravel_pytree. TypeError for a leaf that is no number; ValueError, from `back`, for another shape.
+    """
+    arrays = [_of_numbers(x, path) for path, x in items(tree)]
+    ends = [0, *itertools.accumulate(x.size for x in arrays)]
+    places = [(slice(*ab), x.shape, x.dtype) for ab, x in zip(itertools.pairwise(ends), arrays, strict=True)]
+    like = map(lambda _: 0, tree)  # the structure as it is now, without the arrays
+
+    def back(vector: Any) -> Any:
+        vector = as_array(vector)
+        if vector.shape != (ends[-1],):
+            raise ValueError(
+                f"ravel: back was given {describe(vector)}, expected a vector of the {ends[-1]} elements of the tree"
+            )
+        return unflatten(like, [astype(np.reshape(vector[at], shape), dtype) for at, shape, dtype in places])
+
+    return np.concatenate([np.ravel(x) for x in arrays]) if arrays else np.zeros(0), back
+
+
+def _of_numbers(x: Any, path: str) -> Any:
+    array = as_array(x)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"ravel: {path or 'the tree'} is {describe(x)}, expected an array of numbers")
+    return array

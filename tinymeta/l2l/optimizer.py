@@ -279,5 +279,5 @@ def _rows(name: str, like: Any, steps: Sequence[Any]) -> Any:
                 f"LSTMOptimizer.weights_gradient: {name} has ({_outline(ordered)}), the gradient of the first step is "
                 f"({_outline(like)}); expected the same shapes"
             )
-        rows.append(np.concatenate([np.ravel(x) for x in trees.leaves(ordered)]))
+        rows.append(trees.ravel(ordered)[0])
     return np.stack(rows)

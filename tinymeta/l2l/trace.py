@@ -38,7 +38,7 @@ def follow(optimizer: Any, problem: Problem, steps: int) -> tuple[NDArray, NDArr
         update, state = optimizer.update(gradient, state, theta)
         theta = trees.map(np.add, theta, update)
         for kept, tree in ((seen, gradient), (proposed, update)):
-            kept.append(np.concatenate([np.ravel(leaf) for leaf in trees.leaves(tree)]))
+            kept.append(trees.ravel(tree)[0])
     return np.stack(seen), np.stack(proposed)
 
 

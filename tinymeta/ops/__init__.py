@@ -5,6 +5,7 @@ Given plain arrays they return plain arrays; inside a derivative they record. Ev
 
 from . import protocols as protocols  # puts the operators and NumPy's protocols on Tensor
 from .conv import conv2d, max_pool2d, mean_pool2d
+from .diagonals import diag, diagonal, trace, tril, triu
 from .einsum import einsum
 from .elementwise import (
     abs,
@@ -51,8 +52,8 @@ from .elementwise import (
     tanh,
     where,
 )  # fmt: skip
-from .indexing import getitem, one_hot, scatter_add, take, take_along_axis
-from .linalg import cholesky, dot, matmul, norm, outer, solve, tensordot
+from .indexing import getitem, one_hot, repeat, scatter_add, take, take_along_axis
+from .linalg import cholesky, dot, inner, matmul, norm, outer, solve, tensordot, vdot, vecdot
 from .nn import batch_norm, log_softmax, softmax, softmax_cross_entropy
 from .reduce import cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from .shape import (
@@ -61,6 +62,7 @@ from .shape import (
     concatenate,
     expand_dims,
     flip,
+    hstack,
     moveaxis,
     pad,
     ravel,
@@ -71,17 +73,20 @@ from .shape import (
     stack,
     sum_to,
     swapaxes,
+    tile,
     transpose,
+    vstack,
 )  # fmt: skip
 
 __all__ = [
     "abs", "absolute", "add", "arctan", "astype", "batch_norm", "broadcast_to", "ceil", "cholesky", "clip",
-    "concatenate", "conv2d", "cos", "cosh", "cumsum", "divide", "dot", "einsum", "equal", "exp", "expand_dims",
-    "expm1", "flip", "floor", "getitem", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
-    "less_equal", "log", "log1p", "log_softmax", "logaddexp", "logsumexp", "matmul", "max", "max_pool2d", "maximum",
-    "mean", "mean_pool2d", "min", "minimum", "moveaxis", "multiply", "negative", "norm", "not_equal", "one_hot",
-    "outer", "pad", "power", "prod", "ravel", "reciprocal", "relu", "reshape", "rint", "roll", "scatter_add",
-    "sigmoid", "sign", "sin", "sinh", "softmax", "softmax_cross_entropy", "softplus", "solve", "split", "sqrt",
-    "square", "squeeze", "stack", "std", "subtract", "sum", "sum_to", "swapaxes", "take", "take_along_axis", "tan",
-    "tanh", "tensordot", "transpose", "var", "where",
+    "concatenate", "conv2d", "cos", "cosh", "cumsum", "diag", "diagonal", "divide", "dot", "einsum", "equal", "exp",
+    "expand_dims", "expm1", "flip", "floor", "getitem", "greater", "greater_equal", "hstack", "inner", "isfinite",
+    "isinf", "isnan", "less", "less_equal", "log", "log1p", "log_softmax", "logaddexp", "logsumexp", "matmul",
+    "max", "max_pool2d", "maximum", "mean", "mean_pool2d", "min", "minimum", "moveaxis", "multiply", "negative",
+    "norm", "not_equal", "one_hot", "outer", "pad", "power", "prod", "ravel", "reciprocal", "relu", "repeat",
+    "reshape", "rint", "roll", "scatter_add", "sigmoid", "sign", "sin", "sinh", "softmax", "softmax_cross_entropy",
+    "softplus", "solve", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "sum_to",
+    "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "trace", "transpose", "tril", "triu",
+    "var", "vdot", "vecdot", "vstack", "where",
 ]  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from ..engine.batched import raw
+from ..engine.structural import as_tuple
 from ..engine.tensor import Prim, Tensor, as_array, bind, describe, examine, value
 from . import elementwise as ew
-from .shape import reshape
+from .shape import expand_dims, reshape, tile
 
 ARRAY = "array"  # in an index, the place of an array: arrays are inputs of the primitives, the rest is a parameter
 
@@ -50,6 +51,22 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     x = as_array(x)
     x = x if x.ndim else reshape(x, (1,))
     return getitem(x, (slice(None),) * normalize_axis_index(axis, x.ndim, "take") + (indices,))
+
+
+def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any:
+    """Each element of x as often as `repeats` says, one count or one for each place of `axis` (of the flattened array for None)."""
+    x, counts = as_array(x), as_tuple(np.ravel(repeats))
+    x = reshape(x, -1) if axis is None or x.ndim == 0 else x
+    axis = normalize_axis_index(axis or 0, x.ndim, "repeat")
+    n = x.shape[axis]
+    if len(counts) not in (1, n) or min(counts, default=0) < 0:
+        raise ValueError(
+            f"repeat: counts {list(counts)} for axis {axis} of {describe(x)}, expected one or {n} counts, none negative"
+        )
+    if len(counts) != 1:
+        return take(x, np.repeat(np.arange(n, like=value(x)), counts), axis)
+    copies = tile(expand_dims(x, axis + 1), counts + (1,) * (x.ndim - axis - 1))
+    return reshape(copies, (*x.shape[:axis], n * counts[0], *x.shape[axis + 1 :]))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:

@@ -1,4 +1,4 @@
-"""Products of matrices: matmul and what reduces to it (dot, tensordot), outer, norm, solve and cholesky."""
+"""Products of matrices: matmul and what reduces to it (dot, tensordot, ...), outer, norm, solve and cholesky."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from ..engine.structural import axes_of
 from ..engine.tensor import Prim, as_array, bind, describe, value
 from . import elementwise as ew
+from .diagonals import below
 from .reduce import Axis, sum
-from .shape import expand_dims, reshape, swapaxes, transpose
+from .shape import expand_dims, moveaxis, ravel, reshape, swapaxes, transpose
 
 _matmul = Prim(
     "matmul",
@@ -56,6 +57,23 @@ def dot(a: Any, b: Any) -> Any:
     if a.ndim == 0 or b.ndim == 0:
         return ew.multiply(a, b)
     return tensordot(a, b, ([a.ndim - 1], [max(b.ndim - 2, 0)]))
+
+
+def vdot(a: Any, b: Any) -> Any:
+    """The sum of products of the flattened a and b."""
+    return matmul(ravel(a), ravel(b))
+
+
+def inner(a: Any, b: Any) -> Any:
+    """NumPy's inner: a product with a scalar, else the sums of products over the last axes of a and b."""
+    a, b = as_array(a), as_array(b)
+    return ew.multiply(a, b) if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, (-1, -1))
+
+
+def vecdot(a: Any, b: Any, axis: int = -1) -> Any:
+    """The sums of products over one axis; the other axes of a and b broadcast."""
+    rows, columns = (moveaxis(x, axes_of("vecdot", axis, x.ndim), -1) for x in map(as_array, (a, b)))
+    return _squeeze(_squeeze(matmul(expand_dims(rows, -2), expand_dims(columns, -1)), -1), -1)
 
 
 def outer(a: Any, b: Any) -> Any:
@@ -112,8 +130,7 @@ def _adjoint_solve(a: Any, g: Any) -> Any:
 def _cholesky_vjp(g: Any, l: Any) -> Any:
     """l⁻ᵀ Φ(lᵀ g) l⁻¹, symmetrised; Φ keeps the lower triangle and halves the diagonal (Murray 2016, eq. 10)."""
     n = l.shape[-1]
-    below = np.arange(n, like=value(l))
-    phi = (below[:, None] >= below).astype(l.dtype) - 0.5 * eye_like(l, n)
+    phi = below("cholesky", l, 0).astype(l.dtype) - 0.5 * eye_like(l, n)
     inner = matmul(swapaxes(l, -1, -2), g) * phi
     s = swapaxes(_adjoint_solve(l, swapaxes(_adjoint_solve(l, inner), -1, -2)), -1, -2)
     return 0.5 * (s + swapaxes(s, -1, -2))
@@ -125,4 +142,4 @@ def _squeeze(x: Any, axis: int) -> Any:
     return reshape(x, shape)
 
 
-__all__: Sequence[str] = ["cholesky", "dot", "matmul", "norm", "outer", "solve", "tensordot"]
+__all__: Sequence[str] = ["cholesky", "dot", "inner", "matmul", "norm", "outer", "solve", "tensordot", "vdot", "vecdot"]

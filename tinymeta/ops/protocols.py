@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..engine.batched import Batched, alive, apply
-from ..engine.structural import astype, broadcast_to
+from ..engine.structural import as_tuple, astype, broadcast_to
 from ..engine.tensor import Tensor, describe, value
+from . import diagonals, indexing, linalg, reduce, shape
 from . import elementwise as ew
-from . import indexing, linalg, reduce, shape
 from .batching import PLAIN, broadcasting, plain_function
 from .einsum import einsum
 from .table import UFUNCS
 
-UFUNCS[np.matmul] = linalg.matmul
+UFUNCS |= {np.matmul: linalg.matmul, np.vecdot: linalg.vecdot}
+EUCLIDEAN = {1: (None, 2), 2: (None, "fro", "f")}  # by the number of axes: what NumPy calls this norm
+
+
+def _where(condition: Any, *either: Any) -> Any:
+    if not either:
+        raise TypeError(
+            f"np.where({describe(condition)}): how many places it finds depends on the data, expected np.where(condition, x, y)"
+        )
+    return ew.where(condition, *either)
 
 
 def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
@@ -35,26 +44,38 @@ def _astype(x: Any, dtype: Any, copy: bool = True) -> Any:
     return astype(x, dtype)
 
 
+def _copy(x: Any, order: str = "K", subok: bool = False) -> Any:
+    return x.copy()
+
+
 def _einsum(*operands: Any, optimize: Any = True) -> Any:
     return einsum(*operands)
 
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    if ord is not None:
-        raise ValueError(f"np.linalg.norm: ord={ord!r} has no derivative rule, expected None (the Euclidean norm)")
+    axes = x.ndim if axis is None else len(as_tuple(axis))
+    if ord not in EUCLIDEAN.get(axes, (None,)):
+        raise ValueError(
+            f"np.linalg.norm: ord={ord!r} of {describe(x)} has no derivative rule, expected the Euclidean norm: "
+            "None, 2 over one axis or 'fro' over two"
+        )
     return linalg.norm(x, axis, keepdims)
 
 
 FUNCTIONS: dict[Callable, Callable] = {
-    np.where: ew.where, np.clip: _clip, np.full_like: _full_like,
+    np.where: _where, np.clip: _clip, np.full_like: _full_like, np.copy: _copy, np.amax: reduce.max, np.amin: reduce.min,
     np.sum: reduce.sum, np.mean: reduce.mean, np.max: reduce.max, np.min: reduce.min, np.var: reduce.var, np.std: reduce.std,
     np.prod: reduce.prod, np.cumsum: reduce.cumsum,
     np.reshape: shape.reshape, np.ravel: shape.ravel, np.transpose: shape.transpose, np.moveaxis: shape.moveaxis,
     np.swapaxes: shape.swapaxes, np.expand_dims: shape.expand_dims, np.squeeze: shape.squeeze,
     np.broadcast_to: shape.broadcast_to, np.concatenate: shape.concatenate, np.stack: shape.stack, np.split: shape.split,
     np.pad: shape.pad, np.flip: shape.flip, np.roll: shape.roll, np.astype: _astype,
-    np.take: indexing.take, np.take_along_axis: indexing.take_along_axis,
-    np.dot: linalg.dot, np.outer: linalg.outer, np.tensordot: linalg.tensordot, np.einsum: _einsum,
+    np.hstack: shape.hstack, np.vstack: shape.vstack, np.tile: shape.tile,
+    np.take: indexing.take, np.take_along_axis: indexing.take_along_axis, np.repeat: indexing.repeat,
+    np.diagonal: diagonals.diagonal, np.trace: diagonals.trace, np.diag: diagonals.diag,
+    np.tril: diagonals.tril, np.triu: diagonals.triu,
+    np.dot: linalg.dot, np.vdot: linalg.vdot, np.inner: linalg.inner, np.outer: linalg.outer, np.tensordot: linalg.tensordot,
+    np.einsum: _einsum,
     np.linalg.norm: _norm, np.linalg.solve: linalg.solve, np.linalg.cholesky: linalg.cholesky,
 }  # fmt: skip
 WITHOUT_DERIVATIVE = frozenset({
@@ -66,15 +87,13 @@ WITHOUT_DERIVATIVE = frozenset({
 
 def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
     op = UFUNCS.get(ufunc)
-    if op is not None and method == "__call__" and not kwargs:
-        return op(*inputs)
+    if op is not None and method == "__call__" and (not kwargs or (ufunc is np.vecdot and kwargs.keys() == {"axis"})):
+        return op(*inputs, **kwargs)
     if method == "__call__" and not (kwargs or ufunc.signature or any(type(x) is Tensor for x in inputs)):
         return apply(ufunc, broadcasting, inputs, {}, ufunc.__name__)
     call = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
     options = f" with {', '.join(kwargs)}" if kwargs else ""
-    raise TypeError(
-        f"np.{call}{options} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
-    )
+    raise _without_rule(f"np.{call}{options}", self, inputs)
 
 
 def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
@@ -85,9 +104,15 @@ def _array_function(self: Any, func: Callable, types: Any, args: tuple, kwargs: 
         return plain_function(func, self, args, kwargs)
     if type(self) is Tensor and func in WITHOUT_DERIVATIVE:
         return func(*map(value, args), **{name: value(x) for name, x in kwargs.items()})
-    raise TypeError(
-        f"{_of_numpy(func)} has no derivative rule for {describe(self)}; see tinymeta.ops for the ops that have one"
-    )
+    raise _without_rule(_of_numpy(func), self, args)
+
+
+def _without_rule(name: str, x: Any, given: Sequence) -> TypeError:
+    if type(x) is Batched and not any(type(y) is Tensor for y in given):
+        return TypeError(
+            f"{name} cannot be mapped over {describe(x)}; compose it of tinymeta.ops, or call it on each example in a loop"
+        )
+    return TypeError(f"{name} has no derivative rule for {describe(x)}; see tinymeta.ops for the ops that have one")
 
 
 def array_first(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -166,7 +191,7 @@ _COMPARE = {
     "eq": ew.equal,
     "ne": ew.not_equal,
 }
-_FOR_EACH = "use tm.ops.where(condition, x, y) for a branch, tm.ops.take(x, i) for an index"
+_FOR_EACH = "use tm.ops.where(condition, x, y) for a branch, tm.ops.getitem(x, i) for x[i]"
 _INSTEAD = "compute with tm.ops, or take the value with tm.stop_gradient(x)"
 _OF_MASKS = {
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide, "mod": np.remainder,
@@ -188,7 +213,8 @@ METHODS: dict[str, Any] = {
     "ravel": shape.ravel, "flatten": shape.ravel, "swapaxes": shape.swapaxes, "squeeze": shape.squeeze, "astype": _astype,
     "sum": reduce.sum, "mean": reduce.mean, "max": reduce.max, "min": reduce.min, "var": reduce.var, "std": reduce.std,
     "prod": reduce.prod, "cumsum": reduce.cumsum, "clip": lambda x, min=None, max=None: ew.clip(x, min, max),
-    "dot": linalg.dot, "take": indexing.take,
+    "dot": linalg.dot, "take": indexing.take, "repeat": indexing.repeat,
+    "diagonal": diagonals.diagonal, "trace": diagonals.trace,
     "copy": lambda x: x, "__copy__": lambda x: x, "__deepcopy__": lambda x, memo: x, "__reduce_ex__": _refuse("pickle", _INSTEAD),
     "argmax": lambda x, axis=None, keepdims=False: np.argmax(value(x), axis, keepdims=keepdims),
     "argmin": lambda x, axis=None, keepdims=False: np.argmin(value(x), axis, keepdims=keepdims),

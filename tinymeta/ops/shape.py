@@ -110,6 +110,26 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Any:
     return bind(_stack, *map(as_array, xs), axis=axis)
 
 
+def hstack(xs: Sequence[Any]) -> Any:
+    """The arrays joined along their second axis, or along the only one that they have."""
+    xs = [_with_axes(x, 1) for x in xs]
+    return concatenate(xs, 1 if xs and xs[0].ndim > 1 else 0)
+
+
+def vstack(xs: Sequence[Any]) -> Any:
+    """The arrays joined along their first axis; those of one axis are rows."""
+    return concatenate([_with_axes(x, 2) for x in xs])
+
+
+def tile(x: Any, reps: int | Sequence[int]) -> Any:
+    """x repeated as a whole, reps[i] times along axis i; the shorter of reps and x's shape gets ones in front."""
+    counts = as_tuple(np.ravel(reps))
+    x = _with_axes(x, len(counts))
+    pairs = list(zip((1,) * (x.ndim - len(counts)) + counts, x.shape, strict=True))
+    apart = reshape(x, [k for _, n in pairs for k in (1, n)])  # the copies stand along an axis before each axis
+    return reshape(broadcast_to(apart, sum(pairs, ())), [r * n for r, n in pairs]).copy()
+
+
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list:
     """x cut along `axis` into equal sections, or before each of the given indices."""
     x = as_array(x)
@@ -148,6 +168,12 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     return bind(_roll, x, shift=shift, axis=axis)
 
 
+def _with_axes(x: Any, ndim: int) -> Any:
+    """x with axes of length 1 in front if it has fewer than ndim."""
+    x = as_array(x)
+    return x if x.ndim >= ndim else reshape(x, (*[1] * (ndim - x.ndim), *x.shape))
+
+
 def _negated(shift: int | Sequence[int]) -> Any:
     return tuple(-s for s in shift) if isinstance(shift, Sequence) else -shift
 
@@ -162,6 +188,6 @@ def _cut(g: Any, xs: Sequence[Any], axis: int) -> list:
 
 
 __all__ = [
-    "astype", "broadcast_to", "concatenate", "expand_dims", "flip", "moveaxis", "pad", "ravel", "reshape", "roll", "split",
-    "squeeze", "stack", "sum_to", "swapaxes", "transpose",
+    "astype", "broadcast_to", "concatenate", "expand_dims", "flip", "hstack", "moveaxis", "pad", "ravel", "reshape", "roll",
+    "split", "squeeze", "stack", "sum_to", "swapaxes", "tile", "transpose", "vstack",
 ]  # fmt: skip
