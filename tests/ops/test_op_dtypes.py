@@ -88,3 +88,15 @@ def test_an_empty_jacobian_has_the_dtype_of_the_input():
     jacobian = tm.jacobian(lambda x: x[:0])(np.ones(3, np.float32))
     assert jacobian.shape == (0, 3)
     assert jacobian.dtype == np.float32
+
+
+def test_cumsum_of_a_number_has_one_entry():
+    """As in NumPy, for which a number has an axis 0 here."""
+    for axis in (None, 0, -1):
+        np.testing.assert_array_equal(ops.cumsum(2.0, axis), np.cumsum(2.0, axis))
+        assert tm.grad(lambda x, axis=axis: ops.sum(ops.cumsum(x, axis)))(2.0) == 1
+        np.testing.assert_array_equal(
+            tm.vmap(lambda x, axis=axis: np.cumsum(x, axis=axis))(np.arange(3.0)), [[0], [1], [2]]
+        )
+    with pytest.raises(np.exceptions.AxisError):
+        ops.cumsum(2.0, 1)

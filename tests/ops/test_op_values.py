@@ -387,15 +387,3 @@ def test_batch_norm_without_scale_or_shift():
     for g, b in ((None, beta), (gamma, None), (None, None)):
         expected = ops.batch_norm(x, one if g is None else g, zero if b is None else b, axis=0)
         np.testing.assert_allclose(ops.batch_norm(x, g, b, axis=0), expected)
-
-
-def test_cumsum_of_a_number_has_one_entry():
-    """As in NumPy, for which a number has an axis 0 here."""
-    for axis in (None, 0, -1):
-        np.testing.assert_array_equal(ops.cumsum(2.0, axis), np.cumsum(2.0, axis))
-        assert tm.grad(lambda x, axis=axis: ops.sum(ops.cumsum(x, axis)))(2.0) == 1
-        np.testing.assert_array_equal(
-            tm.vmap(lambda x, axis=axis: np.cumsum(x, axis=axis))(np.arange(3.0)), [[0], [1], [2]]
-        )
-    with pytest.raises(np.exceptions.AxisError):
-        ops.cumsum(2.0, 1)
