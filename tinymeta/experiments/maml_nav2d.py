@@ -136,8 +136,8 @@ EXPERIMENT = Experiment(
     ),
     how_to_read=(
         "Higher is better; 0 is perfect, standing still costs about 38 where the distance is paid, 17 where its square is. "
-        "Look at the first update: MAML's return jumps, that of a policy pretrained on all goals rises slowly, for it must unlearn "
-        "going nowhere."
+        "Look at the first update, for which MAML is trained, beside that of a policy pretrained on all goals, whose rate is tuned "
+        "for its updates."
     ),
     config=Config,
     presets={
