@@ -31,23 +31,29 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class RLConfig:
-    """The paper's protocol (section 5.3 and appendix A.2); constants that it leaves open are the authors' code's."""
+    """The paper's protocol (section 5.3 and appendix A.2); constants that it leaves open are the authors' code's.
+
+    An iteration samples `episodes` for each of `meta_batch` tasks, before and after adaptation. `keep` is "best", for the policy
+    of the iteration with the best average return, or "last". `inner_lr` is the rate of MAML's first update; those of the policies
+    that are not meta-trained are tuned among `rates`; further updates have half the rate. `spread` is that of differences in
+    place of Hessian-vector products (see rl.trpo_step), 0 for exact products.
+    """
 
     seed: int = 0
     hidden: tuple[int, ...] = (100, 100)
     iterations: int = 500
-    keep: str = "best"  # the policy of the iteration with the best average return; or "last"
-    meta_batch: int = 20  # tasks per iteration
-    episodes: int = 20  # per task, before and after adaptation
+    keep: str = "best"
+    meta_batch: int = 20
+    episodes: int = 20
     horizon: int = 100
     inner_lr: float = 0.1
-    rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)  # those tried of the policies that are not meta-trained
+    rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
     max_kl: float = 0.01
-    spread: float = 0.0  # of differences in place of Hessian-vector products, see rl.trpo_step; 0: exact products
+    spread: float = 0.0
     discount: float = 0.99
     test_goals: int = 40
     test_episodes: int = 40
-    updates: int = 4  # at test; all but the first with half the rate
+    updates: int = 4
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
