@@ -65,11 +65,9 @@ class _Reader:
         test = f"type({path}) is not {self.name(type(x))}"
         if is_array(x):
             self.leaves.append(path)
-            if x.shape == () and isinstance(
-                x, (np.ndarray, np.generic)
-            ):  # NumPy's scalars and arrays with no axis take turns
-                test = f"type({path}) not in {self.name(PLAIN)} and not isinstance({path}, {self.name(np.generic)})"
-                test = f"({test})"
+            if x.shape == () and isinstance(x, (np.ndarray, np.generic)):
+                # NumPy's scalars and arrays with no axis take turns
+                test = f"(type({path}) not in {self.name(PLAIN)} and not isinstance({path}, {self.name(np.generic)}))"
             test += f" or {path}.shape != {x.shape} or {path}.dtype != {self.name(x.dtype)}"
         else:
             other = f"repr({path}) != {repr(x)!r}" if type(x) in SIGNED else f"{path} != {self.name(x)}"

@@ -29,7 +29,8 @@ class Graph:
 
     def __init__(self, leaves: Sequence[Tensor], outputs: Sequence[Any]) -> None:
         self.leaves, self.outputs = leaves, outputs
-        found, self.outside = _walk(leaves, outputs)
+        self.first = min((w.seq for w in leaves), default=0)
+        found, self.outside = _walk(leaves, outputs, self.first)
         self.outer = bool(self.outside) or any(w.prim is not None for w in leaves)
         self.live = live = set(leaves)
         self.nodes: list[Tensor] = []
@@ -43,13 +44,11 @@ class Graph:
 
     def older(self) -> bool:
         """Whether the outputs depend on Tensors that were there before the leaves."""
-        first = min((w.seq for w in self.leaves), default=0)
-        return any(node.seq < first for node in self.outside)
+        return any(node.seq < self.first for node in self.outside)
 
 
-def _walk(leaves: Sequence[Tensor], outputs: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
+def _walk(leaves: Sequence[Tensor], outputs: Sequence[Any], first: int) -> tuple[list[Tensor], list[Tensor]]:
     """The nodes that the outputs reach without passing a leaf, and the Tensors from outside at which the walk stopped."""
-    first = min((w.seq for w in leaves), default=0)
     seen = set(leaves)
     found, outside = [], []
     stack = [y for y in outputs if type(y) is Tensor]

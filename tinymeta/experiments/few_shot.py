@@ -20,7 +20,7 @@ from tinymeta.experiments.maml_methods import (
     multi_step,
     trained_steps,
 )
-from tinymeta.experiments.settings import expect, expect_at_least
+from tinymeta.experiments.settings import expect, expect_at_least, expect_interval
 from tinymeta.lab import Run, stream
 
 AT_LEAST_ONE = (
@@ -83,8 +83,7 @@ class FewShot(InnerLoop):
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect_at_least(2, self, ("ways",))
-        for name in ("test_tasks", "inductive_tasks"):
-            expect(self, name, getattr(self, name) >= 2, "2 or more, for a confidence interval")
+        expect_interval(self, ("test_tasks", "inductive_tasks"))
         expect_at_least(0, self, ("queries", "test_queries", "patience", "clip", "inner_lr", "implicit_lr", "meta_lr"))
         expect(self, "norm_eps", self.norm_eps > 0, "more than 0")
         expect(self, "norm", self.norm in ("shared", "adapted"), "shared or adapted")

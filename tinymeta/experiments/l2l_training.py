@@ -12,7 +12,7 @@ import numpy as np
 from tinymeta import l2l, optim
 from tinymeta.lab import Run, stream
 
-from .settings import expect, expect_at_least
+from .settings import expect, expect_at_least, expect_interval
 
 MakeProblem = Callable[[np.random.Generator, int, str], l2l.Problem]  # (rng, problems, "train" | "validation" | "test")
 State = dict[str, Any]
@@ -70,7 +70,7 @@ class Training:
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
         expect_at_least(0, self, AT_LEAST_ZERO)
-        expect(self, "test_problems", self.test_problems >= 2, "2 or more, for a confidence interval")
+        expect_interval(self, ("test_problems",))
         self.check_final_steps(min(self.steps, self.decisive))
         if self.coordinates and self.second_derivatives:
             raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import rl
-from tinymeta.experiments.settings import expect, expect_at_least, expect_once
+from tinymeta.experiments.settings import expect, expect_at_least, expect_interval, expect_once
 from tinymeta.lab import Row, Run, figures, mean_ci95, stream
 from tinymeta.rl.policy import distribution, log_prob
 
@@ -57,7 +57,7 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
-        expect(self, "test_goals", self.test_goals >= 2, "2 or more, for a confidence interval")
+        expect_interval(self, ("test_goals",))
         expect(self, "inner_lr", self.inner_lr > 0, "more than 0")
         expect(self, "rates", len(self.rates) > 0 and min(self.rates) > 0, "one or more, each above 0")
         expect_once(self, ("rates",))

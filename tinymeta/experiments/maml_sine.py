@@ -24,7 +24,7 @@ from tinymeta.experiments.maml_methods import (
 from tinymeta.experiments.maml_sine_regressors import KINDS, Regressors, averaged
 from tinymeta.experiments.maml_sine_tasks import Held, Params, mse, on_grid
 from tinymeta.experiments.maml_sine_trace import TRACE, save_trained
-from tinymeta.experiments.settings import expect, expect_at_least, expect_once
+from tinymeta.experiments.settings import expect, expect_at_least, expect_interval, expect_once
 from tinymeta.lab import Claim, Experiment, Outcome, Row, Run, mean_ci95, stream
 
 SHOWN_AMPLITUDES = (2.0, 4.0)  # of the test tasks drawn in the figure of fits
@@ -72,7 +72,7 @@ class Config(Regressors, InnerLoop):
 
     def __post_init__(self) -> None:
         expect_at_least(1, self, AT_LEAST_ONE)
-        expect(self, "test_tasks", self.test_tasks >= 2, "2 or more, for a confidence interval")
+        expect_interval(self, ("test_tasks",))
         expect_at_least(0, self, AT_LEAST_ZERO)
         for name in ("test_points", "hidden", "step_sizes", "penalties"):
             expect(self, name, bool(getattr(self, name)), "at least one value")

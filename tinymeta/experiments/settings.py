@@ -20,6 +20,12 @@ def expect_at_least(least: int, config: Any, names: Iterable[str]) -> None:
         expect(config, name, min(values, default=least) >= least, f"{least} or more")
 
 
+def expect_interval(config: Any, names: Iterable[str]) -> None:
+    """ValueError that names the first of these settings, counts of what is tested, from which no confidence interval follows."""
+    for name in names:
+        expect(config, name, getattr(config, name) >= 2, "2 or more, for a confidence interval")
+
+
 def expect_once(config: Any, names: Iterable[str]) -> None:
     """ValueError that names the first of these settings, tuples, that has a value twice."""
     for name in names:
