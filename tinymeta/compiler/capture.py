@@ -20,7 +20,7 @@ from ..engine.batched import Batched, raw
 from ..engine.tensor import CAPTURES, OPEN, THREAD, Prim, Tensor, _user_frame, as_array, bind, describe
 from ..ops import indexing
 from ..ops.batching import LIKE, SEARCHES, named
-from ..ops.protocols import FUNCTIONS, METHODS, array_first, call
+from ..ops.protocols import FUNCTIONS, METHODS, OPTIONS, array_first, call
 from ..ops.table import UFUNCS
 from .graph import Check, Op, Program, Site, Value, line
 from .plan import is_view
@@ -201,8 +201,7 @@ def _array_ufunc(self: Symbol, ufunc: np.ufunc, method: str, *inputs: Any, **kwa
     _alive(self)
     if any(isinstance(x, (Tensor, Batched)) for x in inputs) and ufunc not in UFUNCS:
         return NotImplemented
-    known = {"axis"} if ufunc is np.vecdot else set()
-    if method != "__call__" or kwargs.keys() - known or (ufunc.signature and ufunc not in UFUNCS):
+    if method != "__call__" or kwargs.keys() - OPTIONS.get(ufunc, set()) or (ufunc.signature and ufunc not in UFUNCS):
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         raise TypeError(
             f"tm.compile: np.{name}{' with ' + ', '.join(kwargs) if kwargs else ''} of a captured value "

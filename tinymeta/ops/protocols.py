@@ -18,6 +18,7 @@ from .einsum import einsum
 from .table import UFUNCS
 
 UFUNCS |= {np.matmul: linalg.matmul, np.vecdot: linalg.vecdot}
+OPTIONS: dict[np.ufunc, set[str]] = {np.vecdot: {"axis"}}  # the keywords of a ufunc that our op has too
 EUCLIDEAN = {1: (None, 2), 2: (None, "fro", "f")}  # by the number of axes: what NumPy calls this norm
 
 
@@ -87,7 +88,7 @@ WITHOUT_DERIVATIVE = frozenset({
 
 def _array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
     op = UFUNCS.get(ufunc)
-    if op is not None and method == "__call__" and (not kwargs or (ufunc is np.vecdot and kwargs.keys() == {"axis"})):
+    if op is not None and method == "__call__" and kwargs.keys() <= OPTIONS.get(ufunc, set()):
         return op(*inputs, **kwargs)
     if method == "__call__" and not (kwargs or ufunc.signature or any(type(x) is Tensor for x in inputs)):
         return apply(ufunc, broadcasting, inputs, {}, ufunc.__name__)
