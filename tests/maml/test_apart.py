@@ -36,6 +36,35 @@ def test_a_bias_that_broadcasts_along_the_points_is_refused(points, compiled):
         (tm.compile(step) if compiled else step)(params)
 
 
+AMONG_OTHER_AXES = {  # what is alike beside the axis of points, and so lets a parameter broadcast along it
+    "a number along a last axis of 1": ({"a": ()}, (3, 5, 1), lambda p, x: p["a"] * np.sin(x)),
+    "a number along a made axis of 1": ({"w": (2, 1), "b": ()}, (3, 5, 2), lambda p, x: x @ p["w"] + p["b"]),
+    "a matrix along channels of 1": ({"w": (6, 6)}, (3, 4, 1, 6, 6), lambda p, x: x * p["w"]),
+    "a matrix along as many channels as tasks": ({"w": (6, 6)}, (3, 4, 3, 6, 6), lambda p, x: x * p["w"]),
+}
+
+
+@pytest.mark.parametrize("case", AMONG_OTHER_AXES)
+def test_parameters_that_broadcast_along_another_axis_are_refused(case):
+    shapes, shape, net = AMONG_OTHER_AXES[case]
+    rng = np.random.default_rng(0)
+    params, x = {name: rng.normal(size=s) for name, s in shapes.items()}, rng.normal(size=shape)
+    squares = lambda p, x: ops.square(net(p, x) - 1)
+    loss = lambda p, x: np.mean(squares(p, x), axis=tuple(range(1, squares(p, x).ndim)))
+    with pytest.raises(ValueError, match=MIXED):
+        maml.adapt(loss, params, x, lr=0.1, steps=1)
+
+
+def test_a_number_of_each_task_with_axes_of_its_own_is_in_order():
+    rng = np.random.default_rng(0)
+    params, x = {"a": np.array(1.0), "b": np.array(0.5)}, rng.normal(size=(3, 5, 1))
+    wide = lambda p: p[..., None, None]
+    loss = lambda p, x: np.mean(ops.square(wide(p["a"]) * np.sin(x - wide(p["b"])) - x), axis=(-2, -1))
+    together = maml.adapt(loss, params, x, lr=0.1, steps=2)
+    alone = [maml.adapt(loss, params, one, lr=0.1, steps=2)["a"] for one in x]
+    np.testing.assert_allclose(together["a"], alone, rtol=1e-12)
+
+
 def test_every_method_refuses_it():
     params, support, query = example(5, 5)
     for method in (maml.maml(0.1, 1), maml.meta_sgd(0.1, 1), maml.reptile(0.1, 2), maml.implicit(0.1, 2, 1.0)):

@@ -1,5 +1,5 @@
-"""That a loss keeps its tasks apart: where a bias (T, h) meets points (T, T, h) or (T, 1, h), it broadcasts along the points, and
-tasks share their parameters without an error.
+"""That a loss keeps its tasks apart: where a bias (T, h) meets points (T, T, h) or (T, 1, h), or a number, now (T,), meets
+(T, points, 1), it broadcasts along another axis, and tasks share their parameters without an error.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ def check_apart(loss: Callable[[Any, Any], Any], fast: Any, data: Any, tasks: Ax
 
 
 def _may_mix(fast: Any, data: Any, tasks: Axes) -> bool:
-    """Whether the axis after the tasks' in the data, or one of the parameters' own, is as long as theirs, or 1 in the data."""
-    n = len(tasks)
-    points = {x.shape[n] for x in trees.leaves(data) if len(getattr(x, "shape", ())) > n}
-    own = {size for p in trees.leaves(fast) for size in p.shape[n:]}
-    return bool(points & {1, *tasks} or own & {*tasks})
+    """Whether shapes let a parameter's task axis meet another axis: one of points, or of the data's or the parameters' own."""
+    n, alike = len(tasks), {1, *tasks}
+    own = [p.shape[n:] for p in trees.leaves(fast)]
+    if any(shape == () or {*shape} & {*tasks} for shape in own):
+        return True
+    ranks = {len(shape) for shape in own}
+    inner = [x.shape[n:] for x in trees.leaves(data) if len(getattr(x, "shape", ())) > n]
+    return any({shape[0], *(shape[-1 - r] for r in ranks if r < len(shape))} & alike for shape in inner)
 
 
 def _others_moved(fast: Any, tasks: Axes) -> Any:
@@ -59,8 +62,8 @@ def _refuse_if_moved(axes: int) -> Callable[[Any, Any, Any], None]:
         if np.any(np.abs(after[first] - before[first]) > rounding):
             raise ValueError(
                 "maml: the loss of a task changes with the parameters of other tasks. All have a task axis in front, and so a bias "
-                "(T, h) broadcasts along the points of x (T, points, h): write b[..., None, :], as nets.mlp does, or give tm.vmap "
-                "a loss of one task"
+                "(T, h) broadcasts along the points of x (T, points, h), a number (T,) along its last axis: write b[..., None, :], "
+                "as nets.mlp does, and a[..., None, None], or give tm.vmap a loss of one task"
             )
 
     return check
