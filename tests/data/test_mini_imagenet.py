@@ -84,6 +84,29 @@ def test_more_than_there_is(folder, ways, shots, queries):
         image_tasks(classes, np.random.default_rng(0), ways, shots, queries, 1)
 
 
+@pytest.mark.parametrize("wrong", [{"ways": -2}, {"shots": -1}, {"queries": -1}, {"tasks": -1}])
+def test_counts_below_the_least_are_refused(folder, wrong):
+    classes = mini_imagenet(folder, 12, LISTS).train
+    counts = {"ways": 2, "shots": 1, "queries": 3, "tasks": 1} | wrong
+    ((name, count),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} = {count}, expected [01] or more"):
+        image_tasks(classes, np.random.default_rng(0), **counts)
+
+
+def test_no_tasks_have_the_shapes_of_some(folder):
+    classes = mini_imagenet(folder, 12, LISTS).train
+    (x, y), (query_x, _) = image_tasks(classes, np.random.default_rng(0), 2, 1, 3, 0)
+    assert (x.shape, y.shape, query_x.shape) == ((0, 2, 3, 12, 12), (0, 2), (0, 6, 3, 12, 12))
+
+
+def test_the_lists_can_not_be_changed():
+    lists = mini_imagenet_lists()
+    with pytest.raises(TypeError):
+        lists["train"] = {}
+    with pytest.raises(TypeError):
+        lists["train"]["n01532829"] = ()
+
+
 def test_a_missing_image_is_named_before_any_is_read(folder):
     next(folder.rglob("n0000000600000002.png")).unlink()
     with pytest.raises(

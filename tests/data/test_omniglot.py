@@ -94,6 +94,20 @@ def test_more_than_there_is_is_refused(ways, shots, queries):
         few_shot_tasks(NOISE, np.arange(9), np.random.default_rng(0), ways, shots, queries, tasks=1)
 
 
+@pytest.mark.parametrize("wrong", [{"ways": 0}, {"ways": -2}, {"shots": -1}, {"queries": -1}, {"tasks": -1}])
+def test_counts_below_the_least_are_refused(wrong):
+    counts = {"ways": 2, "shots": 1, "queries": 3, "tasks": 1} | wrong
+    ((name, count),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} = {count}, expected [01] or more"):
+        few_shot_tasks(NOISE, np.arange(9), np.random.default_rng(0), **counts)
+
+
+@pytest.mark.parametrize("train", [-1, 1624])
+def test_a_split_of_characters_that_there_are_not(train):
+    with pytest.raises(ValueError, match=f"train = {train}, expected 0 to 1623 characters"):
+        omniglot_split(np.random.default_rng(0), train)
+
+
 def test_omniglot_makes_tasks():
     images, _ = omniglot()
     train, _ = omniglot_split(np.random.default_rng(0))

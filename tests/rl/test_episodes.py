@@ -24,6 +24,16 @@ def test_discounted_is_the_sum_of_what_is_to_come(rewards, discount):
     np.testing.assert_allclose(discounted(rewards, discount), direct, rtol=1e-12, atol=1e-12)
 
 
+def test_rewards_whose_squares_overflow_are_refused():
+    episodes = random_episodes(np.random.default_rng(0))
+    for large in (1e160, 1e307):
+        with (
+            np.errstate(over="ignore", invalid="ignore"),
+            pytest.raises(rl.ContractError, match=r"rewards up to .*, whose squares are not finite: scale them down"),
+        ):
+            rl.transitions(episodes._replace(rewards=episodes.rewards * large))
+
+
 @pytest.mark.parametrize("discount", [-0.1, 2.0, np.nan])
 def test_a_discount_lies_between_0_and_1(discount):
     with pytest.raises(ValueError, match=f"transitions: discount is {discount}, expected 0 to 1"):

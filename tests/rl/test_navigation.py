@@ -102,6 +102,16 @@ def test_goals_of_another_shape_are_refused(goals):
         rl.Navigation(horizon=2).sample(rl.init_policy(rng, 2, 2, (3,)), goals, 2, rng)
 
 
+def test_goals_are_some_and_finite():
+    rng = np.random.default_rng(0)
+    for goals, message in (
+        (np.zeros((0, 2)), "expected .* of one task or more"),
+        (np.full((2, 2), np.nan), "the goal of task 0 is"),
+    ):
+        with pytest.raises(ValueError, match=f"Navigation: .*{message}"):
+            rl.Navigation(horizon=2).sample(rl.init_policy(rng, 2, 2, (3,)), goals, 2, rng)
+
+
 def test_as_many_policies_as_goals():
     rng, world = np.random.default_rng(0), rl.Navigation(horizon=2)
     three = tm.trees.map(lambda x: np.stack([x, x, x]), rl.init_policy(rng, 2, 2, (3,)))

@@ -56,6 +56,13 @@ def test_a_rate_that_is_no_number_is_refused_in_every_step(policy, sampled):
             )
 
 
+def test_a_further_step_of_a_shared_policy_is_refused(policy, sampled):
+    with pytest.raises(
+        ValueError, match=r"adapt_further: log_std of the policies is .*, a policy for each task; for a shared"
+    ):
+        rl.adapt_further(policy, sampled.before, LR)
+
+
 def test_a_further_step_is_each_tasks_own(policy, sampled):
     adapted = rl.adapt_policy(policy, sampled.before, LR)
     both = rl.adapt_further(adapted, sampled.after, LR)

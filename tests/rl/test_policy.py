@@ -70,5 +70,6 @@ def test_dtype(dtype):
 
 def test_actions_of_another_size_are_refused():
     policy = rl.init_policy(np.random.default_rng(0), 2, 1, (3,))
-    with pytest.raises(ValueError, match=r"log_prob: actions are float32\[5,2\], expected 1 in the last axis"):
-        log_prob(policy, np.zeros((5, 2), np.float32), np.zeros((5, 2), np.float32))
+    for shape in ((5, 2), (1, 1), (4, 1)):
+        with pytest.raises(ValueError, match=r"log_prob: actions are .*, expected one for each observation: \[5, 1\]"):
+            log_prob(policy, np.zeros((5, 2), np.float32), np.zeros(shape, np.float32))

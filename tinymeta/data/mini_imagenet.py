@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinymeta.data.embedded import Embedded
 from tinymeta.data.errors import DataError
-from tinymeta.data.sets import labelled
+from tinymeta.data.sets import check_counts, labelled
 
 EMBEDDED = Path(__file__).with_name("mini_imagenet.npz")
 SPLITS = {"train": 64, "validation": 16, "test": 20}  # classes, in the order of the packed file
@@ -22,7 +22,7 @@ PER_CLASS, SIDE = 600, 84
 SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
 WHERE = "images are ImageNet's (https://image-net.org/), which each user brings: see docs/maml.md"
 
-Lists = dict[str, dict[str, tuple[str, ...]]]  # split -> class -> names of its images, without suffix
+Lists = Mapping[str, Mapping[str, tuple[str, ...]]]  # split -> class -> names of its images, without suffix
 
 
 @cache
@@ -35,7 +35,9 @@ def mini_imagenet_lists() -> Lists:
     names = {s: tuple(f"{s}{n:08d}" for n in row) for s, row in zip(synsets, numbers, strict=True)}
     ends = np.cumsum([0, *SPLITS.values()])
     parts = zip(SPLITS, ends[:-1], ends[1:], strict=True)
-    return {split: {s: names[s] for s in synsets[start:end]} for split, start, end in parts}
+    return MappingProxyType(  # the cached one, which nobody is to change
+        {split: MappingProxyType({s: names[s] for s in synsets[start:end]}) for split, start, end in parts}
+    )
 
 
 class ImageClasses:
@@ -135,6 +137,7 @@ def image_tasks(
 ) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
     """Support and query sets: images float32 in [0, 1] (T, ways * shots or queries, 3, side, side), ordered by class, and labels
     int64 (T, ways * shots or queries). No image occurs twice in a task. ValueError if there are too few."""
+    check_counts(ways=(ways, 1), shots=(shots, 0), queries=(queries, 0), tasks=(tasks, 0))
     if ways > len(classes) or shots + queries > min(classes.sizes(), default=0):
         raise ValueError(
             f"{ways} ways of {shots} + {queries} images were asked for, but there are {len(classes)} classes of "
@@ -144,7 +147,9 @@ def image_tasks(
         [_some(classes.images(c), rng, shots + queries) for c in rng.permutation(len(classes))[:ways]]
         for _ in range(tasks)
     ]
-    x = np.array(chosen, np.float32) / np.float32(255)
+    x = np.array(chosen, np.float32).reshape(tasks, ways, shots + queries, 3, classes.side, classes.side) / np.float32(
+        255
+    )
     return labelled(x[:, :, :shots]), labelled(x[:, :, shots:])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta.data.embedded import Embedded
-from tinymeta.data.sets import labelled
+from tinymeta.data.sets import check_counts, labelled
 
 EMBEDDED = Path(__file__).with_name("omniglot.npz")
 CHARACTERS, DRAWINGS, SIDE = 1623, 20, 28
@@ -53,6 +53,8 @@ def omniglot() -> Omniglot:
 
 def split(rng: np.random.Generator, train: int = 1200) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of `train` random characters, irrespective of alphabet, and of the rest (MAML section 5.2), both in random order."""
+    if not 0 <= train <= CHARACTERS:
+        raise ValueError(f"train = {train}, expected 0 to {CHARACTERS} characters")
     order = rng.permutation(CHARACTERS)
     return order[:train], order[train:]
 
@@ -71,6 +73,7 @@ def few_shot_tasks(
     No drawing occurs twice in a task. Each class of each task is rotated by one random multiple of 90 degrees, the same
     for support and query (MAML section 5.2 and its data_generator.py; rotations are not classes of their own).
     """
+    check_counts(ways=(ways, 1), shots=(shots, 0), queries=(queries, 0), tasks=(tasks, 0))
     if ways > len(characters) or shots + queries > images.shape[1]:
         raise ValueError(
             f"{ways} ways of {shots} + {queries} drawings were asked for, "

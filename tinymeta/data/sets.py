@@ -6,6 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def check_counts(**counts: tuple[int, int]) -> None:
+    """ValueError for a count, name=(count, least), that is below the least."""
+    for name, (count, least) in counts.items():
+        if count < least:
+            raise ValueError(f"{name} = {count}, expected {least} or more")
+
+
 def labelled(x: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
     """Images (T, ways, n, ...) as examples (T, ways * n, ...), ordered by class, and their labels, the class within the task."""
     tasks, ways, examples = x.shape[:3]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-RIDGE, TRIES = 1e-5, 5
+RIDGE = 1e-5
 KINDS = {"f": "floating point", "b": "bool"}
 OWED = {"observations": (4, "f"), "actions": (4, "f"), "rewards": (3, "f"), "alive": (3, "b")}  # rank, kind of dtype
 
@@ -41,7 +41,7 @@ class Transitions(NamedTuple):
 def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     """Advantages by a linear feature baseline (Duan et al. 2016) that is fitted to each task anew, centred and scaled per task.
 
-    ContractError where check_episodes raises it, ValueError for a discount beyond 0 to 1.
+    ContractError where check_episodes raises it and for rewards whose squares overflow, ValueError for a discount beyond 0 to 1.
     """
     check_episodes(episodes)
     if not 0 <= discount <= 1:
@@ -55,6 +55,10 @@ def transitions(episodes: Episodes, discount: float = 0.99) -> Transitions:
     advantages = (returns - expected).reshape(T, -1)
     centred = advantages - (weights * advantages).sum(axis=1, keepdims=True)
     spread = np.sqrt((weights * centred**2).sum(axis=1, keepdims=True))
+    if not np.isfinite(spread).all():
+        raise ContractError(
+            f"episodes: rewards up to {np.abs(episodes.rewards).max():g}, whose squares are not finite: scale them down"
+        )
     observations, actions = (x.reshape(T, -1, x.shape[-1]) for x in (episodes.observations, episodes.actions))
     scaled = np.where(alive, centred / (spread + 1e-8), 0).astype(observations.dtype)
     return Transitions(observations, actions, scaled, weights.astype(observations.dtype))
@@ -133,14 +137,10 @@ def baseline_features(observations: Array) -> Array:
 
 
 def _fitted(features: Array, returns: Array, alive: Array) -> Array:
-    """The least squares fit of one task's returns, with ten times the ridge while the solution is not finite."""
+    """The least squares fit of one task's returns, with a ridge."""
     X, y = features[alive], returns[alive]
-    gram, right = X.T @ X, X.T @ y
-    for attempt in range(TRIES):
-        coefficients = np.linalg.lstsq(gram + RIDGE * 10**attempt * np.eye(len(gram)), right, rcond=None)[0]
-        if np.isfinite(coefficients).all():
-            break
-    return features @ coefficients
+    gram = X.T @ X
+    return features @ np.linalg.lstsq(gram + RIDGE * np.eye(len(gram)), X.T @ y, rcond=None)[0]
 
 
 def mean_returns(episodes: Episodes) -> Array:

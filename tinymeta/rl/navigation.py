@@ -36,8 +36,8 @@ class Navigation:
                 f"Navigation: reward {self.reward!r} and arrival {self.arrival!r}, expected 'distance' or 'squared', and "
                 "'box' or 'ball'"
             )
-        if self.horizon < 1:
-            raise ValueError(f"Navigation: horizon is {self.horizon}, expected 1 step or more")
+        if not isinstance(self.horizon, (int, np.integer)) or self.horizon < 1:
+            raise ValueError(f"Navigation: horizon is {self.horizon}, expected a whole number of steps, 1 or more")
 
     @property
     def observation_size(self) -> int:

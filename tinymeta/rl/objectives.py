@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import maml, ops
+from ..engine.tensor import describe
 from ..engine.transforms import grad
 from ..maml.inner import gradient_step
 from .episodes import Transitions
@@ -33,6 +34,11 @@ def adapt_policy(policy: Policy, batch: Transitions | None, lr: float, order: in
 
 def adapt_further(policies: Policy, batch: Transitions, lr: float) -> Policy:
     """One more step for policies that are each task's own (T, ...): the gradient of a sum over tasks is that of every task."""
+    if policies.log_std.shape[:-1] != batch.advantages.shape[:-1]:
+        raise ValueError(
+            f"adapt_further: log_std of the policies is {describe(policies.log_std)}, expected "
+            f"[{len(batch.advantages)},A], a policy for each task; for a shared one use adapt_policy"
+        )
     gradient = grad(lambda own: ops.sum(policy_gradient_loss(own, batch)))(policies)
     return gradient_step(policies, gradient, lr)
 

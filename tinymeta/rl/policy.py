@@ -41,9 +41,11 @@ def check_asked(world: Any, policy: Policy, goals: Any, goal: tuple[int, ...], e
     name, observations, actions = type(world).__name__, world.observation_size, world.action_size
     if not isinstance(episodes, (int, np.integer)) or episodes < 1:
         raise ValueError(f"{name}: episodes = {episodes!r}, expected a whole number, 1 or more")
-    if not isinstance(goals, np.ndarray) or goals.dtype.kind not in "fiu" or not goals.ndim or goals.shape[1:] != goal:
-        expected = f"[{', '.join(['T', *map(str, goal)])}]"
+    if not isinstance(goals, np.ndarray) or goals.dtype.kind not in "fiu" or not goals.size or goals.shape[1:] != goal:
+        expected = f"[{', '.join(['T', *map(str, goal)])}] of one task or more"
         raise ValueError(f"{name}: goals are a {describe(goals)}, expected an array of numbers {expected}")
+    if not np.isfinite(goals).all():
+        raise ValueError(f"{name}: the goal of task {np.argwhere(~np.isfinite(goals))[0, 0]} is not finite")
     first, log_std = policy.layers[0].w, policy.log_std
     if (first.shape[-2], log_std.shape[-1]) != (observations, actions):
         raise ValueError(
@@ -72,9 +74,9 @@ def sample(policy: Policy, observations: Array, rng: np.random.Generator) -> Arr
 def log_prob(policy: Policy, observations: Any, actions: Any) -> Any:
     """log π_θ(a | x), one value per transition (..., N)."""
     mean, log_std = distribution(policy, observations)
-    if np.shape(actions)[-1:] != log_std.shape[-1:]:
+    if np.shape(actions) != mean.shape:
         raise ValueError(
-            f"log_prob: actions are {describe(actions)}, expected {log_std.shape[-1]} in the last axis, as of the policy"
+            f"log_prob: actions are {describe(actions)}, expected one for each observation: {list(mean.shape)}"
         )
     z = (actions - mean) * ops.exp(-log_std)
     return -ops.sum(0.5 * z * z + log_std + 0.5 * LOG_TWO_PI, axis=-1)
