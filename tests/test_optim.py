@@ -230,6 +230,18 @@ def test_constants_that_are_no_number_or_out_of_range_are_refused(make, name, va
             make(LR, **{name: 1.0})
 
 
+@pytest.mark.parametrize("make", [optim.rmsprop, optim.adam])
+def test_an_eps_that_the_parameters_round_to_0_is_refused(make):
+    params = {"w": np.zeros(2, np.float16)}
+    with pytest.raises(
+        ValueError, match=rf"{make.__name__}: eps = 1e-08 is 0 in float16, of which parameters\['w'\] are"
+    ):
+        make(LR).init(params)
+    optimizer = make(LR, eps=1e-4)
+    updates, _ = optimizer.update(params, optimizer.init(params))
+    np.testing.assert_array_equal(updates["w"], np.zeros(2, np.float16))
+
+
 # ---- rates and clipping ----
 
 
@@ -258,6 +270,8 @@ def test_limits_and_lengths_are_above_0(number):
         optim.clip_by_global_norm(np.zeros(2), number)
     with pytest.raises(ValueError, match=f"cosine: steps is {number}, expected 1 or more"):
         optim.cosine(0.1, number)
+    with pytest.raises(ValueError, match=r"cosine: steps is 0.5, expected 1 or more"):
+        optim.cosine(0.1, 0.5)
 
 
 entries = st.floats(-1e3, 1e3, width=32)

@@ -82,7 +82,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
         updates = trees.map(lambda v, g: -in_dtype(rate, g) * g / (ops.sqrt(v) + eps), v, grads)
         return updates, State(state.step + 1, v=v)
 
-    return Optimizer(lambda params: State(0, v=_zeros(params)), update)
+    return Optimizer(lambda params: State(0, v=_squares("rmsprop", eps, params)), update)
 
 
 def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
@@ -100,7 +100,7 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
         return trees.map(change, m, v), State(t, m, v)
 
-    return Optimizer(lambda params: State(0, _zeros(params), _zeros(params)), update)
+    return Optimizer(lambda params: State(0, _zeros(params), _squares("adam", eps, params)), update)
 
 
 def adam_constants(name: str, b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any]:
@@ -118,7 +118,10 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
-    """The gradients scaled down so that their joint Euclidean norm is at most `limit` > 0, each in its own dtype."""
+    """The gradients scaled down so that their joint Euclidean norm is at most `limit` > 0, each in its own dtype.
+
+    Where a square overflows (in float32 above 1.8e19) the norm is inf and the gradients become 0, as in PyTorch and optax.
+    """
     _check_number("clip_by_global_norm: limit", limit, lambda x: 0 < x < np.inf, "a finite number above 0")
     squares = [ops.sum(ops.square(g)) for g in trees.leaves(grads)]
     if not squares:
@@ -130,7 +133,7 @@ def clip_by_global_norm(grads: Any, limit: float) -> Any:
 
 def cosine(lr: float, steps: int, final: float = 0.03) -> Callable[[Any], Any]:
     """A learning rate that falls from lr to final * lr along half a cosine over `steps` steps, and stays there."""
-    _check_number("cosine: steps", steps, lambda x: 0 < x < np.inf, "1 or more")
+    _check_number("cosine: steps", steps, lambda x: 1 <= x < np.inf, "1 or more")
     return lambda t: lr * (final + (1 - final) * 0.5 * (1 + ops.cos(np.pi * ops.minimum(t, steps) / steps)))
 
 
@@ -162,6 +165,16 @@ def _scaled(factor: Any, tree: Any) -> Any:
 
 def _zeros(params: Any) -> Any:
     return trees.map(np.zeros_like, params)
+
+
+def _squares(name: str, eps: Any, params: Any) -> Any:
+    """The first moments of squares; ValueError where eps would be 0, and 0 / 0 the update of a gradient whose square is."""
+    for path, p in trees.items(params):
+        if isinstance(eps, float) and eps and np.dtype(p.dtype).type(eps) == 0:
+            raise ValueError(
+                f"{name}: eps = {eps} is 0 in {p.dtype}, of which parameters{path} are: use eps=1e-4, or float32 parameters"
+            )
+    return _zeros(params)
 
 
 def _combined(what: str, f: Callable, params: Any, tree: Any) -> Any:

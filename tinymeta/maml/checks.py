@@ -44,9 +44,9 @@ def _refuse_unless_finite(weights: Any) -> None:
 
 
 def check_rate(method: str, lr: Any) -> float:
-    """A learned rate's first value as a Python float."""
+    """A rate that is one number as a Python float."""
     if not (isinstance(lr, Real) or getattr(lr, "shape", None) == ()) or not math.isfinite(lr):
-        raise ValueError(f"{method}: lr = {lr!r}, expected a finite number, from which the learned rates begin")
+        raise ValueError(f"{method}: lr = {lr!r}, expected a finite number")
     return float(lr)
 
 

@@ -46,7 +46,10 @@ def adapt(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: in
 
 
 def adaptation_path(loss: Loss, params: Any, support: Any, lr: Rate, steps: int, order: int = 2) -> list[Any]:
-    """The parameters before and after each step of `adapt`, steps + 1 trees; a task that diverges goes on as inf and NaN."""
+    """The parameters before and after each step of `adapt`, steps + 1 trees; a task that diverges goes on as inf and NaN.
+
+    Those before share memory with `params`.
+    """
     return list(descend(loss, params, lambda step: support, lr, steps, order, _accept))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..engine import trees
 from ..engine.tensor import describe
 from ..engine.transforms import value_and_grad
-from .checks import check_rate, check_setting
+from .checks import check_rate, check_setting, check_whole
 from .inner import Loss, Rate, adaptation_path
 from .outer import meta_loss
 
@@ -114,10 +114,10 @@ def step_weights(steps: int, progress: float, least: float = 0.03, dtype: Any = 
 
     In between they fall as 1 - progress, after the authors' code (get_per_step_loss_importance_vector); their sum is 1.
     """
-    if not (steps >= 1 and progress >= 0 and 0 <= least <= 1):
+    check_whole("steps", steps, 1)
+    if not (progress >= 0 and 0 <= least <= 1):
         raise ValueError(
-            f"step_weights: steps = {steps}, progress = {progress}, least = {least}; expected 1 or more steps, progress from 0 on "
-            "and least from 0 to 1"
+            f"step_weights: progress = {progress}, least = {least}; expected progress from 0 on and least from 0 to 1"
         )
     early = max(1.0 - progress, least) / steps
     return np.array([early] * (steps - 1) + [1.0 - early * (steps - 1)], dtype)
