@@ -180,7 +180,7 @@ def test_a_run_that_diverges_says_where_without_a_traceback(capsys):
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert errors.startswith(
-        "tinymeta: the run diverged: the loss is inf at step 25: lower learning_rate; to go on: tinymeta run toy "
+        "tinymeta: the run diverged: the loss is inf at step 25: lower learning_rate; a resumed run meets it again: start a new "
     )
 
 

@@ -91,6 +91,11 @@ def test_the_page_says_which_numba_made_the_numbers(versions, words):
     assert made == f"Made with preset `quick`, seed 0; 2 cores, Toy; NumPy 2.4, {words}."
 
 
+def test_the_page_has_the_machine_that_a_run_was_resumed_on():
+    made = collected(resumed_on=[{"numpy": "2.5", "cores": 4, "cpu": "Other"}]).splitlines()[0]
+    assert "; 2 cores, Toy; 4 cores, Other; NumPy 2.4, no Numba; NumPy 2.5, no Numba." in made
+
+
 @pytest.mark.parametrize(("columns", "title"), [({}, "× tinymeta"), ({"ratio": "× first step"}, "× first step")])
 def test_the_ratio_is_titled_by_what_it_is_to(columns, title):
     rows = [{"name": "first step", "median": 2.0, "ratio": 1.0, "cold": 5.0}]

@@ -39,6 +39,7 @@ def newest(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
         found = preset_of(made_by, restore(made_by, config["config"], path.parent / "config.json"))
         if preset in ("", found):
             kept = {"preset": found, "config": config["config"], "versions": config["versions"]}
+            kept |= {"resumed_on": config["resumed_on"]} if "resumed_on" in config else {}
             kept |= {"rows": result["rows"], "claims": result["claims"]}
             return path.parent, {"experiment": experiment, **kept, **of_series(result["series"])}
     raise SystemExit(f"no finished run of {name} below {root}: run it first")

@@ -176,7 +176,7 @@ def _rows(experiment: dict[str, Any], wanted: Callable[[dict], bool]) -> list[st
 
 def _made_with(experiments: list[dict[str, Any]]) -> str:
     """The presets and seeds of the runs, and the machines and versions of NumPy and Numba that made them."""
-    versions = [e["versions"] for e in experiments]
+    versions = [v for e in experiments for v in (e["versions"], *e.get("resumed_on", []))]
     settings = {f"preset `{e['preset']}`, seed {e['config']['seed']}" for e in experiments}
     machines = {f"{v['cores']} cores, {v['cpu']}" for v in versions}
     packages = {f"NumPy {v['numpy']}, {_numba(v)}" for v in versions}

@@ -45,6 +45,14 @@ def root(tmp_path_factory):
     return root
 
 
+def test_what_a_run_was_resumed_on_is_there(tmp_path):
+    folder = execute(EXPERIMENT, Config(steps=10), tmp_path)
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | {"resumed_on": [{"numpy": "99.1"}]}))
+    texts = Page(write_report(tmp_path).read_text()).texts
+    assert texts.index("Versions and machine") < texts.index("Resumed on") < texts.index("99.1")
+
+
 @pytest.fixture
 def page(root):
     return Page(write_report(root).read_text())

@@ -80,7 +80,7 @@ def train(config: Config, run: Run) -> Outcome:
     def begin():
         return {"w": stream(config.seed, "w").standard_normal(config.sizes), "velocity": Velocity(0.0, 0), "seen": 0}
 
-    first = run.stage("pretrain", config.steps, begin, descend("pretrain"), log_every=1)
+    first = run.stage("pretrain", config.steps, begin, descend("pretrain"))
     last = run.stage("finetune", config.steps // 2, lambda: first, descend("finetune"))
     norm = float(np.linalg.norm(last["w"]))
     rows = [Row("norm of w", norm, 1.0, 0.01, source="<made up> & escaped"), Row("seen", last["seen"])]

@@ -306,6 +306,17 @@ def test_a_divergence_names_step_and_task(tmp_path):
         train(configure({"inner_lr": "1e39", "inner_steps": "3"}), tmp_path)
 
 
+def test_a_method_that_diverges_takes_no_other_with_it(tmp_path):
+    """Meta-SGD's rates begin at inner_lr, implicit MAML has a rate of its own."""
+    config = configure({"methods": "meta-sgd,implicit", "norm": "adapted", "inner_lr": "1e30", "iterations": "2"})
+    outcome = train(config, tmp_path)
+    assert {row.quantity.partition(",")[0] for row in outcome.rows} == {"implicit MAML"}
+    (claim,) = outcome.claims
+    assert (claim.sentence, claim.held) == ("Meta-SGD trains without diverging", False)
+    assert "maml: the" in claim.detail
+    assert set(maml_omniglot.EXPERIMENT.draw(outcome)) == {"validation", "steps"}
+
+
 # ---- mini-ImageNet ----
 
 LISTS = {

@@ -25,10 +25,12 @@ def sine_tasks(rng: np.random.Generator, tasks: int) -> SineTasks:
 def sine_points(
     tasks: SineTasks, rng: np.random.Generator, points: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw x ~ U[-5, 5] for each task and return x and y, float32 (T, points, 1).
-
-    The authors' code subtracts the phase (data_generator.py); so do we.
-    """
+    """Draw x ~ U[-5, 5] for each task and return x and y, float32 (T, points, 1)."""
     x = rng.uniform(*INPUTS, (len(tasks.phase), points, 1)).astype(np.float32)
+    return x, waves(tasks, x)
+
+
+def waves(tasks: SineTasks, x: NDArray) -> NDArray[np.float32]:
+    """y of each task at x, (T, points, 1) or (points, 1). The authors' code subtracts the phase (data_generator.py); so do we."""
     y = tasks.amplitude[:, None, None] * np.sin(x - tasks.phase[:, None, None])
-    return x, y.astype(np.float32)
+    return y.astype(np.float32)

@@ -33,30 +33,59 @@ class Published(NamedTuple):
     steps: int
 
 
+class Tested(NamedTuple):
+    """A method's training, and its accuracies (tasks, steps + 1) in %: a task's query images together, and each on its own."""
+
+    trained: Trained
+    together: NDArray
+    alone: NDArray
+    reported: list[int]  # after so many inner steps
+    judged: int
+
+
 def run_methods(config: FewShot, run: Run, net: Net, draw: Draw, published: dict[str, Published]) -> Outcome:
-    """Train and test each method; `published` has a result for some of their names, which is compared after its own steps."""
-    rows: list[Row] = []
-    series: dict[str, Any] = {"validation": {}, "test": {}}
-    judged: dict[str, NDArray] = {}
-    compared: dict[str, NDArray] = {}
+    """Train and test each method; `published` has a result for some of their names, which is compared after its own steps.
+
+    A method that diverges is a claim that did not hold, and takes no other with it; FloatingPointError if all do.
+    """
+    tested: dict[str, Tested] = {}
+    diverged: dict[str, FloatingPointError] = {}
     for key in config.methods:
-        name, known = METHODS[key].name, published.get(METHODS[key].name)
-        trained = meta_train(config, run, key, net, draw)
-        steps = sorted({1, trained_steps(key, config), config.test_steps, *([known.steps] if known else [])})
-        path = path_of(config, key, net, steps[-1])
-        together, alone = test_accuracies(config, path, net, trained.meta, draw)
-        rows += _rows(name, trained, together, alone, steps, known)
-        series["validation"][name] = {"iterations": trained.iterations, "accuracies": trained.accuracies}
-        series["test"][name] = {"transductive": mean_ci95(together), "inductive": mean_ci95(alone)}
-        judged[name] = together[:, judged_steps(config, key)]
-        compared |= {name: together[:, known.steps]} if known else {}
-    return Outcome(rows, _claims(judged, compared, published), series)
+        name = METHODS[key].name
+        try:
+            tested[name] = _tested(config, run, key, net, draw, published.get(name))
+        except FloatingPointError as error:
+            diverged[name] = error
+    if not tested:
+        raise next(iter(diverged.values()))
+    rows = [row for name, one in tested.items() for row in _rows(name, one, published.get(name))]
+    failed = [Claim(f"{name} trains without diverging", False, str(error)) for name, error in diverged.items()]
+    return Outcome(rows, [*_claims(tested, published), *failed], _series(tested))
 
 
-def _rows(
-    name: str, trained: Trained, together: NDArray, alone: NDArray, steps: list[int], published: Published | None
-) -> list[Row]:
-    """Before adaptation and after these steps, the published accuracy beside its own; and when validation was at its best."""
+def _tested(config: FewShot, run: Run, key: str, net: Net, draw: Draw, published: Published | None) -> Tested:
+    trained = meta_train(config, run, key, net, draw)
+    steps = sorted({1, trained_steps(key, config), config.test_steps, *([published.steps] if published else [])})
+    together, alone = test_accuracies(config, path_of(config, key, net, steps[-1]), net, trained.meta, draw)
+    return Tested(trained, together, alone, steps, judged_steps(config, key))
+
+
+def _series(tested: dict[str, Tested]) -> dict[str, Any]:
+    validation = {
+        name: {"iterations": one.trained.iterations, "accuracies": one.trained.accuracies}
+        for name, one in tested.items()
+    }
+    test = {
+        name: {"transductive": mean_ci95(one.together), "inductive": mean_ci95(one.alone)}
+        for name, one in tested.items()
+    }
+    return {"validation": validation, "test": test}
+
+
+def _rows(name: str, tested: Tested, published: Published | None) -> list[Row]:
+    """Before adaptation and after the steps reported, the published accuracy beside its own; and when validation was at its
+    best."""
+    trained, together, alone, steps, _ = tested
 
     def row(what: str, accuracies: NDArray, of: Published | None = None) -> Row:
         mean, ci95 = mean_ci95(accuracies)
@@ -76,19 +105,20 @@ def _rows(
     ]
 
 
-def _claims(judged: dict[str, NDArray], compared: dict[str, NDArray], published: dict[str, Published]) -> list[Claim]:
+def _claims(tested: dict[str, Tested], published: dict[str, Published]) -> list[Claim]:
     """Of the accuracies after as many steps as the published ones, and of those by which methods are judged."""
     found = []
-    for name, (theirs, their_ci, source, _) in published.items():
-        if name in compared:
-            ours, ci95 = mean_ci95(compared[name])
+    for name, (theirs, their_ci, source, steps) in published.items():
+        if name in tested:
+            ours, ci95 = mean_ci95(tested[name].together[:, steps])
             sentence = (
                 f"{name}'s accuracy is at or above the published one, or its interval meets that one's ({source})"
             )
             detail = f"{ours:.1f} ± {ci95:.1f} against {theirs:g} ± {their_ci:g}"
             found.append(Claim(sentence, bool(ours + ci95 >= theirs - their_ci), detail))
-    if {"MAML", "first-order MAML"} <= judged.keys():
-        gain, ci95 = mean_ci95(judged["MAML"] - judged["first-order MAML"])
+    if {"MAML", "first-order MAML"} <= tested.keys():
+        second, first = (tested[name].together[:, tested[name].judged] for name in ("MAML", "first-order MAML"))
+        gain, ci95 = mean_ci95(second - first)
         sentence = "Second order is better than first order on the same tasks, its 95 % interval above 0"
         found.append(Claim(sentence, bool(gain > ci95), f"{gain:+.2f} ± {ci95:.2f} %"))
     return found

@@ -49,8 +49,9 @@ class Config(Regressors, InnerLoop):
     points as in the authors' code. `variants` are further methods (see maml_methods.py); the multi-task baselines' settings are
     those of `Regressors`.
 
-    Every `validate_every` iterations each method adapts to the validation tasks, on as many points as the first of test_points;
-    the parameters with the lowest mean error over all steps are kept. For 0 they are those of the last iteration.
+    Every `validate_every` iterations MAML and each variant adapt to the validation tasks, on as many points as the first of
+    test_points; the parameters with the lowest mean error over all steps are kept. For 0, and of the pretrained net and the
+    oracle always, they are those of the last iteration.
     """
 
     iterations: int = 70_000

@@ -95,13 +95,15 @@ def claims(errors: dict[str, dict[int, Errors]], hero: str) -> list[Claim]:
         detail = f"{ours:.2f} ± {ci:.2f} against {theirs:.2f} ± {their_ci:.2f}"
         found.append(Claim(sentence, bool(ours + ci < theirs - their_ci), detail))
     k, e = next(iter(errors[hero].items()))
+    found += [_further(hero, k, e)] if e.shape[1] > 2 else []
+    return found + _table_2(errors, hero)
+
+
+def _further(hero: str, k: int, e: Errors) -> Claim:
     gain, ci = mean_ci95(e[:, 1] - e[:, -1])
     sentence = f"{hero} goes on improving after the step that it was trained for ({k} points)"
     lower, diverged = f"{gain:.2f} ± {ci:.2f} lower", f"{100 * _diverged(e)[-1]:.2g} % of the waves diverge"
-    found.append(
-        Claim(sentence, bool(gain > ci), f"{lower if np.isfinite(gain) else diverged} {_after(e.shape[1] - 1)}")
-    )
-    return found + _table_2(errors, hero)
+    return Claim(sentence, bool(gain > ci), f"{lower if np.isfinite(gain) else diverged} {_after(e.shape[1] - 1)}")
 
 
 def _table_2(errors: dict[str, dict[int, Errors]], hero: str) -> list[Claim]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinymeta import maml, nets, ops
-from tinymeta.data.sine import INPUTS, SineTasks, sine_points, sine_tasks
+from tinymeta.data.sine import INPUTS, SineTasks, sine_points, sine_tasks, waves
 from tinymeta.lab import stream
 
 Params = tuple[nets.Layer, ...]
@@ -38,8 +38,8 @@ def mse(params: Params, data: Any) -> Any:
 def on_grid(tasks: SineTasks, points: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """x and y, float32 (T, points, 1), at equal distances over the whole range."""
     x = np.linspace(*INPUTS, points, dtype=np.float32)[:, None]
-    y = tasks.amplitude[:, None, None] * np.sin(x - tasks.phase[:, None, None])
-    return np.broadcast_to(x, y.shape).copy(), y.astype(np.float32)
+    y = waves(tasks, x)
+    return np.broadcast_to(x, y.shape).copy(), y
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Held:
         query = _first(self.query, points) if self.fresh else self.query
         with np.errstate(over="ignore", invalid="ignore"):
             per_step = [mse(fast, query) for fast in self.path(method, meta, points, steps)]
-        return np.stack([np.broadcast_to(errors, self.tasks.phase.shape) for errors in per_step], axis=1)
+        return np.stack(per_step, axis=1)
 
 
 def _first(points: tuple[NDArray, NDArray], count: int) -> tuple[NDArray, NDArray]:

@@ -42,12 +42,8 @@ def record(config: Any, folder: Path, outcome: Outcome) -> dict[str, NDArray]:
     for name, method in _methods(config, outcome, k).items():
         path = held.path(method, _trained(folder, name, method, config), k, steps)
         with np.errstate(over="ignore", invalid="ignore"):
-            of_tasks = lambda values: np.stack(
-                [np.broadcast_to(v, y.shape[:1] + v.shape[1:])[tasks] for v in values], 1
-            )
-            found[f"outputs_{name}"] = of_tasks(
-                [np.broadcast_to(nets.mlp(fast, x)[..., 0], y.shape[:2]) for fast in path]
-            )
+            of_tasks = lambda values: np.stack([v[tasks] for v in values], 1)
+            found[f"outputs_{name}"] = of_tasks([nets.mlp(fast, x)[..., 0] for fast in path])
             found[f"support_loss_{name}"] = of_tasks([mse(fast, support) for fast in path])
             found[f"query_loss_{name}"] = of_tasks([mse(fast, (x, y)) for fast in path])
     return found

@@ -72,6 +72,9 @@ def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
         return experiment.train(config, run)
     except UserError:  # which says itself what to do
         raise
+    except FloatingPointError as error:
+        error.add_note("a resumed run meets it again: start a new one with other settings")
+        raise
     except Exception as error:
         error.add_note(f"to go on: {resuming(experiment.name, run.folder)}")
         raise

@@ -88,6 +88,7 @@ def _section(result: Result) -> str:
         _claims(result.outcome.claims),
         _facts("Configuration", record["config"]),
         _facts("Versions and machine", record["versions"]),
+        *(_facts("Resumed on", versions) for versions in record.get("resumed_on", [])),
     ]
     return f"\n<section id='{escape(record['experiment'])}'>\n" + "\n".join(parts) + "\n</section>"
 

@@ -16,7 +16,7 @@ from tinymeta.lab.interrupt import Stopped, held_interrupt
 from tinymeta.lab.progress import progress
 
 SAVE_SECONDS = 10.0  # between two checkpoints
-LOGGED_STEPS = 500  # of each stage, unless log_every is given
+LOGGED_STEPS = 500  # of each stage
 
 Step = Callable[[Tree, int], tuple[Tree, dict[str, float]]]
 
@@ -53,15 +53,14 @@ class Run:
         steps: int,
         init: Callable[[], Tree],
         step: Step,
-        log_every: int | None = None,
         until: Callable[[Tree], bool] = lambda state: False,
         in_place: bool = False,
     ) -> Tree:
         """Carry `state = init()` through `state, metrics = step(state, i)` for i in range(steps); the last state.
 
         It ends early after a step whose state is such that `until(state)`. `step` must depend on (state, i) alone: draw by
-        `lab.stream(seed, name, i)`. The state is a tree that `lab.checkpoint` can hold. Every `log_every`-th step and the
-        last one go to metrics.jsonl. On resume `init` is called again, for the classes of its NamedTuples, but no step
+        `lab.stream(seed, name, i)`. The state is a tree that `lab.checkpoint` can hold. About LOGGED_STEPS steps and
+        the last one go to metrics.jsonl. On resume `init` is called again, for the classes of its NamedTuples, but no step
         that was saved. Stopped on Ctrl-C, after the step at work is done and saved. What a step raises is raised
         after the state before it is saved, unless steps change the state that they are given `in_place`.
         """
@@ -72,7 +71,7 @@ class Run:
         first = init()
         known = named_tuples(first)
         at = self._begin(name, steps, first, known)
-        every = log_every or max(1, steps // LOGGED_STEPS)
+        every = max(1, steps // LOGGED_STEPS)
         ended = at["done"] == steps or (at["done"] > 0 and until(at["state"]))
         with held_interrupt() as interrupted, progress(f"{self.experiment} {name}", steps, at["done"]) as report:
             while not ended:
