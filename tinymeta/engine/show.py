@@ -36,10 +36,8 @@ class Listing:
     def _step(self, t: Tensor) -> Step:
         where, data = where_made(t), t.data if isinstance(t.data, tuple) else (t.data,)
         file, _, line = where.rpartition(":")
-        op = t.prim.name if t.prim is not None and t.code is not None else "input"
-        inputs = tuple(
-            self._names[x] if type(x) is Tensor and x in self._names else describe(x) for x in t.inputs if op != "input"
-        )
+        op = t.prim.name if t.prim is not None else "input"
+        inputs = tuple(self._names[x] if type(x) is Tensor and x in self._names else describe(x) for x in t.inputs)
         source = linecache.getline(file, int(line)).strip() if file else ""
         at = f"{Path(file).name}:{line}" if file else ""
         return Step(self._names[t], op, inputs, " ".join(map(describe, data)), sum(d.nbytes for d in data), at, source)
