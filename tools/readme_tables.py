@@ -54,18 +54,40 @@ SHOWN = {"ewc-permuted-3": "mean of tasks"}
 def demo() -> str:
     """The demo's rows that have a published number, what its papers without numbers are about, and the claims that failed."""
     results = committed("demo")
-    experiments = results["experiments"]
 
     def shown(experiment: dict[str, Any], row: dict[str, Any]) -> bool:
         return row["published"] is not None or SHOWN.get(experiment["experiment"], "\n") in row["quantity"]
 
-    rows = [line for e in experiments for line in _rows(e, partial(shown, e))]
-    claims = [(e["experiment"], claim) for e in experiments for claim in e["claims"]]
-    failed = [f"- ✗ `{name}`: {claim['sentence']}." for name, claim in claims if not claim["held"]]
+    return "\n".join(
+        [*_short([(e, partial(shown, e)) for e in results["experiments"]]), "", _made_with(results["experiments"]), ""]
+    )
+
+
+def _short(chosen: list[tuple[dict[str, Any], Callable[[dict], bool]]]) -> list[str]:
+    """Of experiments and which of their rows are wanted: these rows, where their published numbers stand, and the claims that
+    failed."""
+    rows = [line for e, wanted in chosen for line in _rows(e, wanted)]
+    claims = [(e["experiment"], claim) for e, _ in chosen for claim in e["claims"]]
+    failed = [f"- ✗ {_quoted(name)}: {claim['sentence']}." for name, claim in claims if not claim["held"]]
     count = (
         f"{len(claims) - len(failed)} of the papers' {len(claims)} claims held{'; these did not:' if failed else '.'}"
     )
-    return "\n".join([*_HEAD, *rows, "", count, *failed, "", _made_with(results["experiments"]), ""])
+    return [*_HEAD, *rows, "", *_sources(chosen), "", count, *failed]
+
+
+def _quoted(name: str) -> str:
+    return ", ".join(part if "`" in part else f"`{part}`" for part in name.split(", "))
+
+
+def _sources(chosen: list[tuple[dict[str, Any], Callable[[dict], bool]]]) -> list[str]:
+    """Where the published numbers stand, without their intervals."""
+    found: dict[str, dict[str, None]] = {}
+    for e, wanted in chosen:
+        for row in e["rows"]:
+            if wanted(row) and row["source"]:
+                found.setdefault(re.sub(r"[:,] ± .*", "", row["source"]), {})[e["experiment"].partition(",")[0]] = None
+    places = (f"{', '.join(names)}: {source}" for source, names in found.items())
+    return [f"Published numbers of {'; '.join(places)}."]
 
 
 HEADLINES = (  # of what collection, experiment and preset, and how the rows begin that say whether a paper is reproduced
@@ -85,19 +107,18 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
 
 
 def reproduction() -> str:
-    """What the papers print as numbers, beside the runs of their own protocols."""
+    """What the papers print as numbers, beside the runs of their own protocols, and the claims of these runs that failed."""
 
     def shown(begin: str, row: dict[str, Any]) -> bool:
         return row["published"] is not None and row["quantity"].startswith(begin)
 
-    lines = [
-        line
+    chosen = [
+        ({**e, "experiment": f"{name}, `{preset}`"}, partial(shown, begin))
         for collection, name, preset, begin in HEADLINES
         for e in committed(collection)["experiments"]
         if (e["experiment"], e["preset"]) == (name, preset)
-        for line in _rows({**e, "experiment": f"{name}, `{preset}`"}, partial(shown, begin))
     ]
-    return "\n".join([*_HEAD, *lines, ""])
+    return "\n".join([*_short(chosen), ""])
 
 
 def every_row(results: dict[str, Any]) -> str:
