@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -333,3 +334,55 @@ def test_the_graph_is_freed_with_its_last_reference():
         assert alive() is None
     finally:
         gc.enable()
+
+
+FORWARD = {
+    "jvp": lambda f, a: tm.jvp(f, (a,), (a,)),
+    "hvp": lambda f, a: tm.hvp(lambda a: ops.sum(f(a)), a, a),
+    "linearize": lambda f, a: tm.linearize(f, a)[1](a),
+}
+
+
+@pytest.mark.parametrize("mode", FORWARD)
+def test_forward_derivatives_leave_arrays_writeable(mode):
+    """A general op's JVP is its VJP transposed, whose arrays are not the user's variables."""
+    a, b = 2 * np.eye(3), np.ones(3)
+    FORWARD[mode](lambda a: ops.solve(a, b), a)
+    changes(a)
+    changes(b)
+
+
+def test_constants_of_worker_threads_stay_writeable():
+    constants = [np.ones(2), np.ones(2)]
+
+    def loss(w):
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda c: ops.sum(w * c), constants))
+
+    np.testing.assert_array_equal(tm.grad(loss)(np.ones(2)), [2, 2])
+    for c in constants:
+        changes(c)
+
+
+def test_a_constant_of_a_subclass_cannot_be_changed_inside_the_function():
+    c = np.ones(2).view(np.recarray)
+
+    def f(x):
+        y = np.sum(x * c)
+        changes(c)
+        return y
+
+    with pytest.raises(ValueError, match=READ_ONLY):
+        tm.grad(f)(np.ones(2))
+    changes(c)
+
+
+def test_an_index_array_in_a_list_may_be_changed():
+    index = np.array([1])
+
+    def f(x):
+        y = x[[index]]
+        index[0] = 0
+        return np.sum(y)
+
+    np.testing.assert_array_equal(tm.grad(f)(np.ones(2)), [0, 1])

@@ -60,3 +60,14 @@ def test_dot_has_a_node_per_value_and_an_edge_per_input() -> None:
 def test_a_value_that_has_no_derivative_is_refused(bad) -> None:
     with pytest.raises(TypeError, match="show: argument 0 is"):
         tm.show(lambda x: x, bad)
+
+
+def test_what_the_engine_makes_itself_is_no_input() -> None:
+    w = np.array([0.3, 0.7])
+    listing = tm.show(tm.grad(lambda w: np.sum(np.sin(w) * w)), w)
+    steps = {step.name: step for step in listing.steps}
+    assert [step.name for step in listing.steps if step.op == "input"] == ["x0"]
+    assert steps["t0"].op == "identity"
+    assert steps["t0"].inputs == ("x0",)
+    assert listing.steps[-1].op == "add"
+    assert listing.steps[-1].inputs == ("t3", "t5")

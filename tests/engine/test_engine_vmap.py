@@ -393,3 +393,8 @@ def test_second_derivatives_through_a_checkpoint_that_only_closes_over_its_varia
         lambda f: lambda w: tm.hvp(f, w, w, "reverse-over-reverse"),
     ):
         assert_same(transform(f(tm.checkpoint))(X[0]), transform(f(lambda f: f))(X[0]))
+
+
+def test_a_list_as_a_mask_beside_an_ellipsis():
+    x, mask = np.arange(12.0).reshape(3, 2, 2), [[True, False], [False, True]]
+    np.testing.assert_array_equal(tm.vmap(lambda a: a[..., mask])(x), np.stack([a[..., mask] for a in x]))

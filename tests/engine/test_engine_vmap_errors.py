@@ -137,3 +137,8 @@ def test_a_value_that_left_its_vmap():
         lambda x: tm.vmap(lambda y: y * x)(X),
     ):
         refused(partial(use, kept[0]), "is used after its vmap has ended; return it from the function", error=TypeError)
+
+
+def test_numbers_are_no_arrays_to_concatenate():
+    with pytest.raises(ValueError, match="zero-dimensional arrays cannot be concatenated"):
+        tm.vmap(lambda x: np.concatenate([x, x]))(np.ones(3))

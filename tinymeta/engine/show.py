@@ -50,12 +50,13 @@ class Listing:
     @property
     def dot(self) -> str:
         """The graph in Graphviz's language: `dot -Tsvg`."""
+        known = {*self._names.values()}
         lines = ["digraph {", '  node [shape=box, fontname="monospace"]']
         for s in self.steps:
             lines.append(
                 f'  {s.name} [label="{s.op}\\n{s.type}\\n{s.line}"{", style=bold" if s.op == "input" else ""}]'
             )
-            lines += [f"  {x} -> {s.name}" for x in s.inputs if x in self._names.values()]
+            lines += [f"  {x} -> {s.name}" for x in s.inputs if x in known]
         return "\n".join([*lines, "}"])
 
     def __str__(self) -> str:

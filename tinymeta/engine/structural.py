@@ -11,11 +11,17 @@ from numpy.lib.array_utils import normalize_axis_index
 from .tensor import Prim, Tensor, bind, describe, value
 
 
+def summed_axes(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which `to` was broadcast to `shape`."""
+    lead = len(shape) - len(to)
+    return (*range(lead), *(lead + i for i, n in enumerate(to) if n == 1 and shape[lead + i] != 1))
+
+
 def _sum_to(x: Any, shape: tuple[int, ...]) -> Any:
     lead = x.ndim - len(shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, x.shape[lead:], strict=True)):
         raise ValueError(f"shape {list(x.shape)} is not a broadcast of {list(shape)}")
-    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    axes = summed_axes(x.shape, shape)
     return np.reshape(np.sum(x, axis=axes, keepdims=True), shape) if axes else x
 
 

@@ -6,6 +6,7 @@ small interpreters over one list of (prim, inputs, params). Inputs that are not 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import threading
@@ -123,7 +124,7 @@ def bind(prim: Prim, *inputs: Any, **params: Any) -> Any:
     if not tracked or not prim.differentiable:
         return data
     for x in inputs:
-        if type(x) in PLAIN:
+        if isinstance(x, _ndarray):
             lock(x)
         elif type(x) is list:  # which could be changed
             inputs = tuple(np.array(a) if type(a) is list else a for a in inputs)
@@ -192,12 +193,13 @@ IDENTITY = Prim("identity", lambda x: x, (lambda g, out, x: g,), kind="linear")
 
 
 def lock(array: np.ndarray) -> None:
-    """Make a captured array read-only until the outermost derivative is done: changing it would falsify the gradient.
+    """Make a captured array read-only until the thread's outermost derivative is done: changing it would falsify the gradient.
 
     Another view of it that was taken before stays writeable, and so does an array that NumPy would not unlock again.
     """
-    for a in (array.base, array):
-        if a is not None and type(a) in PLAIN and a.flags.writeable and (a.base is None or _unlockable(a)):
+    for a in (array.base, array) if THREAD.depth else ():
+        known = a is array or type(a) in PLAIN
+        if a is not None and known and a.flags.writeable and (a.base is None or _unlockable(a)):
             a.flags.writeable = False
             THREAD.locked[id(a)] = a
 
@@ -248,10 +250,11 @@ def where_made(node: Tensor) -> str:
 def explain(error: Exception, op: str, inputs: Sequence, line: str) -> Exception:
     """The same error, saying which op failed, on what, and on which line of the user's."""
     message = f"{op}({', '.join(map(describe, inputs))}), called at {line}: {error}"
-    try:
-        return type(error)(message)
-    except Exception:
-        return RuntimeError(message)
+    for kind in type(error).__mro__:
+        if issubclass(kind, Exception) and kind is not Exception:
+            with contextlib.suppress(Exception):  # one that takes other things than a message
+                return kind(message)
+    return RuntimeError(message)
 
 
 from . import batched  # noqa: E402  (it is made of what stands above; bind needs it when a vmap runs)
