@@ -308,3 +308,10 @@ def test_methods_take_numpys_arguments(call, gradient):
     x = X**2 + 1
     np.testing.assert_allclose(tm.grad(lambda x: np.sum(call(x)))(x), np.full(x.shape, gradient))
     np.testing.assert_allclose(tm.compile(call)(x), call(x))
+
+
+def test_an_error_of_numpys_own_keeps_its_kind():
+    with pytest.raises(
+        TypeError, match=r"add\(float64\[2\], <U1\[2\]\), called at .*: ufunc 'add' did not contain a loop"
+    ):
+        ops.add(np.ones(2), np.array(["a", "b"]))

@@ -22,6 +22,8 @@ KINKS = {
     "max of ties": (lambda x: ops.max(x), [3.0, 3.0], [0.5, 0.5], np.zeros((2, 2))),
     "min of ties": (lambda x: ops.min(x), [3.0, 3.0], [0.5, 0.5], np.zeros((2, 2))),
     "x ** 1": (lambda x: x**1, ZERO, [1.0, 1.0], np.zeros((2, 2))),
+    "x ** 1 at infinity": (lambda x: x**1, [np.inf, np.inf], [1.0, 1.0], np.zeros((2, 2))),
+    "x ** 0 at infinity": (lambda x: x**0, [np.inf, 0.0], ZERO, np.zeros((2, 2))),
     "x ** 2": (lambda x: x**2, ZERO, ZERO, 2 * np.eye(2)),
     "x ** 3": (lambda x: x**3, ZERO, ZERO, np.zeros((2, 2))),
     "x ** 0": (lambda x: x**0, ZERO, ZERO, np.zeros((2, 2))),

@@ -387,3 +387,30 @@ def test_batch_norm_without_scale_or_shift():
     for g, b in ((None, beta), (gamma, None), (None, None)):
         expected = ops.batch_norm(x, one if g is None else g, zero if b is None else b, axis=0)
         np.testing.assert_allclose(ops.batch_norm(x, g, b, axis=0), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_softmax_of_large_logits_loses_nothing(dtype):
+    """The logarithm of the sum is small beside them, so it must not be added to them first."""
+    large = dtype(2000.0 if dtype == np.float16 else 1e8)
+    near = np.array([0.0, 1.0, 3.0], dtype)
+    alike = ops.softmax(np.full(4, large, dtype))
+    np.testing.assert_allclose(alike, np.full(4, 0.25, dtype), rtol=2 * np.finfo(dtype).eps)
+    shifted = (large + 16 * near) - large  # what of the differences there is room for
+    np.testing.assert_allclose(ops.log_softmax(large + 16 * near), ops.log_softmax(shifted), rtol=np.finfo(dtype).eps)
+
+
+def test_a_small_cross_entropy_keeps_its_digits():
+    logits = np.array([[100.0, 86.0]], np.float32)
+    np.testing.assert_allclose(ops.softmax_cross_entropy(logits, np.array([0])), [np.log1p(np.exp(-14.0))], rtol=1e-2)
+
+
+def test_the_mean_of_many_halves_has_a_gradient():
+    np.testing.assert_array_equal(tm.grad(ops.mean)(np.ones(100_000, np.float16)), np.full(100_000, 1e-5, np.float16))
+
+
+def test_a_window_of_one_is_a_copy():
+    x = np.ones((1, 1, 2, 2))
+    pooled = ops.max_pool2d(x, 1)
+    pooled[...] = 7
+    np.testing.assert_array_equal(x, 1)

@@ -95,6 +95,8 @@ def along_axis(f: Callable, xs: list, mapped: list[bool], params: dict) -> Any:
 def join(f: Callable, xs: list, mapped: list[bool], params: dict) -> Any:
     n = _examples(xs, mapped)
     xs = [_spread(x, m, n) for x, m in zip(xs, mapped, strict=True)]
+    if xs[0].ndim == 1 and f is not shape._stack:
+        raise ValueError("zero-dimensional arrays cannot be concatenated")
     return f(*xs, axis=_further(params["axis"], xs[0].ndim - (f is not shape._stack)))
 
 
@@ -182,7 +184,8 @@ def _items(index: Any, arrays: list, ndim: int) -> tuple:
     """The index of an array of `ndim` axes as a tuple, with slices for `...` (which parts arrays even if it stands for none)."""
     index = filled(index, arrays)
     items = index if isinstance(index, tuple) else (index,)
-    taken = sum(i.ndim if _is_mask(i) else 1 for i in items if i is not None and i is not Ellipsis)
+    arrays = [np.asarray(i) if type(i) is list else i for i in items]
+    taken = sum(i.ndim if _is_mask(i) else 1 for i in arrays if i is not None and i is not Ellipsis)
     dots: list[Any] = [slice(None)] * (ndim - taken) or [...]
     return tuple(j for i in items for j in (dots if i is Ellipsis else [i]))
 

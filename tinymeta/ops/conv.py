@@ -198,7 +198,8 @@ def _scatter_windows(g: Any, *weights: Any, windows: Windows) -> Any:
 
 
 def _max_windows(x: Any, windows: Windows) -> Any:
-    return reduce(np.maximum, [x[place] for place in windows.places()])
+    parts = [x[place] for place in windows.places()]
+    return reduce(np.maximum, parts) if len(parts) > 1 else parts[0].copy()
 
 
 def _share(g: Any, y: Any, x: Any, windows: Windows) -> Any:

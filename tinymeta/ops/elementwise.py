@@ -1,9 +1,10 @@
 """Elementwise ops, one row each: value, g times each partial derivative, scalar formula.
 
 Derivatives at kinks, finite at order 1 and 2: relu'(0) = 0, abs'(0) = 0, sqrt'(0) = 0 (so that norm'(0) = 0), and maximum and
-minimum share g equally between equal inputs. power(0, n) with n < 1 has an infinite derivative, as in NumPy: use sqrt. (At x = 0,
-n = 1 the mixed derivative of power in x and n is infinite, and here finite, by either order another number.) relu's rule
-multiplies by a mask, many times as fast as selecting, so that where its derivative is 0 an infinite cotangent gives NaN.
+minimum share g equally between equal inputs, and give none where one is NaN. power(0, n) with n < 1 has an infinite derivative, as
+in NumPy: use sqrt. (At x = 0, n = 1 the mixed derivative of power in x and n is infinite, and here finite, by either order another
+number.) relu's rule multiplies by a mask, many times as fast as selecting, so that where its derivative is 0 an infinite cotangent
+gives NaN.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def _or_inf(y: Any) -> Any:
 
 
 def _exponent_less_one(x: Any, n: Any) -> Any:
-    """n - 1, but 1 where x^0 stands at x = 0: n x^(n-1) is then 0 and not 0 * inf."""
+    """n - 1, but for a number 0, and for an array 1 at x = 0, where x^0 stands: n x^(n-1) is then 0 and not 0 * inf."""
     if isinstance(n, (int, float)):
-        return n - 1 if n else 1
+        return n - 1 if n else 0
     return where((n == 0) & (x == 0), 1, n - 1)
 
 

@@ -139,7 +139,9 @@ def _item(i: Any) -> Any:
 
 def _frozen(i: Any) -> Any:
     """A list as one of our own, which nobody can change before the sweep; not as an array, which would be NumPy's only."""
-    return [_frozen(k) for k in i] if isinstance(i, (list, tuple)) else i
+    if not isinstance(i, (list, tuple)):
+        return i
+    return [k.copy() if type(k) is np.ndarray else _frozen(k) for k in i]
 
 
 def _integers(indices: Any) -> Any:

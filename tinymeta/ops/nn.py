@@ -10,7 +10,7 @@ from ..engine.structural import axes_of
 from ..engine.tensor import describe
 from . import elementwise as ew
 from .indexing import check_range, take_along_axis
-from .reduce import logsumexp, mean
+from .reduce import largest, mean, sum
 from .shape import expand_dims, reshape
 
 
@@ -29,7 +29,8 @@ def batch_norm(x: Any, gamma: Any, beta: Any, axis: int | tuple[int, ...], eps: 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """x - log Σ exp(x) along `axis`."""
-    return x - logsumexp(x, axis, keepdims=True)
+    shifted = x - largest(x, axis)  # before the logarithm is subtracted, which is small beside a large x
+    return shifted - ew.log(sum(ew.exp(shifted), axis, keepdims=True))
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
@@ -47,5 +48,6 @@ def softmax_cross_entropy(logits: Any, labels: Any) -> Any:
             f"logits {describe(logits)}"
         )
     check_range("softmax_cross_entropy", labels, classes, f" for logits {describe(logits)}")
-    chosen = take_along_axis(logits, labels[..., None], -1)
-    return logsumexp(logits, -1) - reshape(chosen, labels.shape)
+    shifted = logits - largest(logits, -1)
+    chosen = take_along_axis(shifted, labels[..., None], -1)
+    return ew.log(sum(ew.exp(shifted), -1)) - reshape(chosen, labels.shape)

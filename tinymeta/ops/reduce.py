@@ -35,6 +35,11 @@ def _count(x: Any, axis: Axis) -> int:
     return math.prod(n for n, k in zip(x.shape, kept, strict=True) if k != n) if x.size else 0
 
 
+def _shared(g: Any, count: int) -> Any:
+    """g / count; in float16 a large count would be inf."""
+    return g / count if g.dtype.itemsize > 2 else g * (1 / builtins.max(count, 1))
+
+
 def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:
     """g shared equally among the elements that attain the extreme: those that are NaN, if it is."""
     x, kept = value(x), _kept(x.shape, axis)
@@ -44,7 +49,9 @@ def _ties(g: Any, y: Any, x: Any, axis: Axis) -> Any:
 
 
 _sum = Prim("sum", np.sum, (lambda g, y, x, axis, keepdims: _back(g, x, axis),), kind="linear")
-_mean = Prim("mean", np.mean, (lambda g, y, x, axis, keepdims: _back(g / _count(x, axis), x, axis),), kind="linear")
+_mean = Prim(
+    "mean", np.mean, (lambda g, y, x, axis, keepdims: _back(_shared(g, _count(x, axis)), x, axis),), kind="linear"
+)
 _max = Prim("max", np.max, (lambda g, y, x, axis, keepdims: _ties(g, y, x, axis),))
 _min = Prim("min", np.min, (lambda g, y, x, axis, keepdims: _ties(g, y, x, axis),))
 _cumsum = Prim("cumsum", np.cumsum, (lambda g, y, x, axis: flip(cumsum(flip(g, axis), axis), axis),), kind="linear")
@@ -108,7 +115,12 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
 
 def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """log Σ exp(x) over `axis`, without overflow."""
-    top = np.max(constant(x), axis=axis, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0)
+    top = largest(x, axis)
     total = ew.log(sum(ew.exp(x - top), axis, keepdims=keepdims))
     return total + (top if keepdims else np.reshape(top, total.shape))
+
+
+def largest(x: Any, axis: Axis) -> Any:
+    """What to subtract from x, as a constant, before exp: its maximum over `axis`, kept, or 0 if that is not finite."""
+    top = np.max(constant(x), axis=axis, keepdims=True)
+    return np.where(np.isfinite(top), top, 0)

@@ -30,7 +30,8 @@ def binary(
 
 def built_in(prim: Prim) -> bool:
     """Whether it is a row's, or a ufunc of NumPy's, and not another's that has the name of one."""
-    return isinstance(prim.forward, np.ufunc) or getattr(ELEMENTWISE.get(prim.name), "prim", None) is prim
+    ufunc = isinstance(prim.forward, np.ufunc) and prim.forward.__name__ == prim.name
+    return ufunc or getattr(ELEMENTWISE.get(prim.name), "prim", None) is prim
 
 
 def _publish(prim: Prim, op: Callable, doc: str) -> Callable:
