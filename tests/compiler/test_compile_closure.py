@@ -267,3 +267,29 @@ def test_a_variable_that_is_bound_anew_at_each_call_is_warned_of_and_old_program
     with pytest.warns(RuntimeWarning, match=r"compiled 8 times, last for a variable outside of it .*np.asarray"):
         thirty_calls()
     assert programs(compiled) == 9, "the last one, and eight in case a variable goes to and fro"
+
+
+VIEWS_OF_VIEWS = {
+    "windows": lambda w: np.lib.stride_tricks.sliding_window_view(w, 3)[0],
+    "a buffer's part": lambda w: np.frombuffer(memoryview(w))[1:],
+    "a buffer's shape": lambda w: np.frombuffer(memoryview(w)).reshape(2, 2)[0, :1],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS_OF_VIEWS)
+def test_a_constant_that_is_a_view_of_a_view_is_read_in_each_call(name):
+    w = np.ones(4)
+    compiled = tm.compile(lambda x: x + VIEWS_OF_VIEWS[name](w)[:1])
+    compiled(X)
+    w[:] = [1.0, 2.0, 3.0, 4.0]
+    w += 5
+    np.testing.assert_array_equal(compiled(X), X + VIEWS_OF_VIEWS[name](w)[:1])
+
+
+def test_a_module_of_the_users_may_have_the_name_of_one_of_pythons():
+    named = {"__name__": "code.helpers", "__file__": "/home/someone/code/helpers.py", "SCALE": 1.0}
+    exec("def scaled(x):\n    return x * SCALE", named)
+    compiled = tm.compile(named["scaled"])
+    np.testing.assert_array_equal(compiled(X), X)
+    named["SCALE"] = 3.0
+    np.testing.assert_array_equal(compiled(X), 3 * X)

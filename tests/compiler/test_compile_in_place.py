@@ -54,3 +54,30 @@ def test_a_copy_may_be_changed_in_place(what):
     for _ in range(2):
         np.testing.assert_allclose(compiled(x), PURE[what](x), rtol=1e-6)
         np.testing.assert_array_equal(x, X)
+
+
+@pytest.mark.parametrize(("change", "start"), [("+=", 0.0), ("*=", 1.0)])
+def test_another_name_is_found_where_the_first_change_changes_nothing(change, start):
+    def layer(x, w, b):
+        h = x @ w
+        skip = h
+        if change == "+=":
+            h += b
+        else:
+            h *= b
+        return np.tanh(h) + skip
+
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="f is not pure"):
+        tm.compile(layer)(rng.normal(size=(4, 3)), rng.normal(size=(3, 2)), np.full(2, start))
+
+
+def test_where_f_is_not_defined_at_other_numbers_it_is_taken_as_it_is():
+    def f(x):
+        if x.shape and type(x) is np.ndarray and (x != X).any():
+            raise ValueError("another x")
+        y = ops.sin(x)
+        y += 1
+        return y
+
+    np.testing.assert_allclose(tm.compile(f)(X), np.sin(X) + 1)

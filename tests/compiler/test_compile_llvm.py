@@ -297,3 +297,8 @@ def test_whole_numbers_and_extremes_by_stretches():
     x = np.arange(70_001).reshape(-1, 1) % 4001
     check(lambda x: (ops.sum(x), ops.max(x), ops.min(x, axis=0)), x, source=False)
     check(lambda x: (ops.max(x), ops.min(x, axis=(0, 1))), np.float32(x), source=False)
+
+
+def test_the_source_has_a_letter_for_every_axis_and_brackets_for_negative_numbers():
+    check(lambda x: ops.exp(x.T) + x, np.random.default_rng(0).normal(size=(2,) * 9))
+    check(lambda x: ops.power(-2.0, x) + x, np.array([2.0, 3.0]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import tinymeta as tm
 from tinymeta import ops
+from tinymeta.engine.tensor import Prim, bind
 
 X = np.ones(3)
 
@@ -109,3 +113,69 @@ def test_vecdot_takes_its_axis():
     x = np.arange(6.0).reshape(2, 3)
     for _ in range(2):
         np.testing.assert_allclose(compiled(x), 4 * x * np.sum(x * x, axis=0), rtol=1e-15)
+
+
+# ---- memory and names of the NumPy program ----
+
+
+@pytest.fixture
+def on_numpy(monkeypatch):
+    monkeypatch.setenv("TINYMETA_BACKEND", "numpy")
+
+
+def check(f, first, then):
+    """Compiled at the first argument, against f at the second."""
+    compiled = tm.compile(f)
+    compiled(first)
+    np.testing.assert_allclose(compiled(then), f(then), rtol=1e-12)
+
+
+SWAP = Prim("swap", lambda x: np.swapaxes(x, -1, -2), kind="linear")
+VIEWS = {"a window of one": lambda x: ops.max_pool2d(x, 1), "a user's view": lambda x: bind(SWAP, x)}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.usefixtures("on_numpy")
+def test_a_buffer_is_not_used_again_while_a_view_of_it_lives(name):
+    def f(x):
+        seen = VIEWS[name](ops.tanh(x))
+        return 2 * seen + ops.roll(ops.sin(3 * x), 1, -1)
+
+    check(f, np.zeros((1, 1, 4, 4)), np.arange(16.0).reshape(1, 1, 4, 4))
+
+
+@pytest.mark.usefixtures("on_numpy")
+def test_a_mean_of_halves_is_not_summed_in_halves():
+    check(lambda x: ops.mean(x, -1), np.ones((2, 1000), np.float16), np.full((2, 1000), 100, np.float16))
+
+
+NAMES = {
+    "soft-sign": lambda x: x / (1 + np.abs(x)), "t0": lambda x: 2 * x, "a0": lambda x: 3 * x, "lambda": lambda x: 4 * x,
+    "np": lambda x: 5 * x, "out": lambda x: 6 * x, "log": np.log10, "partial": functools.partial(np.multiply, 7.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["numpy", ""])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_primitive_may_have_any_name(monkeypatch, name, backend):
+    monkeypatch.setenv("TINYMETA_BACKEND", backend)
+    prim = Prim(name, NAMES[name], (lambda g, y, x: g,), kind="elementwise")
+    check(lambda x: bind(prim, x) + ops.roll(x, 1), X, 2 * X)
+
+
+@pytest.mark.usefixtures("on_numpy")
+def test_what_has_no_buffer_is_let_go_when_it_is_read():
+    order = np.random.default_rng(0).permutation(50_000)
+
+    def f(x):
+        for _ in range(10):
+            x = np.tanh(x[order])
+        return x
+
+    x, compiled = np.ones(50_000), tm.compile(f)
+    compiled(x)
+    tracemalloc.start()
+    compiled(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * x.nbytes

@@ -53,6 +53,7 @@ class Log:
         self.ops: list[Op] = []
         self.checks: list[Check] = []
         self.constants: dict[int, Value] = {}
+        self.in_place = False
         self.open = True
 
     def input(self, array: Any) -> Symbol:
@@ -162,7 +163,7 @@ def capture(f: Callable, args: tuple, kwargs: dict) -> tuple[Program, Any]:
             check_numbers(f"the result{path}", x)
         result = trees.map(log.operand, result)
     inputs = [x.value for x in symbols if type(x) is Symbol]
-    return Program(inputs, log.ops, trees.leaves(result), log.checks), result
+    return Program(inputs, log.ops, trees.leaves(result), log.checks, log.in_place), result
 
 
 def _check_containers(given: Any, symbols: list) -> None:
@@ -255,6 +256,7 @@ def _in_place(op: Callable) -> Callable:
             root = root.op.inputs[0]
         if root.op is None:
             _refuse("a change in place", "write x = x + y, which leaves the caller's array alone", ONCE)(self)
+        self.log.in_place = True
         return op(self, other)
 
     return change

@@ -106,7 +106,7 @@ def _single_number(x: Any) -> Any:
 def nobody_elses(array: np.ndarray) -> bool:
     """Whether the program alone holds it: an array that came in by closure may be written to, and is read in each run."""
     base = array.base
-    if base is not None and (type(base) is not np.ndarray or sys.getrefcount(base) > OWN):
+    if base is not None and (type(base) is not np.ndarray or base.base is not None or sys.getrefcount(base) > OWN):
         return False
     return sys.getrefcount(array) <= OWN
 

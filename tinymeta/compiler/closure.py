@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from ..engine import trees
 
 STAY = types.ModuleType  # globals that nobody binds anew
-LIBRARY = {"tinymeta", "numpy", *sys.stdlib_module_names}
+STANDARD = os.path.dirname(os.__file__)  # the standard library's folder
 INSIDE: dict[type, str] = {
     property: "fget",
     staticmethod: "__func__",
@@ -66,7 +67,9 @@ def _callers(tree: Any) -> list[Any]:
 
 def _of_library(g: types.FunctionType) -> bool:
     """Whether nobody binds its variables anew."""
-    return (g.__globals__.get("__name__") or "").partition(".")[0] in LIBRARY  # functools.wraps changes g.__module__
+    name = (g.__globals__.get("__name__") or "").partition(".")[0]  # functools.wraps changes g.__module__
+    file = g.__globals__.get("__file__") or STANDARD  # some of it is frozen; a user's module may have such a name
+    return name in ("tinymeta", "numpy") or (name in sys.stdlib_module_names and file.startswith(STANDARD))
 
 
 def _defaults(g: types.FunctionType) -> Iterable[Any]:

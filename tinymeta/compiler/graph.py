@@ -57,12 +57,13 @@ class Check(NamedTuple):
 
 @dataclass(eq=False)
 class Program:
-    """outputs may be Values or plain numbers; the checks' values are computed as outputs are."""
+    """outputs may be Values or plain numbers; the checks' values are computed as outputs are. `in_place`: f has used `+=`."""
 
     inputs: list[Value]
     ops: list[Op]
     outputs: list[Any]
     checks: list[Check] = field(default_factory=list)
+    in_place: bool = False
 
     @property
     def results(self) -> list[Value]:

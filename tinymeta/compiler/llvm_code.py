@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from ..ops import reduce
 from . import convolutions as convolutions  # puts its prims into the table of loops
-from .arena import arrange
+from .arena import ALIGNMENT, arrange
 from .graph import Op, Program, Value, values
 from .loops import Lowering
 from .nests import Nest, Place
@@ -28,7 +28,6 @@ from .vectors import BYTES, INDEX, Code, address, combine, convert, index, load,
 RUNS = 8  # of tasks, each with its own partial sums: the same sums whatever the number of threads
 IN_RUN = 128  # tasks whose partial sum loses few bits
 SUMS_BYTES = 1 << 24  # room for the partial sums of more runs
-ALIGNMENT = 64
 _INT64 = np.dtype(np.int64)
 
 

@@ -234,9 +234,7 @@ def _reduction(kind: str) -> Callable:
         if op.out.dtype.kind == "b":  # one bit in a register, whose sign is the number
             raise unsupported(op, op.out)
         if op.prim is structural._sum_to_prim:
-            to = op.params["shape"]
-            lead = x.ndim - len(to)
-            axes = (*range(lead), *(lead + i for i, n in enumerate(to) if n == 1 and x.shape[lead + i] != 1))
+            axes = structural.summed_axes(x.shape, op.params["shape"])
         else:
             axes = positive_axes(op.params["axis"], x.ndim)
         low.reduced(op, kind, tuple(sorted(axes)), op.out)

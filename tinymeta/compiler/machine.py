@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import binding as llvm
 
 from ..engine.tensor import describe
+from .arena import ALIGNMENT
 from .cache import cached
 from .graph import Program, line
 from .identity import generator, text_of
@@ -176,6 +177,6 @@ def _addresses(arrays: tuple) -> list[int]:
 
 
 def _block(size: int) -> np.ndarray:
-    """Zeros that begin at a multiple of 64 bytes."""
-    memory = np.zeros(size + 64, np.uint8)
-    return memory[-memory.ctypes.data % 64 :]
+    """Zeros that begin at a multiple of ALIGNMENT bytes."""
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    return memory[-memory.ctypes.data % ALIGNMENT :]

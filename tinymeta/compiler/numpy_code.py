@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from traceback import walk_tb
 from typing import Any
@@ -12,12 +15,15 @@ from ..engine import structural
 from ..ops import elementwise as ew
 from ..ops import linalg, reduce, shape
 from ..ops.einsum import _einsum
-from .graph import Op, Program, Value, short_line, text_of_line
-from .plan import part, plan
+from .graph import Op, Program, Value, short_line, text_of_line, values
+from .plan import is_view, part, plan
 
 Lines = list[str]
 FILE = "<tm.compile>"
 WIDTH = 60  # of the code on a line, before its comment
+OURS = re.compile(
+    rf"[a-z]\d*|np|out|build|buffer|replay|{'|'.join(keyword.kwlist)}"
+)  # names that the code has for other things
 
 
 class Code:
@@ -67,7 +73,8 @@ class Code:
         return name
 
     def _lines(self) -> Lines:
-        views, steps = self._static(), [line for op in self.program.ops for line in self._step(op)]
+        views, dead = self._static(), self._dead()
+        steps = [line for k, op in enumerate(self.program.ops) for line in (*self._step(op), *dead[k])]
         results = "".join(f"{self.names[v]}, " for v in self.program.results)
         parameters = ", ".join(self.names[v] for v in self.program.inputs)
         return [
@@ -78,6 +85,15 @@ class Code:
             f"        return ({results})",
             "    return replay",
         ]
+
+    def _dead(self) -> dict[int, Lines]:
+        """After which op which arrays that have no buffer are let go: none is kept to the end of a run for its name's sake."""
+        last = {x: k for k, op in enumerate(self.program.ops) for x in (*op.outputs, *values(op.inputs))}
+        kept, found = {*self.program.results, *self.plan.arrays}, defaultdict[int, Lines](list)
+        for x, k in last.items():
+            if x.op is not None and x not in kept and not is_view(x.op):
+                found[k].append(f"del {self.names[x]}")
+        return found
 
     def _static(self) -> Lines:
         """The buffers, and the views of them that are the same in every run."""
@@ -101,7 +117,7 @@ class Code:
         inputs, out = [self.name(x) for x in op.inputs], self.names[op.out]
         ufunc = _ufunc(op)
         rule = OUT.get(op.prim)
-        lines = rule(self, op, inputs, out) if rule else [f"{_called(ufunc)}({', '.join(inputs)}, out={out})"]
+        lines = rule(self, op, inputs, out) if rule else [f"{self._called(ufunc, op)}({', '.join(inputs)}, out={out})"]
         return [self._commented(lines[0], op), *lines[1:]]
 
     def _call(self, op: Op) -> str:
@@ -112,10 +128,13 @@ class Code:
         if known:
             return known.format(*inputs, **op.params)
         params = [f"{k}={self._param(v)}" for k, v in op.params.items()]
-        called = (
-            _called(function) if getattr(np, function.__name__, None) is function else self.let(op.prim.name, function)
-        )
-        return f"{called}({', '.join([*inputs, *params])})"
+        return f"{self._called(function, op)}({', '.join([*inputs, *params])})"
+
+    def _called(self, f: Callable, op: Op) -> str:
+        """NumPy's by its own name, another by that of the primitive, if it can be one."""
+        if (name := getattr(f, "__name__", None)) and getattr(np, name, None) is f:
+            return f"np.{name}"
+        return self.let("op" if not op.prim.name.isidentifier() or OURS.fullmatch(op.prim.name) else op.prim.name, f)
 
     def _param(self, x: Any) -> str:
         simple = (
@@ -152,25 +171,24 @@ def _ufunc(op: Op) -> Any:
     )
 
 
-def _called(f: Any) -> str:
-    return f"np.{f.__name__}"
-
-
 # ---- how the others write into a buffer; the same arithmetic as the primitive's own function, in the same order ----
 
 
 def _reduction(name: str) -> Callable:
     def lines(code: Code, op: Op, inputs: list[str], out: str) -> Lines:
         given = "".join(f", {k}={v!r}" for k, v in op.params.items())
+        if (
+            name == "mean" and op.out.dtype == np.float16
+        ):  # whose sum, for which there need be no room, NumPy would write to out
+            return [f"np.copyto({out}, np.mean({inputs[0]}{given}))"]
         return [f"np.{name}({inputs[0]}{given}, out={out})"]
 
     return lines
 
 
 def _sum_to(code: Code, op: Op, inputs: list[str], out: str) -> Lines:
-    x, shape = op.inputs[0], op.params["shape"]
-    lead = x.ndim - len(shape)
-    axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1))
+    x = op.inputs[0]
+    axes = structural.summed_axes(x.shape, op.params["shape"])
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     return [f"np.sum({inputs[0]}, axis={axes}, keepdims=True, out={out}.reshape({kept}))"]
 

@@ -44,7 +44,7 @@ def part_of(x: np.ndarray, index: Any) -> np.ndarray:
 def plan(program: Program, owns: Any, in_place: Any) -> Plan:
     """`owns(op)`: the op writes into a buffer; `in_place(op)`: also into the one of an input that nobody else needs."""
     made = Plan()
-    last = _last_uses(program)
+    last = _last_uses(program, owns)
     free: list[int] = []
     roots: dict[Value, Value] = {}  # of what has a buffer or is a view of one
     for k, op in enumerate(program.ops):
@@ -64,15 +64,20 @@ def plan(program: Program, owns: Any, in_place: Any) -> Plan:
     return made
 
 
-def _last_uses(program: Program) -> dict[Value, int]:
+def _last_uses(program: Program, owns: Any) -> dict[Value, int]:
     """The last op at which each value, or a view of it, is read; the end for results."""
     end = len(program.ops)
     last = {y: -1 for op in program.ops for y in op.outputs} | dict.fromkeys(program.results, end)
     for k, op in reversed(list(enumerate(program.ops))):
         for x in values(op.inputs):
-            reach = max([k, *(last[y] for y in op.outputs)]) if is_view(op) else k
+            reach = max([k, *(last[y] for y in op.outputs)]) if is_view(op) or not (owns(op) or _is_ours(op)) else k
             last[x] = max(last.get(x, -1), reach)
     return last
+
+
+def _is_ours(op: Op) -> bool:
+    """Whether the op is known to return a new array: a user's may return a view."""
+    return (getattr(op.prim.forward, "__module__", None) or "").startswith("tinymeta.")
 
 
 def _view(op: Op, made: Plan) -> np.ndarray | None:

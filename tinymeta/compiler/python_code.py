@@ -5,7 +5,7 @@ Arrays are flat. Each line says which op it is, of what shape, and which line of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class Text:
         for view, register in s.loads.items():
             self._line(inner, f"v{register} = {self._flat(view, indices)}")
         for register, op, arguments in s.code:
-            given = [f"v{a}" if isinstance(a, int) else repr(a[0]) for a in arguments]
+            given = [f"v{a}" if isinstance(a, int) else _number(a[0]) for a in arguments]
             self._line(inner, f"v{register} = {_expression(op, given)}", _comment(op, op.outputs[0]))
         for register, view in s.stores:
             self._line(inner, f"{self._flat(view, indices)} = v{register}")
@@ -145,9 +145,9 @@ class Text:
         """Loops over all axes longer than 1; an index for every axis."""
         indices = []
         for k, n in enumerate(over):
-            indices.append(INDICES[k] if n > 1 else "0")
+            indices.append((INDICES[k] if k < len(INDICES) else f"i{k}") if n > 1 else "0")
             if n > 1:
-                self._line(depth, f"for {INDICES[k]} in range({n}):")
+                self._line(depth, f"for {indices[-1]} in range({n}):")
                 depth += 1
         return depth, indices
 
@@ -179,6 +179,11 @@ class Text:
         size = view.root.dtype.itemsize
         return (f"np.lib.stride_tricks.as_strided({name}{f'[{offset}:]' if offset else ''}, {view.shape}, "
                 f"{tuple(size * step for step in view.strides)})")  # fmt: skip
+
+
+def _number(x: Any) -> str:
+    """With a sign of its own only in brackets: -2.0 ** x is another number."""
+    return f"({x!r})" if repr(x).startswith("-") else repr(x)
 
 
 def _expression(op: Op, given: list[str]) -> str:

@@ -24,7 +24,7 @@ from .cleanup import clean
 from .closure import unchanged
 from .graph import Program, line, text_of_line
 from .signature import check_static, reader, writer
-from .verify import check_repeatable, verify
+from .verify import check_repeatable, verify, verify_elsewhere
 
 MANY = 8  # programs that differ in static values or variables alone, before a warning; so many stale ones are kept
 
@@ -56,6 +56,7 @@ class Specialisation:
         self.before, self.after = _places(self.program)
         self.write = writer(self.result, results)
         self.backend, self.code, self.replay, self.why = _generated(self.program, self.wanted, args, kwargs)
+        self.in_place = program.in_place
         self.lock = threading.Lock()
         self.worst = 0.0
 
@@ -145,6 +146,8 @@ class Compiled:
         program = Specialisation(self._f, args, kwargs)  # first: what it refuses has changed nothing then
         expected = self._f(*args, **kwargs)
         result, program.worst = verify(self._f, program.call, program.result, expected, args, kwargs)
+        if program.in_place:
+            verify_elsewhere(self._f, program.call, program.result, args, kwargs)
         _trim()
         with self._lock:
             stale = [p for p in self._programs if not p.fresh()][MANY:]

@@ -12,7 +12,7 @@ from ..engine import structural
 from ..engine.tensor import IDENTITY
 from ..ops.elementwise import _where
 from ..ops.table import built_in
-from .graph import Op, Value
+from .graph import Op
 from .statements import unsupported
 from .vectors import Code, by_lanes, combine, convert, intrinsic, number
 
@@ -41,16 +41,6 @@ def _computed(b: ir.IRBuilder, op: Op, arguments: Sequence[tuple[Any, np.dtype |
     if within.kind not in ("b" if name in LOGIC else "fi" if name in INTEGER else "f"):
         raise unsupported(op, within)
     return ROWS[name](b, within, width, [_as(b, x, within, width) for x in arguments])
-
-
-def check(op: Op) -> None:
-    """Unsupported for an elementwise op without a row."""
-    known = op.prim in (_where, structural._astype, structural._cast, IDENTITY) or (
-        op.prim.name in ROWS and built_in(op.prim)
-    )
-    dtypes = [x.dtype for x in (*op.inputs, *op.outputs) if type(x) is Value]
-    if not known:
-        raise unsupported(op, ", ".join(map(str, dtypes)))
 
 
 def _as(b: ir.IRBuilder, x: tuple[Any, np.dtype | None], dtype: np.dtype, width: int) -> Code:

@@ -185,9 +185,7 @@ class _Split:
 def _summed(op: Op) -> tuple[tuple[int, ...], int]:
     """The axes that op sums over, and the number by which it divides the sum."""
     if op.prim is structural._sum_to_prim:
-        x, to = op.inputs[0], op.params["shape"]
-        lead = x.ndim - len(to)
-        return (*range(lead), *(lead + i for i, n in enumerate(to) if n == 1 and x.shape[lead + i] != 1)), 1
+        return structural.summed_axes(op.inputs[0].shape, op.params["shape"]), 1
     if op.prim in (reduce._sum, reduce._mean):
         axes = positive_axes(op.params["axis"], op.inputs[0].ndim)
         count = int(np.prod([op.inputs[0].shape[a] for a in axes], dtype=np.int64))
