@@ -32,6 +32,8 @@ DONE, FAILED_CHECK, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # e
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code; what a user can mend is one sentence on stderr, never a traceback."""
+    if sys.stderr is None:  # closed by the shell: what would be said there must not go elsewhere
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = _dispatch(arguments)
         print(end="", flush=True)  # sys.stdout itself is None where the shell has closed it

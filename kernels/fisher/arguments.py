@@ -50,7 +50,7 @@ def check_network(
     for k, (W, b) in enumerate(params):
         layer = agree(f"mlp_fisher, layer {k}", x=(inputs, "N I"), W=(W, "I O"), b=(b, "O"))
         sizes.append(layer["I"])
-        inputs = np.broadcast_to(x.dtype.type(0), (layer["N"], layer["O"]))
+        inputs = np.broadcast_to(np.zeros((), x.dtype), (layer["N"], layer["O"]))
     N, C = check_logits("mlp_fisher", inputs)
     if kind in ("empirical", "batched"):
         check_labels(labels, N, C)

@@ -8,6 +8,7 @@ they are computed like the others, on a gradient of 0, and never read.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,13 @@ LANES = 64
 def hidden_sizes(weights: Weights) -> tuple[int, ...]:
     """H of each layer."""
     return tuple(b.size // 4 for _, b in weights.layers)
+
+
+def check_written(before: Any, after: Any, gradients: Sequence[Any], targets: Sequence[Any]) -> None:
+    """ValueError or TypeError unless what a step writes is shaped as what it reads."""
+    agree("step", before=(before, "k R L"), after=(after, "k R L"))
+    for gradient, target in zip(gradients, targets, strict=True):
+        agree("step", before=(before, "k R L"), target=(target, " ".join(map(str, gradient.shape))))
 
 
 def zero_blocks(weights: Weights, n: int) -> Array:

@@ -5,7 +5,8 @@ group: so the memory does not grow with n. Where the activations of all T steps 
 they are those of a segment of steps: the state at the start of each segment is kept instead, and every segment but the last
 is run forward twice.
 
-The gradient of the weights is the same for any number of threads and any timing: tiles are divided in at most SLOTS runs,
+The gradient of the weights is the same for any timing and, unless `memory` is given, of which each thread has its share and with it
+the length of its segments, for any number of threads: tiles are divided in at most SLOTS runs,
 whatever the threads; each run is summed in one order, in float32 for TILES_PER_FLUSH tiles and in float64 beyond, and the
 runs' sums in one order.
 """

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import agree
-from .blocks import check_cotangents, gathered, scatter
-from .gpu import Sizes, check_written, flatten, plan, preprocessing, sizes_of, unflatten
+from .blocks import check_cotangents, check_written, gathered, scatter
+from .gpu import Sizes, check_contiguous, flatten, plan, preprocessing, sizes_of, unflatten
 from .reference import Weights
 
 Array = Any  # cupy.ndarray
@@ -44,6 +44,7 @@ def advance(
     """One step in place: `after`, which may be `before`, becomes the next state; each target becomes the update of its
     gradient, or is moved by it if `add`. Several leaves are gathered for the kernel, 1 % of the memory it moves."""
     check_written(before, after, gradients, targets)
+    check_contiguous(after)
     if len(targets) == 1 and targets[0].flags.c_contiguous:
         _forward("step", weights, before, after, gradients[0].reshape(1, -1), targets[0], scale, p, add)
         return

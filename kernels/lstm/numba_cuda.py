@@ -19,8 +19,8 @@ import numpy as np
 from numba import cuda, float32
 
 from .. import agree
-from .blocks import LANES, check_cotangents, gathered, scatter
-from .gpu import Sizes, check_written, flatten, plan, preprocessing, sizes_of, unflatten
+from .blocks import LANES, check_cotangents, check_written, gathered, scatter
+from .gpu import Sizes, check_contiguous, flatten, plan, preprocessing, sizes_of, unflatten
 from .reference import Array, Weights
 
 BLOCKS = 256  # of threads at once; fixed, so that sums over coordinates are the same bits on every GPU
@@ -271,6 +271,7 @@ def advance(
     """One step in place: `after`, which may be `before`, becomes the next state; each target becomes the update of its
     gradient, or is moved by it if `add`."""
     check_written(before, after, gradients, targets)
+    check_contiguous(after)
     flat, moved = gathered(gradients), gathered(targets)[None]
     moved[...], after[...] = _run_forward("step", weights, before, flat[None], moved, scale, p, add)
     scatter(moved[0], targets, add=False)  # the kernel has added

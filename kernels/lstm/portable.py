@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from . import reference
-from .blocks import LANES, from_blocks, gathered, hidden_sizes, padded, scatter, to_blocks
+from .blocks import LANES, check_written, from_blocks, gathered, hidden_sizes, padded, scatter, to_blocks
 from .reference import Array, State, Weights
 
 
@@ -26,6 +26,7 @@ def advance(
     add: bool,
 ) -> None:
     """One step in place: `after` becomes the next state, and each target the update of its gradient, or is moved by it."""
+    check_written(before, after, gradients, targets)
     update, after[...] = step(weights, before, gathered(gradients), scale, p)
     scatter(update, targets, add)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import agree
-from .blocks import LANES, as_weights, check, check_cotangents, flat_weights, gathered, padded, scatter
+from .blocks import LANES, as_weights, check, check_cotangents, check_written, flat_weights, gathered, padded, scatter
 from .reference import Array, Weights, log_and_sign, log_and_sign_vjp
 
 CACHE = 1 << 20  # bytes that a step may work on at a time
@@ -53,6 +53,7 @@ def advance(
     gradient, or is moved by it if `add`."""
     flat = gathered(gradients)
     check("step", weights, before, flat[None], p)
+    check_written(before, after, gradients, targets)
     tiles = _tiles(flat, before)
     for group in _groups(len(before), _bytes_per_tile(weights, before)):
         tiles[group], cells = _step(weights, before[group], tiles[group], scale, p)

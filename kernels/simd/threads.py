@@ -8,7 +8,7 @@ Here an idle thread sleeps, and one that wakes late costs little, since the piec
 import functools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from numba import config, types
 
@@ -26,14 +26,28 @@ def together(work: Callable[[int], None], threads: int) -> None:
     They share what there is to do by a counter: one that has not begun when work(0) ends is not needed, and dropped. What
     one of them raises comes out when none writes to the caller's arrays any more.
     """
-    helpers = [_pool().submit(work, k) for k in range(1, threads)]
+    helpers: list[Future] = []
     try:
+        for k in range(1, threads):
+            helpers.append(_pool().submit(work, k))  # noqa: PERF401  (it holds all that may have begun, at any moment)
         work(0)
     finally:
-        begun = [helper for helper in helpers if not helper.cancel()]
-        failures = [helper.exception() for helper in begun]  # waits for each
+        failures = _ends([helper for helper in helpers if not helper.cancel()])
     for failure in filter(None, failures):
         raise failure
+
+
+def _ends(helpers: list[Future]) -> list[BaseException | None]:
+    """How each has ended, once all have: Ctrl-C comes out after that too."""
+    failures: list[BaseException | None] = []
+    for helper in helpers:
+        while not helper.done():
+            try:
+                wait([helper])
+            except KeyboardInterrupt as interrupt:
+                failures.append(interrupt)
+        failures.append(helper.exception())
+    return failures
 
 
 @vector_code(types.int64, types.int64, types.int64)

@@ -52,6 +52,7 @@ def finished(root, **changes):
 # ---- a whole run ----
 
 
+@pytest.mark.filterwarnings("ignore:tm.compile.*compiled 8 times")  # in a process that has tested other styles
 def test_a_run_compares_all_methods_in_all_settings_and_draws(tmp_path) -> None:
     folder = execute(EXPERIMENT, configure(EXPERIMENT, "quick", TINY), tmp_path)
     result = json.loads((folder / "result.json").read_text())

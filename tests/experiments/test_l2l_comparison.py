@@ -137,3 +137,19 @@ def test_published_numbers_stand_beside_the_paper_s_problem_alone():
     assert [s.fails for s in full] == [False] * 4 + [True]
     shorter = l2l_mnist.settings(l2l_mnist.Config(horizons=(60,)))
     assert not any(s.published for s in shorter)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_baseline_that_diverges_on_one_problem_is_neither_the_best_nor_above_the_optimizer(bad):
+    found = comparison(np.random.default_rng(0), {"LSTM": 0.3, "SGD": 0.5, "ADAM": 0.6})
+    found.curves["SGD"][-1, 3] = bad
+    final = found.final(1)
+    assert l2l_comparison.best_baseline(final) == "ADAM"
+    assert [c.held for c in l2l_comparison.claims(found, 1, GOAL)] == [True, True]
+    assert l2l_comparison.below_paired(final, "LSTM")
+    assert not l2l_comparison.apart(final["SGD"], final["LSTM"])
+
+
+def test_a_tie_is_no_failure():
+    assert held({"LSTM": 0.5001, "ADAM": 0.5}, fails=True) == [False]
+    assert held({"LSTM": 2.6, "ADAM": 0.4}, fails=True) == [True]

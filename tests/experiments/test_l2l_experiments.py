@@ -391,3 +391,17 @@ def test_the_presets_name_settings_that_exist():
         for preset in experiment.presets:
             assert configure(experiment, preset, {}).seed == 0
         assert set(experiment.minutes) == set(experiment.presets)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "what"),
+    [
+        ("l2l-mnist", {"horizons": "2,2"}, "horizons has 2 twice"),
+        ("l2l-mnist", {"variants": "ReLU,ReLU"}, "variants has 'ReLU' twice"),
+        ("l2l-mnist-sweep", {"units": "3,3"}, "units has 3 twice"),
+        ("l2l-art", {"validation_problems": "1001"}, "validation_problems = 1001, expected at most 1,000"),
+    ],
+)
+def test_what_would_end_a_run_after_its_training_is_refused_before(name, changes, what):
+    with pytest.raises(UserError, match=what):
+        configure(experiments.load(name), "quick", changes)

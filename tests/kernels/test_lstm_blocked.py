@@ -148,3 +148,15 @@ def test_the_blocks_of_some_coordinates_hold_their_state(n, seed):
     taken = blocks.take(to_blocks(state, n, np.dtype(float)), chosen)
     expected = tuple((h[chosen], c[chosen]) for h, c in state)
     np.testing.assert_array_equal(taken, to_blocks(expected, len(chosen), np.dtype(float)))
+
+
+@backends
+def test_what_is_written_must_fit_what_is_read(backend):
+    weights, state, gradients, _, _ = case(0, (3,), 10.0, 5, 1)
+    before = to_blocks(state, 5, gradients.dtype)
+    wrong = {"target": (before.copy(), np.zeros(3)), "after": (np.zeros((3, *before.shape[1:])), np.zeros(5))}
+    for name, (after, target) in wrong.items():
+        kept = after.copy()
+        with pytest.raises(ValueError, match=f"step: .*{name}"):
+            backend.advance(weights, before, after, [gradients[0]], [target], SCALE, 10.0, add=False)
+        np.testing.assert_array_equal(after, kept)

@@ -1,6 +1,8 @@
 """kernels.simd: the functions of vectors against float64 on dense sweeps, in units in the last place, and their special values;
 work in several threads."""
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,3 +177,21 @@ def test_threads_that_have_not_begun_are_not_waited_for(monkeypatch):
         simd.together(done.append, 3)
         free.set()
     assert done == [0]
+
+
+def test_an_interrupt_waits_for_those_that_write(monkeypatch):
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
+        begun, done = threading.Barrier(2), []
+
+        def work(k):
+            begun.wait()
+            if k:
+                time.sleep(0.3)
+                done.append(k)
+            else:
+                threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+        with pytest.raises(KeyboardInterrupt):
+            simd.together(work, 2)
+        assert done == [1]

@@ -317,3 +317,16 @@ def test_no_coordinates_at_all_are_no_problem(rng):
         tm.grad(lambda w: ops.sum(optimizer.with_weights(w).update(g, optimizer.init(g))[0]))(optimizer.weights).b_out
         == 0
     )
+
+
+@pytest.mark.parametrize("number", [np.float32, lambda x: np.asarray(x, np.float32)], ids=["scalar", "array"])
+def test_scalars_of_numpys_are_read_where_they_are(rng, number):
+    """tm.grad gives np.float32 for a number, which has no memory that stays."""
+    optimizer = settings.optimizer(rng, hidden=(20, 20), dtype=np.float32)
+    gradients = {name: number(g) for name, g in zip("abc", (-3.0, 0.5, 1e-4), strict=True)}
+    whole = np.array([*map(float, gradients.values())], np.float32)
+    state, whole_state = optimizer.init(gradients), optimizer.init(whole)
+    for _ in range(2):
+        updates, state = optimizer.update(gradients, state)
+        expected, whole_state = optimizer.update(whole, whole_state)
+        np.testing.assert_array_equal([*updates.values()], expected)

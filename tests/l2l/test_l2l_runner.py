@@ -116,7 +116,7 @@ def test_more_losses_than_there_are_or_none_are_refused(rng, last):
 def test_a_loss_that_is_not_one_value_for_each_problem_is_refused(axis, found):
     problem = l2l.Problem({"w": np.ones((2, 3))}, lambda theta, t: ops.sum(theta["w"], axis=axis))
     with pytest.raises(
-        ValueError, match=rf"loss is {found}, its first parameter float64\[2,3\]: expected losses of shape"
+        ValueError, match=rf"loss is {found}, its parameter\['w'\] float64\[2,3\]: expected losses of shape"
     ):
         l2l.optimize(optim.sgd(0.01), problem, 2)
 
@@ -221,3 +221,18 @@ def test_a_late_carry_is_where_the_guide_is_and_what_was_read_on_the_way():
     unmoved = l2l.late_carry(learned, problem, optim.sgd(0.1), 0, read=2)
     assert unmoved.theta is problem.theta
     assert unmoved.t == 0
+
+
+def test_every_parameter_has_an_axis_over_problems():
+    theta = {"a": np.ones((2, 3)), "b": np.ones((1, 3))}
+    problem = l2l.Problem(theta, lambda theta, t: ops.sum(theta["a"] * theta["b"], axis=1))
+    with pytest.raises(ValueError, match=r"its parameter\['b'\] float64\[1,3\]: expected losses of shape"):
+        l2l.optimize(optim.sgd(0.01), problem, 2)
+
+
+def test_an_mlp_problem_of_integer_images_is_refused(rng):
+    x, y = rng.integers(0, 255, (30, 4), dtype=np.uint8), rng.integers(0, 3, 30)
+    with pytest.raises(TypeError, match=r"mlp_problem: x is uint8\[30,4\], expected floats"):
+        l2l.mlp_problem(x, y, rng.integers(0, 30, (2, 3, 8)), rng)
+    problem = l2l.mlp_problem(x.astype(np.float32), y, rng.integers(0, 30, (2, 3, 8)), rng, sigma=np.float64(0.01))
+    assert {w.dtype for w in trees.leaves(problem.theta)} == {np.dtype(np.float32)}

@@ -294,3 +294,19 @@ def test_divergence_says_what_happened_and_what_to_do():
     )
     with pytest.raises(FloatingPointError, match=sentence):
         l2l.meta_step(wild, problem, at, sgd, sgd.init(wild.weights), LENGTH)
+
+
+def test_a_meta_gradient_that_is_not_finite_changes_no_optimizer():
+    """The last gradient of an unroll is read by no update, so nothing else looks at it."""
+    optimizer, problem, _ = case()
+
+    def gradient(theta, t):
+        losses, g = l2l.runner.losses_and_grads(problem, theta, t)
+        return losses, g if t < 2 else np.full_like(g, np.nan)
+
+    broken = problem._replace(gradient=gradient)
+    sgd = optim.sgd(0.1)
+    with pytest.raises(
+        FloatingPointError, match="the meta-gradient is not finite after optimizee steps 0 to 2: the proposals"
+    ):
+        l2l.meta_step(optimizer, broken, None, sgd, sgd.init(optimizer.weights), 2)

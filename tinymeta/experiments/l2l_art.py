@@ -38,6 +38,7 @@ from .l2l_comparison import (
 )
 from .l2l_trace import trace_of
 from .l2l_training import Training, meta_train
+from .settings import expect
 
 TRAINED: Texture = "mosaic"  # the style of meta-training
 NEW: Texture = "waves"  # the style that the optimizer has never seen
@@ -73,6 +74,8 @@ class Config(Training):
             raise ValueError(f"size is {self.size}, expected 8, 16, 32, 64 or 128")
         if not self.meta_batch <= self.content_images <= 50_000 - HELD:
             raise ValueError(f"content_images is {self.content_images}, expected {self.meta_batch} to {50_000 - HELD}")
+        for name, most in (("validation_problems", HELD), ("test_problems", 10_000)):
+            expect(self, name, getattr(self, name) <= most, f"at most {most:,}, the images that there are")
         if min(self.balance) < 0:
             raise ValueError(f"balance is {self.balance}, expected three factors, none negative")
         if not 2 <= len(self.filters) <= 4 or min(self.net_batch, *self.filters) < 1 or self.net_steps < 0:

@@ -175,7 +175,12 @@ def _row(quantity: str, ours: float, ci95: float | None, setting: Setting, publi
 
 def best_baseline(losses: Mapping[str, NDArray]) -> str:
     """The baseline with the lowest mean over the problems."""
-    return min((name for name in losses if name in l2l.BASELINES), key=lambda name: float(np.mean(losses[name])))
+    return min((name for name in losses if name in l2l.BASELINES), key=lambda name: _mean(losses[name]))
+
+
+def _mean(losses: NDArray) -> float:
+    """Infinite where a problem's loss is no finite number: the method has diverged there."""
+    return float(np.mean(losses)) if np.isfinite(losses).all() else np.inf
 
 
 def _ratio(final: Mapping[str, NDArray]) -> float:
@@ -188,7 +193,7 @@ def claims(comparison: Comparison, last: int, goal: Goal | None = None) -> list[
     further learned optimizers that they end below every baseline."""
     setting, final = comparison.setting, comparison.final(last)
     if setting.fails:
-        worse = not float(np.mean(final[LEARNED])) <= float(np.mean(final[best_baseline(final)]))  # NaN is worse
+        worse = apart(final[best_baseline(final)], final[LEARNED])
         return [
             Claim(
                 f"{setting.title}: the learned optimizer fails, as in the paper",
@@ -237,8 +242,9 @@ def curve_claims(comparison: Comparison) -> list[Claim]:
 
 def below_paired(losses: Mapping[str, NDArray], learned: str) -> bool:
     """Whether its losses are below every baseline's on the same problems: 95 % intervals of the mean difference above 0."""
-    gains = (mean_ci95(losses[name] - losses[learned]) for name in losses if name in l2l.BASELINES)
-    return all(bool(gain - half > 0) for gain, half in gains)
+    baselines = [losses[name] for name in losses if name in l2l.BASELINES and _mean(losses[name]) < np.inf]
+    gains = (mean_ci95(baseline - losses[learned]) for baseline in baselines)
+    return _mean(losses[learned]) < np.inf and all(bool(gain - half > 0) for gain, half in gains)
 
 
 def lasts(comparison: Comparison, config: Training) -> list[Claim]:
@@ -260,7 +266,9 @@ def lasts(comparison: Comparison, config: Training) -> list[Claim]:
 
 
 def apart(lower: NDArray, upper: NDArray) -> bool:
-    """Whether the 95 % interval of the mean of one lies below that of the other."""
+    """Whether the 95 % interval of the mean of one lies below that of the other, which for one that has diverged is infinite."""
+    if not _mean(lower) < np.inf or not _mean(upper) < np.inf:
+        return _mean(lower) < _mean(upper)
     (low, low_ci), (high, high_ci) = mean_ci95(lower), mean_ci95(upper)
     return bool(low + low_ci < high - high_ci)
 

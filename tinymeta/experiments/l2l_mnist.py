@@ -18,6 +18,7 @@ from .l2l_comparison import Setting, run_comparison
 from .l2l_figures import loss_curves, meta_training
 from .l2l_trace import trace_of
 from .l2l_training import AUTHORS, AUTHORS_VALIDATION, MakeProblem, Training
+from .settings import expect_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,6 +109,7 @@ class Config(Mnist):
         super().__post_init__()
         if min(self.horizons, default=0) < 1:
             raise ValueError(f"horizons is {self.horizons}, expected at least one number of steps, 1 or more")
+        expect_once(self, ("horizons", "variants"))
         self.check_final_steps(min(self.horizons))
         for name in self.variants:
             if name not in VARIANTS:

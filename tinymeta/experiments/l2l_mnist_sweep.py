@@ -15,6 +15,7 @@ from tinymeta.lab.figures import BLACK, line, subplots
 from .l2l_comparison import LEARNED, Comparison, Setting, apart, best_baseline, compare, save_optimizer, series
 from .l2l_mnist import Mnist
 from .l2l_training import meta_train
+from .settings import expect_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ class Config(Mnist):
         for name in ("layers", "units"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least one number, 1 or more")
+        expect_once(self, ("layers", "units"))
 
 
 def train(config: Config, run: Run) -> Outcome:

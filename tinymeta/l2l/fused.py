@@ -26,7 +26,8 @@ def advance(
 ) -> tuple[list[Any], Any]:
     """(one update per gradient, the next state) of plain arrays; `in_place` writes the next state over `blocks`."""
     step = choose("lstm step", _table("advance", "cpu"), [blocks, *gradients])
-    leaves = [np.require(g, requirements="C") if isinstance(g, np.ndarray) else g for g in gradients]
+    # a scalar of NumPy's, which tm.grad gives for a number, has no memory of its own to read from
+    leaves = [np.require(g, requirements="C") if isinstance(g, (np.ndarray, np.generic)) else g for g in gradients]
     flat = np.empty_like(blocks, shape=sum(g.size for g in leaves))
     after = blocks if in_place else np.empty_like(blocks)
     updates = cut(flat, gradients)

@@ -129,10 +129,11 @@ def meta_step(
             else:
                 total, gradient, end = meta_gradient(optimizer, problem, start, unroll_length, sample, memory)
     except FloatingPointError:  # of the optimizer's: ∇f is not finite any more
-        total = np.nan
-    if not np.isfinite(total):
+        total, gradient = np.nan, None
+    if not np.isfinite(total) or not all(np.isfinite(g).all() for g in trees.leaves(gradient)):
+        found = f"meta-loss is {float(total)}" if not np.isfinite(total) else "meta-gradient is not finite"
         raise FloatingPointError(
-            f"the meta-loss is {float(total)} after optimizee steps {start.t} to {start.t + unroll_length}: the proposals diverge; "
+            f"the {found} after optimizee steps {start.t} to {start.t + unroll_length}: the proposals diverge; "
             "lower the meta-learning rate or the output scale"
         )
     updates, meta_state = meta_optimizer.update(optim.clip_by_global_norm(gradient, clip_norm), meta_state)

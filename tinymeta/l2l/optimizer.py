@@ -135,6 +135,7 @@ class LSTMOptimizer:
 
     def save(self, path: str | Path, **notes: Any) -> None:
         """Write weights, settings and `notes` (JSON-able: seed, config, result) to `path`, an .npz file without pickle."""
+        _checked(self)  # which load does too: a file of it would be refused
         p = None if self.p is None else float(self.p)
         header = {"format": FORMAT, "scale": float(self.scale), "p": p, "layers": len(self.weights.layers)}
         arrays = {f"array{i}": x for i, x in enumerate(trees.leaves(self.weights))}

@@ -16,6 +16,7 @@ import numpy as np
 from .. import ops
 from ..compiler import compile
 from ..engine import trees
+from ..engine.tensor import describe
 from ..engine.transforms import value_and_grad
 from ..nets import Layer, mlp
 
@@ -80,7 +81,9 @@ def mlp_problem(
 
     x (N, inputs) float, y (N,) integer labels, batches (B, steps, batch_size) indices into them.
     """
-    problems, classes = batches.shape[0], int(y.max()) + 1
+    if getattr(x.dtype, "kind", "") != "f":
+        raise TypeError(f"mlp_problem: x is {describe(x)}, expected floats, of whose dtype θ is; use .astype")
+    problems, classes, sigma = batches.shape[0], int(y.max()) + 1, float(sigma)
     sizes = (x.shape[1], *hidden, classes)
     theta = tuple(
         Layer(*(sigma * rng.normal(size=(problems, *shape)).astype(x.dtype) for shape in ((a, b), (b,))))

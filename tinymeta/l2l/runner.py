@@ -43,12 +43,12 @@ def optimize(optimizer: Any, problem: Problem, steps: int) -> np.ndarray:
 def losses_and_grads(problem: Problem, theta: Any, t: int) -> tuple[Any, Any]:
     """The losses (B,) and the gradient of their sum: each problem's own gradient; ValueError for losses of another shape."""
     losses, grads = (problem.gradient or with_gradient(problem.loss))(theta, t)
-    first = trees.leaves(theta)[0]
-    if len(np.shape(losses)) != 1 or np.shape(losses) != np.shape(first)[:1]:
-        raise ValueError(
-            f"the problem's loss is {describe(losses)}, its first parameter {describe(first)}: expected losses of shape [B], where "
-            "every parameter has a first axis B over problems, 1 for a single one"
-        )
+    for path, x in trees.items(theta):
+        if len(np.shape(losses)) != 1 or np.shape(losses) != np.shape(x)[:1]:
+            raise ValueError(
+                f"the problem's loss is {describe(losses)}, its parameter{path} {describe(x)}: expected losses of shape [B], where "
+                "every parameter has a first axis B over problems, 1 for a single one"
+            )
     return losses, grads
 
 

@@ -220,4 +220,5 @@ def _describe(x: torch.Tensor) -> str:
 def _fingerprint(learned: Learned) -> str:
     """Equal for equal weights and p: the states of different networks are not interchangeable."""
     arrays = b"".join(x.tobytes() for x in trees.leaves(learned.weights))
-    return hashlib.sha256(repr(learned.p).encode() + arrays).hexdigest()[:16]
+    p = None if learned.p is None else float(learned.p)
+    return hashlib.sha256(repr(p).encode() + arrays).hexdigest()[:16]

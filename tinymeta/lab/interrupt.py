@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,8 +33,8 @@ def held_interrupt() -> Iterator[Callable[[], bool]]:
     def hold(number: int, _frame: Any) -> None:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with suppress(OSError):
-            os.write(2, NOTICE)  # print is not safe inside a signal handler
+        with suppress(OSError, AttributeError, ValueError):  # there may be no stderr, and another file with its number
+            os.write(sys.stderr.fileno(), NOTICE)  # print is not safe inside a signal handler
 
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield lambda: False
