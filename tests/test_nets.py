@@ -236,3 +236,8 @@ def test_nets_with_batch_norm_are_right_to_second_order(init, apply, shape):
     params, x = perturbed(rng, init(rng), (2,)), rng.normal(size=shape)
     labels = rng.integers(0, 2, shape[:2])
     tm.check.gradients(lambda params: ops.mean(ops.softmax_cross_entropy(apply(params, x), labels)), params, order=2)
+
+
+def test_images_that_four_poolings_leave_nothing_of_are_refused():
+    with pytest.raises(ValueError, match="init_pooled_conv4: side is 12, expected 16 or more"):
+        nets.init_pooled_conv4(np.random.default_rng(0), 5, side=12)

@@ -95,6 +95,10 @@ def init_pooled_conv4(
     scaled: bool = True,
 ) -> tuple[tuple[NormLayer, ...], Layer]:
     """As init_conv4, for `pooled_conv4` on images of side x side pixels: the mini-ImageNet net of MAML (section 5.2)."""
+    if side < 16:
+        raise ValueError(
+            f"init_pooled_conv4: side is {side}, expected 16 or more, of which four poolings leave something"
+        )
     positions = (side // 16) ** 2
     return _convolutions(rng, filters, channels, dtype, scaled), _head(rng, positions * filters, classes, dtype)
 

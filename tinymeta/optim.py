@@ -82,7 +82,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Optimizer:
         updates = trees.map(lambda v, g: -in_dtype(rate, g) * g / (ops.sqrt(v) + eps), v, grads)
         return updates, State(state.step + 1, v=v)
 
-    return Optimizer(lambda params: State(0, v=_squares("rmsprop", eps, params)), update)
+    return Optimizer(lambda params: State(0, v=squares("rmsprop", eps, params)), update)
 
 
 def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
@@ -100,7 +100,7 @@ def adam(lr: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Opt
 
         return trees.map(change, m, v), State(t, m, v)
 
-    return Optimizer(lambda params: State(0, _zeros(params), _squares("adam", eps, params)), update)
+    return Optimizer(lambda params: State(0, _zeros(params), squares("adam", eps, params)), update)
 
 
 def adam_constants(name: str, b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any]:
@@ -167,7 +167,7 @@ def _zeros(params: Any) -> Any:
     return trees.map(np.zeros_like, params)
 
 
-def _squares(name: str, eps: Any, params: Any) -> Any:
+def squares(name: str, eps: Any, params: Any) -> Any:
     """The first moments of squares; ValueError where eps would be 0, and 0 / 0 the update of a gradient whose square is."""
     for path, p in trees.items(params):
         if isinstance(eps, float) and eps and np.dtype(p.dtype).type(eps) == 0:

@@ -1,5 +1,6 @@
 """tm.ewc.fisher_diagonal: the vectorised path against a loop over samples and labels, and the laws of the Fisher information."""
 
+import random
 import warnings
 
 import numpy as np
@@ -393,3 +394,51 @@ def test_a_number_of_samples_that_there_are_not_is_refused(samples):
     params, x, _ = problem(0, (3, 4, 3), 6)
     with pytest.raises(ValueError, match=f"samples is {samples}, expected an int from 1 to 6"):
         ewc.fisher_diagonal(nets.mlp, params, x, samples=samples)
+
+
+@pytest.mark.parametrize("kind", ["exact", "batched"])
+def test_batch_norm_is_found_where_the_first_samples_are_alike(kind):
+    rng = np.random.default_rng(0)
+    params, x = nets.init_normed_mlp(rng, (4, 6, 3)), rng.normal(size=(64, 4)).astype(np.float32)
+    x[:8] = x[0]
+    with pytest.raises(ValueError, match="the logits of a sample change by"):
+        ewc.fisher_diagonal(nets.normed_mlp, params, x, np.zeros(64, int), kind)
+
+
+def test_a_kind_in_the_place_of_the_labels_is_refused():
+    params, x, _ = problem(0, (3, 4, 2), 5)
+    with pytest.raises(
+        TypeError, match="y is 'empirical', expected labels; the kind is given by name, kind='empirical'"
+    ):
+        ewc.fisher_diagonal(nets.mlp, params, x, "empirical")
+
+
+def test_a_net_that_is_another_one_in_a_vmap_is_served_one_by_one():
+    params, x, _ = problem(0, (3, 4, 2), 5)
+    net = lambda p, x: nets.mlp(p, x / 2 if type(x) is np.ndarray else x)
+    halved = ewc.fisher_diagonal(nets.mlp, params, x / 2)
+    with pytest.warns(ewc.SlowFisher):
+        found = ewc.fisher_diagonal(net, params, x)
+    assert_trees_close(found, halved)
+
+
+def test_samples_without_features():
+    params, _, _ = problem(0, (1, 3), 4)
+    params = (nets.Layer(np.zeros((0, 3)), params[0].b),)
+    found = ewc.fisher_diagonal(nets.mlp, params, np.zeros((4, 0)))
+    assert found[0].w.shape == (0, 3)
+    assert (found[0].b > 0).all()
+
+
+def test_floats_of_another_byte_order():
+    params, x, _ = problem(0, (3, 4, 2), 5, np.float32)
+    swapped = trees.map(lambda w: w.astype(">f4"), params)
+    assert_trees_close(
+        ewc.fisher_diagonal(nets.mlp, swapped, x.astype(">f4")), ewc.fisher_diagonal(nets.mlp, params, x), rtol=1e-5
+    )
+
+
+def test_pythons_own_random_numbers_are_refused():
+    params, x, _ = problem(0, (3, 2), 5)
+    with pytest.raises(TypeError, match=r"expected a generator such as np.random.default_rng\(0\)"):
+        ewc.fisher_diagonal(nets.mlp, params, x, kind="sampled", rng=random.Random(0))

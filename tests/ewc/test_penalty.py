@@ -419,3 +419,16 @@ def test_trees_that_do_not_fit_are_refused(wrong, message):
         penalty.grad(wrong)
     with pytest.raises(ValueError, match=message):
         penalty.quadratic(wrong)
+
+
+def test_true_is_no_lambda_and_an_anchor_is_finite():
+    with pytest.raises(ValueError, match="Penalty: lam is True"):
+        ewc.Penalty(True)
+    with pytest.raises(ewc.NotFinite, match="Penalty: anchor"):
+        ewc.Penalty(1.0, fisher=[np.ones(2)], anchor=[np.array([np.nan, 0.0])])
+
+
+def test_trees_of_other_keys_say_what_they_were_for():
+    penalty = ewc.Penalty(1.0).add_task({"a": np.ones(2)}, {"a": np.ones(2)})
+    with pytest.raises(ValueError, match=r"Penalty\.value: params: trees differ at the root"):
+        penalty.value({"b": np.ones(2)})

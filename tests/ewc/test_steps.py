@@ -229,3 +229,28 @@ def test_a_rate_may_be_captured(make):
     gradients = tm.grad(loss)(start)
     step = lambda lr: make(lr, penalty).step(start, gradients, make(0.1, penalty).init(start))[0]
     assert_trees_close(tm.compile(step)(np.asarray(0.05)), step(0.05))
+
+
+@pytest.mark.parametrize("name", ["penalised_adam", "proximal_adam"])
+def test_an_eps_that_halves_round_to_0_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: eps = 1e-08 is 0 in float16"):
+        MAKERS[name](0.1, ewc.Penalty(1.0)).init({"w": np.zeros(2, np.float16)})
+
+
+@pytest.mark.parametrize("name", ["penalised_adam", "proximal_adam"])
+def test_moments_of_other_parameters_are_refused_by_name(name):
+    optimizer, params = MAKERS[name](0.1, ewc.Penalty(1.0)), {"w": np.zeros(2)}
+    for other, message in (
+        ({"w": np.zeros(())}, r"state.m\['w'\] is float64\[\], expected float64\[2\]"),
+        ({"v": np.zeros(2)}, "state.m: trees differ"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(params, params, optimizer.init(other))
+
+
+def test_floats_of_another_byte_order_are_penalised():
+    params = {"w": np.array([1.0, 2.0], ">f4")}
+    penalty = ewc.Penalty(1.0).add_task(params, {"w": np.array([3.0, 4.0], ">f4")})
+    optimizer = ewc.penalised_adam(0.1, penalty)
+    after, _ = optimizer.step(params, params, optimizer.init(params))
+    assert np.isfinite(after["w"]).all()

@@ -61,3 +61,8 @@ def test_a_trace_that_float32_cannot_hold_is_no_obstacle():
     scaled = unit_trace({"w": np.full((40, 5), 3e38, np.float32)})
     np.testing.assert_allclose(scaled["w"], np.full((40, 5), 1 / 200), rtol=1e-6)
     assert scaled["w"].dtype == np.float32
+
+
+def test_integers_are_no_fisher():
+    with pytest.raises(TypeError, match=r"unit_trace: fisher\[0\] is int64\[3\], expected an array of floats"):
+        unit_trace([np.arange(3)])

@@ -281,10 +281,25 @@ def test_offline_training_learns_both_tasks(digits, tmp_path):
     assert joint.accuracy[-1].min() > 25
 
 
+def test_what_others_find_does_not_depend_on_whether_offline_came_first(digits, tmp_path):
+    def run(methods):
+        at = course(
+            "test", Protocol((8,), "adam", 6, 10), permuted_tasks(digits, stream(0, "permutations"), 2), 0, "test"
+        )
+        with Run(tmp_path / methods[0], "test", "hash") as run:
+            return {method: learn(run, at, Learner(method, 3e-3)).accuracy for method in methods}
+
+    for name in ("offline", "none"):
+        (tmp_path / name).mkdir()
+    one, other = run(("offline", "none")), run(("none", "offline"))
+    for name, accuracy in one.items():
+        np.testing.assert_array_equal(accuracy, other[name])
+
+
 def test_a_fisher_on_some_images_draws_them_from_the_task(digits):
     task = Task(np.arange(784), **digits)
     params = nets.init_mlp(np.random.default_rng(0), (784, 10))
-    few = task_fisher(params, task, "exact", 5, np.random.default_rng(3))
+    few = task_fisher(params, task, "exact", 5, np.random.default_rng(3), 128)
     rows = np.random.default_rng(3).permutation(60)[:5]
     assert_close(few, ewc.fisher_diagonal(nets.mlp, params, task.seen(task.train, rows)[0]))
 

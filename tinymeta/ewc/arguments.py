@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ class NotFinite(ValueError):
 
 def is_amount(x: Any) -> bool:
     """A finite number, 0 or more; an array of axes () too, as np.load gives it back."""
-    kind = x.dtype.kind if hasattr(x, "dtype") else "f" if isinstance(x, (int, float)) else ""
+    number = isinstance(x, (int, float)) and not isinstance(x, bool)
+    kind = x.dtype.kind if hasattr(x, "dtype") else "f" if number else ""
     return kind in ("f", "i", "u") and np.shape(x) == () and bool(0 <= x < np.inf)
 
 
@@ -31,8 +33,10 @@ def is_count(x: Any) -> bool:
     return isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(x >= 1)
 
 
-def check_kind(kind: str, kinds: Collection[str], batch_size: int) -> None:
-    """One of the kinds, and a batch of at least one sample."""
+def check_kind(kind: str, kinds: Collection[str], batch_size: int, y: Any) -> None:
+    """One of the kinds, not given in the place of y, and a batch of at least one sample."""
+    if isinstance(y, str):
+        raise TypeError(f"{FISHER}: y is {y!r}, expected labels; the kind is given by name, kind={y!r}")
     if kind not in kinds:
         raise ValueError(f"{FISHER}: kind is {kind!r}, expected one of {', '.join(map(repr, kinds))}")
     if not is_count(batch_size):
@@ -58,9 +62,9 @@ def check(net: Any, params: Any, x: Any, who: str = FISHER) -> None:
         raise ValueError(f"{who}: x is {describe(x)}, expected an array (N, ...) of at least one sample")
 
 
-def checked_rng(rng: Any) -> np.random.Generator:
+def checked_rng(rng: Any) -> Any:
     """A generator; that of seed 0 for None."""
-    if rng is not None and not hasattr(rng, "random"):
+    if rng is not None and (not hasattr(rng, "random") or isinstance(rng, random.Random)):
         raise TypeError(f"{FISHER}: rng is {rng!r}, expected a generator such as np.random.default_rng(0)")
     return np.random.default_rng(0) if rng is None else rng
 
@@ -156,7 +160,10 @@ def checked_result(fisher: Any, who: str = FISHER) -> Any:
 def check_like(expected: Any, tree: Any, name: str) -> None:
     """`tree` has the structure, shapes and dtypes of `expected`."""
     found: list = []
-    trees.map(lambda _, leaf: found.append(leaf), expected, tree)
+    try:
+        trees.map(lambda _, leaf: found.append(leaf), expected, tree)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if all(_kind(w) == _kind(x) for w, x in zip(trees.leaves(expected), found, strict=True)):
         return
     for (path, wanted), leaf in zip(trees.items(expected), found, strict=True):

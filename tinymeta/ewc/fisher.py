@@ -62,7 +62,7 @@ def fisher_diagonal(
     (which one sample alone does not show).
     """
     arguments.check(net, params, x)
-    arguments.check_kind(kind, KINDS, batch_size)
+    arguments.check_kind(kind, KINDS, batch_size, y)
     labels = arguments.checked_labels(y, len(x), kind) if kind in LABELLED else None
     rng = arguments.checked_rng(rng)
     numbers, given = np.arange(len(x)), labels
@@ -78,6 +78,8 @@ def fisher_diagonal(
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
         first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], numbers)
+        if bool((x[:CHECKED] == x[:1]).all()):  # alone and together they have the same statistics
+            _check_apart(net, params, x)
         if labels is not None:
             arguments.check_range(labels, first.shape[1])  # all, also of samples that are not taken
         if kind == "batched":
@@ -87,6 +89,13 @@ def fisher_diagonal(
         if fisher is None:
             fisher = mean_over_samples(arguments.FISHER, net, params, x, first, columns)
     return arguments.checked_result(fisher)
+
+
+def _check_apart(net: Callable, params: Any, x: Array) -> None:
+    """Samples from all over x are not mixed."""
+    rows = x[np.linspace(0, len(x) - 1, CHECKED).astype(int)]
+    alone = np.concatenate([net(params, rows[n : n + 1]) for n in range(len(rows))])
+    arguments.check_unmixed(alone, net(params, rows))
 
 
 def _of_batches(net: Callable, params: Any, x: Array, first: Array, columns: Callable, batch_size: int) -> Any:

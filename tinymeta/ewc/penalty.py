@@ -35,7 +35,7 @@ class Penalty:
     the latest task only. ValueError unless lam and gamma are finite numbers, 0 or more, and F of such; NotFinite if a sum over
     tasks overflows.
 
-    A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again.
+    A checkpoint holds vars(penalty), a dict of trees; Penalty(**saved) is the penalty again, on these arrays: do not write to them.
     """
 
     lam: float
@@ -165,6 +165,7 @@ def _check_quadratic(fisher: Any, anchor: Any) -> None:
     if all(_SOUND.get(id(F)) is F for F in trees.leaves(fisher)):
         return
     check_fisher(fisher, "Penalty: fisher")
+    check_finite(anchor, "Penalty: anchor")
     for F in trees.leaves(fisher):
         with contextlib.suppress(TypeError):  # not every array can be referred to weakly
             _SOUND[id(F)] = F
@@ -177,6 +178,7 @@ def _folded(params: Any, tasks: list[tuple[Any, Any]]) -> dict[str, Any]:
         return kernels.fold(list(zip(leaves[::2], leaves[1::2], strict=True)))
 
     fisher, anchor, constants = mapped(3, fold, params, *itertools.chain(*tasks))
+    fisher, anchor = (trees.map(lambda w, x: x.astype(w.dtype, copy=False), params, tree) for tree in (fisher, anchor))
     return {"fisher": fisher, "anchor": anchor, "constant": float(sum(trees.leaves(constants)))}
 
 

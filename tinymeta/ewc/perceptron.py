@@ -27,16 +27,19 @@ class Perceptron(NamedTuple):
 
 
 def fisher_of_perceptron(net: Callable, params: Any, x: Array, first: Array, kind: str, given: Array) -> Any:
-    """The Fisher as fisher_diagonal gives it, or None if the net is no perceptron, or if something is not finite; `first` are
+    """The Fisher as fisher_diagonal gives it, or None if the net is no perceptron or something is not finite; `first` are
     the outputs of the first samples, `given` labels or uniforms per sample, as the kind needs them."""
     leaves = trees.leaves(params)
     if not all(type(a) is np.ndarray and a.dtype == leaves[0].dtype for a in (x, *leaves)) or x.ndim != 2:
         return None
     found = _recognised(net, params, x[:1])
-    if found is None or not np.isfinite([x.min(), x.max()]).all():  # without an array of the size of x
+    if found is None or not x.size or not np.isfinite([x.min(), x.max()]).all():  # without an array of the size of x
         return None
     layers = [(leaves[w], leaves[b]) for w, b in found.layers]
-    arguments.check_unmixed(_forward(layers, x[: len(first)], ACTIVATIONS[found.activation]), first)
+    try:
+        arguments.check_unmixed(_forward(layers, x[: len(first)], ACTIVATIONS[found.activation]), first)
+    except ValueError:  # in a vmap the net does something else
+        return None
     per_sample = {"sampled": {"uniforms": given}, "empirical": {"labels": given}}.get(kind, {})
     squares = kernels.mlp_fisher(layers, x, activation=found.activation, kind=kind, **per_sample)
     ours = {i: F for pair, Fs in zip(found.layers, squares, strict=True) for i, F in zip(pair, Fs, strict=True)}

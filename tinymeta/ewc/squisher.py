@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine import trees
 from ..optim import State
-from .arguments import is_count
+from .arguments import checked_result, is_count
 
 
 def squisher(state: State, batch_size: int, b2: float = 0.999) -> Any:
@@ -28,4 +28,5 @@ def squisher(state: State, batch_size: int, b2: float = 0.999) -> Any:
             f"squisher: batch_size is {batch_size} and b2 {b2}, expected an int, 1 or more, and 0 <= b2 < 1"
         )
     factor = float(batch_size / (1 - b2**state.step))
-    return trees.map(lambda v: np.asarray(factor * v, like=v), state.v)
+    with np.errstate(over="ignore"):  # what is not finite is refused, with a sentence
+        return checked_result(trees.map(lambda v: np.asarray(factor * v, like=v), state.v), "squisher")

@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops
 from ..engine import trees
 from ..ops.kernel import kernel
-from ..optim import Rate, State, adam_constants, in_dtype, rate_at
+from ..optim import Rate, State, adam_constants, in_dtype, rate_at, squares
 from .arguments import check_like
 from .backends import table
 from .penalty import Penalty, mapped, warn_if_unstable
@@ -63,7 +63,7 @@ def penalised_adam(
         after, m, v = mapped(3, leaf, *terms, state.m, state.v)
         return after, State(t, m, v)
 
-    return _optimizer(penalty, _moments, step)
+    return _optimizer(penalty, _moments("penalised_adam", eps), step)
 
 
 def proximal_sgd(lr: Rate, penalty: Penalty) -> PenalisedOptimizer:
@@ -97,7 +97,7 @@ def proximal_adam(
 
         return trees.map(leaf, params, m, v, anchor, fisher), State(t, m, v)
 
-    return _optimizer(penalty, _moments, step)
+    return _optimizer(penalty, _moments("proximal_adam", eps), step)
 
 
 def _optimizer(penalty: Penalty, init: Callable, change: Callable) -> PenalisedOptimizer:
@@ -106,6 +106,9 @@ def _optimizer(penalty: Penalty, init: Callable, change: Callable) -> PenalisedO
     def step(params: Any, grads: Any, state: State) -> tuple[Any, State]:
         anchor, fisher = penalty.quadratic(params)
         check_like(params, grads, "grads")
+        for name in ("m", "v"):
+            if getattr(state, name) is not None:
+                check_like(params, getattr(state, name), f"state.{name}")
         return change(state, params, grads, anchor, fisher)
 
     def update(grads: Any, state: State, params: Any = None) -> tuple[Any, State]:
@@ -117,8 +120,8 @@ def _optimizer(penalty: Penalty, init: Callable, change: Callable) -> PenalisedO
     return PenalisedOptimizer(init, update, step)
 
 
-def _moments(params: Any) -> State:
-    return State(0, trees.map(np.zeros_like, params), trees.map(np.zeros_like, params))
+def _moments(name: str, eps: float) -> Callable[[Any], State]:
+    return lambda params: State(0, trees.map(np.zeros_like, params), squares(name, eps, params))
 
 
 def _with_numbers(op: Any, **numbers: Any) -> Callable:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import trees
+from ..engine.tensor import describe
 from .arguments import NotFinite, check_fisher
 
 
@@ -17,6 +18,9 @@ def unit_trace(fisher: Any) -> Any:
     al. 2018, arXiv 1805.06370, section 4); that the norm is the trace is our choice. λ has to be larger by the factor tr F.
     ValueError if F has entries that are negative; NotFinite if they are not finite, or all 0, for 0 / 0 is neither.
     """
+    for path, F in trees.items(fisher):
+        if F.dtype.kind != "f":
+            raise TypeError(f"unit_trace: fisher{path} is {describe(F)}, expected an array of floats; use .astype")
     check_fisher(fisher, "unit_trace: fisher")
     whole = trace(fisher)
     if whole == 0:

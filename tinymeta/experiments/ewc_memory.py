@@ -117,9 +117,7 @@ def _importance(
     return unit_trace(fisher) if learner.unit_trace else fisher
 
 
-def task_fisher(
-    params: Any, task: Task, kind: str, samples: int, rng: np.random.Generator, batch_size: int = 128
-) -> Any:
+def task_fisher(params: Any, task: Task, kind: str, samples: int, rng: np.random.Generator, batch_size: int) -> Any:
     """The Fisher diagonal on so many training images of a task, drawn by `rng`, or on all for 0."""
     x, y = _some(task, samples, rng)
     net: Callable = lambda w, x: logits(w, x, task.mask)

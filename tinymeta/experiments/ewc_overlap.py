@@ -8,6 +8,7 @@ numbers for the overlaps; minibatch size and λ are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +89,15 @@ def _overlaps(config: Config) -> Any:
     """All that is kept of a learned pair: overlap (layers,), and the accuracies of A and B."""
 
     def finish(at: Course, learner: Learner, state: State) -> State:
-        rng = at.draw("fisher", 1)
-        fisher_b = task_fisher(state["params"], at.tasks[1], config.fisher, config.fisher_samples, rng)
-        overlap = np.array(ewc.overlap(state["penalty"]["fisher"], fisher_b, config.unit_trace))
+        overlap = np.full(len(config.hidden) + 1, np.nan)  # where training has diverged
+        with suppress(ewc.NotFinite):
+            if state["penalty"] is not None:
+                overlap = np.array(ewc.overlap(state["penalty"]["fisher"], of_b(at, state), config.unit_trace))
         return {"overlap": overlap, "accuracy": accuracies(state["params"], at.tasks)}
+
+    def of_b(at: Course, state: State) -> Any:
+        rng, size = at.draw("fisher", 1), at.protocol.batch_size
+        return task_fisher(state["params"], at.tasks[1], config.fisher, config.fisher_samples, rng, size)
 
     return finish
 

@@ -81,7 +81,7 @@ class Config:
         )
         for name in ("rates", "widths", "lams"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
+            if not 0 < low <= high or (name == "rates" and low == high):  # settings are told apart by their rates
                 raise ValueError(f"{name} = {(low, high)}, expected two positive numbers, the lower one first")
 
     @property

@@ -223,7 +223,7 @@ def _is_due(step: int, protocol: Protocol) -> bool:
 
 def _batch(at: Course, learner: Learner, number: int, step: int) -> tuple[NDArray, NDArray, NDArray | None]:
     size, task = at.protocol.batch_size, at.tasks[number]
-    if learner.method == "offline":
+    if learner.method == "offline" and number > 0:  # the first task is the same for all learners
         return take_batch(at.tasks[: number + 1], at.draw("joint", number, step), size)
     epoch, batch = divmod(step, max(1, len(task.train.y) // size))
     order = _order(at.draw, number, epoch, len(task.train.y))
