@@ -112,3 +112,11 @@ def test_what_cannot_be_written_is_refused():
     wide = Weights(tuple((W.astype(float), b.astype(float)) for W, b in weights.layers), *map(float64, weights[1:]))
     with pytest.raises(TypeError, match="takes float32"):
         cpu.step(wide, blocks.astype(float), gradient.astype(float))
+
+
+def test_a_scalar_has_no_memory_to_read():
+    _, weights, blocks, gradient = case(2, (3,), 10.0, 1)
+    with pytest.raises(
+        TypeError, match=r"advance: gradients\[0\] is a float32, expected an array, whose memory is read"
+    ):
+        cpu.advance(weights, blocks, blocks.copy(), [gradient[0]], [np.zeros((), np.float32)], SCALE, 10.0, add=False)
