@@ -21,9 +21,8 @@ from .plan import is_view, part, plan
 Lines = list[str]
 FILE = "<tm.compile>"
 WIDTH = 60  # of the code on a line, before its comment
-OURS = re.compile(
-    rf"[a-z]\d*|np|out|build|buffer|replay|{'|'.join(keyword.kwlist)}"
-)  # names that the code has for other things
+# names that the code has for other things
+OURS = re.compile(rf"[a-z]\d*|np|out|build|buffer|replay|{'|'.join(keyword.kwlist)}")
 
 
 class Code:
@@ -177,9 +176,7 @@ def _ufunc(op: Op) -> Any:
 def _reduction(name: str) -> Callable:
     def lines(code: Code, op: Op, inputs: list[str], out: str) -> Lines:
         given = "".join(f", {k}={v!r}" for k, v in op.params.items())
-        if (
-            name == "mean" and op.out.dtype == np.float16
-        ):  # whose sum, for which there need be no room, NumPy would write to out
+        if name == "mean" and op.out.dtype == np.float16:  # NumPy would write the sum, which need not fit, to out first
             return [f"np.copyto({out}, np.mean({inputs[0]}{given}))"]
         return [f"np.{name}({inputs[0]}{given}, out={out})"]
 
