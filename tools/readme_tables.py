@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinymeta.lab.experiment import Row
 from tinymeta.lab.table import cells
@@ -51,43 +51,46 @@ def _number(x: float) -> str:
 SHOWN = {"ewc-permuted-3": "mean of tasks"}
 
 
+class Chosen(NamedTuple):
+    """An experiment's result, which of its rows are wanted, and what stands behind its name: its preset, if it is told."""
+
+    result: dict[str, Any]
+    wanted: Callable[[dict], bool]
+    preset: str = ""
+
+
 def demo() -> str:
     """The demo's rows that have a published number, what its papers without numbers are about, and the claims that failed."""
-    results = committed("demo")
+    experiments = committed("demo")["experiments"]
 
     def shown(experiment: dict[str, Any], row: dict[str, Any]) -> bool:
         return row["published"] is not None or SHOWN.get(experiment["experiment"], "\n") in row["quantity"]
 
-    return "\n".join(
-        [*_short([(e, partial(shown, e)) for e in results["experiments"]]), "", _made_with(results["experiments"]), ""]
-    )
+    return "\n".join([*_short([Chosen(e, partial(shown, e)) for e in experiments]), "", _made_with(experiments), ""])
 
 
-def _short(chosen: list[tuple[dict[str, Any], Callable[[dict], bool]]]) -> list[str]:
-    """Of experiments and which of their rows are wanted: these rows, where their published numbers stand, and the claims that
-    failed."""
-    rows = [line for e, wanted in chosen for line in _rows(e, wanted)]
-    claims = [(e["experiment"], claim) for e, _ in chosen for claim in e["claims"]]
-    failed = [f"- ✗ {_quoted(name)}: {claim['sentence']}." for name, claim in claims if not claim["held"]]
+def _short(chosen: list[Chosen]) -> list[str]:
+    """The rows that are wanted, where their published numbers stand, and the claims that failed."""
+    rows = [
+        line for e, wanted, preset in chosen for line in _rows({**e, "experiment": e["experiment"] + preset}, wanted)
+    ]
+    claims = [(f"`{e['experiment']}`{preset}", claim) for e, _, preset in chosen for claim in e["claims"]]
+    failed = [f"- ✗ {name}: {claim['sentence']}." for name, claim in claims if not claim["held"]]
     count = (
         f"{len(claims) - len(failed)} of the papers' {len(claims)} claims held{'; these did not:' if failed else '.'}"
     )
-    return [*_HEAD, *rows, "", *_sources(chosen), "", count, *failed]
+    return [*_HEAD, *rows, "", _sources(chosen), "", count, *failed]
 
 
-def _quoted(name: str) -> str:
-    return ", ".join(part if "`" in part else f"`{part}`" for part in name.split(", "))
-
-
-def _sources(chosen: list[tuple[dict[str, Any], Callable[[dict], bool]]]) -> list[str]:
+def _sources(chosen: list[Chosen]) -> str:
     """Where the published numbers stand, without their intervals."""
     found: dict[str, dict[str, None]] = {}
-    for e, wanted in chosen:
+    for e, wanted, _ in chosen:
         for row in e["rows"]:
             if wanted(row) and row["source"]:
-                found.setdefault(re.sub(r"[:,] ± .*", "", row["source"]), {})[e["experiment"].partition(",")[0]] = None
+                found.setdefault(re.sub(r"[:,] ± .*", "", row["source"]), {})[e["experiment"]] = None
     places = (f"{', '.join(names)}: {source}" for source, names in found.items())
-    return [f"Published numbers of {'; '.join(places)}."]
+    return f"Published numbers of {'; '.join(places)}."
 
 
 HEADLINES = (  # of what collection, experiment and preset, and how the rows begin that say whether a paper is reproduced
@@ -113,7 +116,7 @@ def reproduction() -> str:
         return row["published"] is not None and row["quantity"].startswith(begin)
 
     chosen = [
-        ({**e, "experiment": f"{name}, `{preset}`"}, partial(shown, begin))
+        Chosen(e, partial(shown, begin), f", `{preset}`")
         for collection, name, preset, begin in HEADLINES
         for e in committed(collection)["experiments"]
         if (e["experiment"], e["preset"]) == (name, preset)

@@ -75,11 +75,6 @@ def _check_arrays(before: Array, after: Array, gradients: Sequence[Array], targe
         f"targets[{k}]": pair for k, pair in enumerate(zip(targets, gradients, strict=True))
     }
     arrays = {"before": before} | leaves | {name: x for name, (x, _) in written.items()}
-    for name, x in arrays.items():
-        if not isinstance(x, np.ndarray):
-            raise TypeError(
-                f"advance: {name} is a {type(x).__name__}, expected an array, whose memory is read; use numpy.asarray"
-            )
     one_dtype("advance", **arrays)
     if before.dtype != np.float32:
         raise TypeError(
@@ -92,6 +87,10 @@ def _check_arrays(before: Array, after: Array, gradients: Sequence[Array], targe
         if not x.flags.writeable:
             raise ValueError(f"advance: {name} is read-only, expected an array to write to; use .copy()")
     for name, x in arrays.items():
+        if not isinstance(x, np.ndarray):
+            raise TypeError(
+                f"advance: {name} is a {type(x).__name__}, expected an array, whose memory is read; use numpy.asarray"
+            )
         if not x.flags.c_contiguous:
             raise ValueError(
                 f"advance: {name} of shape {x.shape} has strides {x.strides}, expected a C-contiguous array; "

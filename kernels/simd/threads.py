@@ -39,15 +39,13 @@ def together(work: Callable[[int], None], threads: int) -> None:
 
 def _ends(helpers: list[Future]) -> list[BaseException | None]:
     """How each has ended, once all have: Ctrl-C comes out after that too."""
-    failures: list[BaseException | None] = []
-    for helper in helpers:
-        while not helper.done():
-            try:
-                wait([helper])
-            except KeyboardInterrupt as interrupt:
-                failures.append(interrupt)
-        failures.append(helper.exception())
-    return failures
+    interrupts: list[BaseException | None] = []
+    while not all(helper.done() for helper in helpers):
+        try:
+            wait(helpers)
+        except KeyboardInterrupt as interrupt:
+            interrupts.append(interrupt)
+    return [*interrupts, *(helper.exception() for helper in helpers)]
 
 
 @vector_code(types.int64, types.int64, types.int64)

@@ -110,15 +110,11 @@ class Code(numpy_code.Code):
 
     def _lines(self) -> Lines:
         self.given["kernel"] = kernel
-        last = {v: k for k, s in enumerate(self.statements) for v in _touched(s)}
-        kept, dead = set(self.program.results), defaultdict[int, Lines](list)
-        for v, k in last.items():
-            if v.op is not None and v not in kept:
-                dead[k].append(self.names[v])
+        dead = self._dead(map(_touched, self.statements), set(self.program.results))
         definitions, steps = Lines(), Lines()
         for k, s in enumerate(self.statements):
             steps += self._launch(s, definitions) if isinstance(s, Loop) else self._step(s)
-            steps += [f"del {', '.join(dead[k])}"] if dead[k] else []
+            steps += dead[k]
         steps.append(f"return ({''.join(f'{self.names[v]}, ' for v in self.program.results)})")
         parameters = ", ".join(self.names[v] for v in self.program.inputs)
         return [*definitions, f"def replay({parameters}):", *(f"    {line}" for line in steps)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from traceback import walk_tb
 from typing import Any
 
@@ -72,8 +72,10 @@ class Code:
         return name
 
     def _lines(self) -> Lines:
-        views, dead = self._static(), self._dead()
-        steps = [line for k, op in enumerate(self.program.ops) for line in (*self._step(op), *dead[k])]
+        ops, views = self.program.ops, self._static()
+        kept = {*self.program.results, *self.plan.arrays, *(op.out for op in ops if is_view(op))}
+        dead = self._dead([(*op.outputs, *values(op.inputs)) for op in ops], kept)
+        steps = [line for k, op in enumerate(ops) for line in (*self._step(op), *dead[k])]
         results = "".join(f"{self.names[v]}, " for v in self.program.results)
         parameters = ", ".join(self.names[v] for v in self.program.inputs)
         return [
@@ -85,14 +87,13 @@ class Code:
             "    return replay",
         ]
 
-    def _dead(self) -> dict[int, Lines]:
-        """After which op which arrays that have no buffer are let go: none is kept to the end of a run for its name's sake."""
-        last = {x: k for k, op in enumerate(self.program.ops) for x in (*op.outputs, *values(op.inputs))}
-        kept, found = {*self.program.results, *self.plan.arrays}, defaultdict[int, Lines](list)
-        for x, k in last.items():
-            if x.op is not None and x not in kept and not is_view(x.op):
-                found[k].append(f"del {self.names[x]}")
-        return found
+    def _dead(self, touched: Iterable[Iterable[Value]], kept: set[Value]) -> dict[int, Lines]:
+        """After which step which of its values are let go: none is kept to the end of a run for its name's sake."""
+        dead = defaultdict[int, list[str]](list)
+        for v, k in {v: k for k, step in enumerate(touched) for v in step}.items():
+            if v.op is not None and v not in kept:
+                dead[k].append(self.names[v])
+        return defaultdict(list, {k: [f"del {', '.join(names)}"] for k, names in dead.items()})
 
     def _static(self) -> Lines:
         """The buffers, and the views of them that are the same in every run."""

@@ -115,27 +115,27 @@ def _shaken(args: tuple, kwargs: dict, seed: int) -> tuple:
     """The arguments with the last bits of their floats changed."""
     rng = np.random.default_rng(seed)
 
-    def shake(x: Any) -> Any:
-        if not is_array(x) or x.dtype.kind != "f":
-            return x
-        factor = 1 + rng.integers(-LAST_BITS, LAST_BITS + 1, x.shape) * np.finfo(x.dtype).eps
-        on_host = isinstance(x, (np.ndarray, np.generic))
-        return (x * (factor if on_host else np.asarray(factor, like=x))).astype(x.dtype)
+    def factor(x: Any) -> Any:
+        return 1 + rng.integers(-LAST_BITS, LAST_BITS + 1, x.shape) * np.finfo(x.dtype).eps
 
-    return trees.map(shake, (args, kwargs))
+    return _changed(lambda x: x * _beside(factor(x), x), args, kwargs)
 
 
 def _moved(args: tuple, kwargs: dict) -> tuple:
     """The arguments with something added to every float."""
     rng = np.random.default_rng(0)
+    return _changed(lambda x: x + _beside(rng.uniform(0.01, 0.05, x.shape), x), args, kwargs)
 
-    def move(x: Any) -> Any:
-        if not is_array(x) or x.dtype.kind != "f":
-            return x
-        more = rng.uniform(0.01, 0.05, x.shape).astype(x.dtype)
-        return x + (more if isinstance(x, (np.ndarray, np.generic)) else np.asarray(more, like=x))
 
-    return trees.map(move, (args, kwargs))
+def _changed(change: Callable, args: tuple, kwargs: dict) -> tuple:
+    """The arguments with every array of floats changed, in its own dtype."""
+    change_floats = lambda x: change(x).astype(x.dtype) if is_array(x) and x.dtype.kind == "f" else x
+    return trees.map(change_floats, (args, kwargs))
+
+
+def _beside(numbers: Any, x: Any) -> Any:
+    """NumPy's numbers in an array of x's library."""
+    return numbers if isinstance(x, (np.ndarray, np.generic)) else np.asarray(numbers, like=x)
 
 
 def _is_far(gap: float, v: Any, e: Any) -> bool:

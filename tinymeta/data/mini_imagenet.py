@@ -137,7 +137,7 @@ def image_tasks(
 ) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
     """Support and query sets: images float32 in [0, 1] (T, ways * shots or queries, 3, side, side), ordered by class, and labels
     int64 (T, ways * shots or queries). No image occurs twice in a task. ValueError if there are too few."""
-    check_counts(ways=(ways, 1), shots=(shots, 0), queries=(queries, 0), tasks=(tasks, 0))
+    check_counts(ways, shots, queries, tasks)
     if ways > len(classes) or shots + queries > min(classes.sizes(), default=0):
         raise ValueError(
             f"{ways} ways of {shots} + {queries} images were asked for, but there are {len(classes)} classes of "
@@ -147,9 +147,8 @@ def image_tasks(
         [_some(classes.images(c), rng, shots + queries) for c in rng.permutation(len(classes))[:ways]]
         for _ in range(tasks)
     ]
-    x = np.array(chosen, np.float32).reshape(tasks, ways, shots + queries, 3, classes.side, classes.side) / np.float32(
-        255
-    )
+    shape = (tasks, ways, shots + queries, 3, classes.side, classes.side)  # of no tasks as well
+    x = np.array(chosen, np.float32).reshape(shape) / np.float32(255)
     return labelled(x[:, :, :shots]), labelled(x[:, :, shots:])
 
 

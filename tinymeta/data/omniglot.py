@@ -73,7 +73,7 @@ def few_shot_tasks(
     No drawing occurs twice in a task. Each class of each task is rotated by one random multiple of 90 degrees, the same
     for support and query (MAML section 5.2 and its data_generator.py; rotations are not classes of their own).
     """
-    check_counts(ways=(ways, 1), shots=(shots, 0), queries=(queries, 0), tasks=(tasks, 0))
+    check_counts(ways, shots, queries, tasks)
     if ways > len(characters) or shots + queries > images.shape[1]:
         raise ValueError(
             f"{ways} ways of {shots} + {queries} drawings were asked for, "

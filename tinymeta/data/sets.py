@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def check_counts(**counts: tuple[int, int]) -> None:
-    """ValueError for a count, name=(count, least), that is below the least."""
+def check_counts(ways: int, shots: int, queries: int, tasks: int) -> None:
+    """ValueError for a count of what no task can be made of."""
+    counts = {"ways": (ways, 1), "shots": (shots, 0), "queries": (queries, 0), "tasks": (tasks, 0)}
     for name, (count, least) in counts.items():
         if count < least:
             raise ValueError(f"{name} = {count}, expected {least} or more")

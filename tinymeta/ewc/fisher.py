@@ -78,8 +78,9 @@ def fisher_diagonal(
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, with a sentence
         first = arguments.checked_logits(net(params, x[:CHECKED]), x[:CHECKED], numbers)
-        if bool((x[:CHECKED] == x[:1]).all()):  # alone and together they have the same statistics
-            _check_apart(net, params, x)
+        if len(x) > CHECKED and bool((x[:CHECKED] == x[:1]).all()):  # alone and together they have the same statistics
+            rows = x[np.linspace(0, len(x) - 1, CHECKED).astype(int)]
+            _check_alone(net, params, rows, net(params, rows))
         if labels is not None:
             arguments.check_range(labels, first.shape[1])  # all, also of samples that are not taken
         if kind == "batched":
@@ -91,17 +92,15 @@ def fisher_diagonal(
     return arguments.checked_result(fisher)
 
 
-def _check_apart(net: Callable, params: Any, x: Array) -> None:
-    """Samples from all over x are not mixed."""
-    rows = x[np.linspace(0, len(x) - 1, CHECKED).astype(int)]
-    alone = np.concatenate([net(params, rows[n : n + 1]) for n in range(len(rows))])
-    arguments.check_unmixed(alone, net(params, rows))
+def _check_alone(net: Callable, params: Any, x: Array, together: Array) -> None:
+    """The first samples of x have one by one the logits that they have together."""
+    alone = np.concatenate([net(params, x[n : n + 1]) for n in range(len(together))])
+    arguments.check_unmixed(alone, together)
 
 
 def _of_batches(net: Callable, params: Any, x: Array, first: Array, columns: Callable, batch_size: int) -> Any:
     """The scores of a batch are summed before they are squared."""
-    alone = np.concatenate([net(params, x[n : n + 1]) for n in range(len(first))])
-    arguments.check_unmixed(alone, first)
+    _check_alone(net, params, x, first)
     totals = [np.zeros_like(w, dtype=np.float64) for w in trees.leaves(params)]
     for start in range(0, len(x), batch_size):
         block = x[start : start + batch_size]

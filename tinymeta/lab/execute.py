@@ -72,11 +72,11 @@ def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
         return experiment.train(config, run)
     except UserError:  # which says itself what to do
         raise
-    except FloatingPointError as error:
-        error.add_note("a resumed run meets it again: start a new one with other settings")
-        raise
     except Exception as error:
-        error.add_note(f"to go on: {resuming(experiment.name, run.folder)}")
+        again = "a resumed run meets it again: start a new one with other settings"
+        error.add_note(
+            again if isinstance(error, FloatingPointError) else f"to go on: {resuming(experiment.name, run.folder)}"
+        )
         raise
 
 
