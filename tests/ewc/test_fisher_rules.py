@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import tinymeta as tm
 from tinymeta import ewc, nets, ops
 from tinymeta.engine import trees
+from tinymeta.engine.tensor import Tensor
 from tinymeta.ewc import by_layer, perceptron, sums
 from tinymeta.ewc.entries import GRADIENTS, PATCHES, ROWS, UNUSED
 from tinymeta.kernels import fisher as fisher_kernels
@@ -195,6 +196,8 @@ LOOKALIKES = {
     "a maximum": lambda p, x: nets.mlp(p, x, lambda z: np.maximum(z, 0)),
     "no bias": lambda p, x: ops.relu(x @ p[0].w) @ p[1].w + p[1].b,
     "the same bias twice": lambda p, x: (ops.relu(x @ p[0].w + p[0].b) @ p[1].w + p[1].b) @ np.eye(3) + p[1].b,
+    "twice as large on arrays": lambda p, x: nets.mlp(p, x) * (1 if type(x) is Tensor else 2),
+    "fewer classes on arrays": lambda p, x: nets.mlp(p, x) if type(x) is Tensor else nets.mlp(p, x)[:, :2],
 }
 
 

@@ -138,13 +138,20 @@ def checked_outputs(outputs: Any, x: Array, numbers: Numbers, who: str = FISHER)
 
 def check_unmixed(again: Any, logits: Array, who: str = FISHER) -> None:
     """`again`, the logits of the first samples without the rest of their batch, is what it was up to rounding."""
-    change, size = (np.abs(z).max(axis=0) for z in (again - logits[: len(again)], logits))
-    size = np.maximum(size, np.sort(size)[:2][-1])  # by class, for a mask may make some huge; two or more have none
-    if not np.all(change <= np.cbrt(np.finfo(logits.dtype).eps) * size):  # NaN, of a lone sample's own statistics, too
+    if not unmixed(again, logits):
+        change = np.abs(again - logits[: len(again)]).max()
         raise ValueError(
-            f"{who}: the logits of a sample change by {change.max():.3g} when it is evaluated without the rest of its batch, so "
+            f"{who}: the logits of a sample change by {change:.3g} when it is evaluated without the rest of its batch, so "
             "no score is its own; use a net without batch statistics (batch norm as in evaluation) and without dropout"
         )
+
+
+def unmixed(again: Array, logits: Array) -> bool:
+    """Whether `again` is the first of the logits, up to rounding."""
+    change, size = (np.abs(z).max(axis=0) for z in (again - logits[: len(again)], logits))
+    size = np.maximum(size, np.sort(size)[:2][-1])  # by class, for a mask may make some huge; two or more have none
+    near = change <= np.cbrt(np.finfo(logits.dtype).eps) * size  # NaN, of a lone sample's own statistics, is not
+    return bool(np.all(near))
 
 
 def checked_result(fisher: Any, who: str = FISHER) -> Any:

@@ -36,9 +36,8 @@ def fisher_of_perceptron(net: Callable, params: Any, x: Array, first: Array, kin
     if found is None or not x.size or not np.isfinite([x.min(), x.max()]).all():  # without an array of the size of x
         return None
     layers = [(leaves[w], leaves[b]) for w, b in found.layers]
-    try:
-        arguments.check_unmixed(_forward(layers, x[: len(first)], ACTIVATIONS[found.activation]), first)
-    except ValueError:  # in a vmap the net does something else
+    again = _forward(layers, x[: len(first)], ACTIVATIONS[found.activation])
+    if again.shape != first.shape or not arguments.unmixed(again, first):  # in a vmap the net does something else
         return None
     per_sample = {"sampled": {"uniforms": given}, "empirical": {"labels": given}}.get(kind, {})
     squares = kernels.mlp_fisher(layers, x, activation=found.activation, kind=kind, **per_sample)
