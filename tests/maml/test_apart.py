@@ -55,6 +55,35 @@ def test_parameters_that_broadcast_along_another_axis_are_refused(case):
         maml.adapt(loss, params, x, lr=0.1, steps=1)
 
 
+TARGETS_OF_OTHERS = {  # shapes of predictions and of further data, and the squared errors
+    "targets without the last axis, as many points as tasks": ((5, 5, 1), (5, 5), lambda z, y: np.square(z - y)),
+    "targets without the last axis, one point": ((5, 1, 1), (5, 1), lambda z, y: np.square(z - y)),
+    "targets without the axis of points": ((5, 5, 3), (5, 3), lambda z, y: np.square(z - y)),
+    "weights of tasks": ((5, 4, 1), (5,), lambda z, w: w * np.square(z)),
+}
+
+
+@pytest.mark.parametrize("case", TARGETS_OF_OTHERS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_data_that_broadcast_along_another_axis_are_refused(case, compiled):
+    (tasks, count, outputs), shape, errors = TARGETS_OF_OTHERS[case]
+    rng = np.random.default_rng(0)
+    params, x, other = {"w": rng.normal(size=(1, outputs))}, rng.normal(size=(tasks, count, 1)), rng.normal(size=shape)
+    loss = lambda p, d: np.mean(errors(np.sin(d[0] @ p["w"]), d[1]), axis=(-2, -1))
+    step = lambda data: maml.adapt(loss, params, data, lr=0.1, steps=1)
+    with pytest.raises(ValueError, match="maml: the loss of a task changes with the data of other tasks"):
+        (tm.compile(step) if compiled else step)((x, other))
+
+
+def test_a_weight_of_each_task_is_in_order():
+    rng = np.random.default_rng(0)
+    params, data, weights = net(rng), points(rng, 5, 4), rng.uniform(1, 2, size=5)
+    weighted = lambda p, d: d[1] * mse(p, d[0])
+    together = maml.adapt(weighted, params, (data, weights), lr=0.1, steps=1)
+    alone = maml.adapt(weighted, params, (tuple(x[3] for x in data), weights[3]), lr=0.1, steps=1)
+    np.testing.assert_allclose(together[0].w[3], alone[0].w, rtol=1e-12)
+
+
 def test_a_number_of_each_task_with_axes_of_its_own_is_in_order():
     rng = np.random.default_rng(0)
     params, x = {"a": np.array(1.0), "b": np.array(0.5)}, rng.normal(size=(3, 5, 1))

@@ -131,10 +131,26 @@ def test_maml_plus_plus_learns_the_rate_of_a_number_too():
     np.testing.assert_allclose(value, (2 * 0.8**2) ** 2)
 
 
-def test_no_tasks(rng):
-    data = points(rng, 0, 5)
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [("support", (0,)), ("query", (0,)), ("support", (3, 0)), ("query", (3, 0)), ("support", (0, 5))],
+)
+def test_no_points_and_no_tasks(rng, part, shape):
+    data = dict.fromkeys(("support", "query"), points(rng, *(n or 2 for n in shape))) | {part: points(rng, *shape)}
+    given = rf"{part}\[0\] is float64\[{','.join(map(str, shape))},1\]"
+    with pytest.raises(ValueError, match=f"maml: {given}, expected 1 task or more, each of 1 point or more"):
+        maml.meta_loss(mse, net(rng), data["support"], data["query"], 0.1, 1)
+
+
+def test_no_tasks_of_a_loss_with_data_of_its_own():
     with pytest.raises(ValueError, match="one value for each of 0 tasks, expected 1 task or more"):
-        maml.meta_loss(mse, net(rng), data, data, 0.1, 1)
+        maml.adapt(lambda w, _: ops.sum(w) * np.zeros(0), np.ones(2), None, 0.1, 1)
+
+
+def test_points_without_features_are_in_order():
+    loss = lambda p, d: np.mean(ops.square(np.sum(d[0] @ p["w"], axis=-1) + p["b"] - d[1]))
+    adapted = maml.adapt(loss, {"w": np.ones((0, 1)), "b": np.array(0.0)}, (np.ones((5, 0)), np.arange(5.0)), 0.1, 1)
+    np.testing.assert_allclose(adapted["b"], 0.4)
 
 
 def test_weights_of_no_steps(rng):

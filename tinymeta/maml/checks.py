@@ -94,6 +94,7 @@ def _fits(rate: Axes, p: Axes) -> bool:
 
 def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:
     """loss(params, data); where its arrays do not fit together, the error says which set that was and what is in it."""
+    _check_points(name, data)
     try:
         with quiet():
             return loss(params, data)
@@ -105,6 +106,13 @@ def losses_on(name: str, loss: Callable[[Any, Any], Any], params: Any, data: Any
             f"maml: the loss of the {name} set fails: {str(error).rstrip()}. {arrays}: expected arrays that fit the parameters, "
             "with as many points in each and, of many tasks, as many tasks"
         ) from error
+
+
+def _check_points(name: str, data: Any) -> None:
+    for path, x in trees.items(data):
+        shape = getattr(x, "shape", ())
+        if 0 in (shape[:-1] or shape):  # there may be no features
+            raise ValueError(f"maml: {name}{path} is {describe(x)}, expected 1 task or more, each of 1 point or more")
 
 
 def losses_of_each(tasks: Axes, loss: Callable[[Any, Any], Any], params: Any, data: Any) -> Any:

@@ -26,6 +26,7 @@ from .checks import (
     quiet,
     task_axes,
 )
+from .paired import check_paired
 
 Loss = Callable[[Any, Any], Any]  # loss(params, data) -> () for one task, (T,) for many
 Rate = Any  # a float, a tree like the parameters with a rate for each leaf or element, or a function step -> either
@@ -79,6 +80,8 @@ def descend(
             losses = losses_of_each(tasks, loss, weights, data_of(step))
             check_tasks(losses, tasks)
             check(losses, "the support loss", f"at inner step {step + 1} of {steps}")
+            if step == 0:
+                check_paired("support", losses, weights, data_of(0))
             return ops.sum(losses)
 
         with quiet():

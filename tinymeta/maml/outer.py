@@ -11,6 +11,7 @@ from .. import ops
 from ..engine import trees
 from .checks import check_data, check_finite, check_query_tasks, check_weights, losses_on
 from .inner import Loss, Rate, descend
+from .paired import check_paired
 
 
 def meta_loss(
@@ -38,6 +39,7 @@ def query_loss(loss: Loss, params: Any, adapted: Any, query: Any, steps: int) ->
     losses = losses_on("query", loss, adapted, query)
     check_query_tasks(losses, tasks)
     check_finite(losses, "the query loss", f"after {steps} inner steps")
+    check_paired("query", losses, adapted, query)
     return ops.mean(losses)
 
 
