@@ -268,6 +268,30 @@ def test_a_missing_matplotlib_is_told_before_the_training(capsys, monkeypatch, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_package_that_is_broken_is_not_called_missing(capsys, monkeypatch):
+    def needs_it(stage, i):
+        from matplotlib import no_such_name  # noqa: F401
+
+    monkeypatch.setattr(toy, "before_step", needs_it)
+    sentence = refused(capsys, "run", "toy")
+    assert "matplotlib is installed but cannot be imported: cannot import name 'no_such_name'" in sentence
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert output(capsys, "--version") == f"tinymeta {tinymeta.__version__}\n"
+    assert re.match(r"\d+\.\d+", tinymeta.__version__)
+
+
+@pytest.mark.parametrize("arguments", [("run", "toy", "--resume"), ("report",)])
+def test_a_name_that_no_folder_can_have_is_one_sentence(capsys, arguments):
+    assert "File name too long" in refused(capsys, *arguments, "x" * 300)
+
+
+def test_spaces_around_a_value_are_no_part_of_it():
+    chosen = cli.build_parser().parse_args(["run", "toy", "--set", " momentum = false "])
+    assert cli._overrides(chosen) == {"momentum": "false"}
+
+
 def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(monkeypatch):
     monkeypatch.setattr(experiments, "REGISTRY", {"toy": "tinymeta.experiments.no_such_module"})
     with pytest.raises(ModuleNotFoundError):

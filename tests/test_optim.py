@@ -197,6 +197,25 @@ def test_apply_updates_adds_leaf_by_leaf():
         optim.apply_updates(params, {"w": updates["w"]})
 
 
+def test_apply_updates_keeps_the_dtypes_of_parameters():
+    assert optim.apply_updates(np.ones(2, np.float32), np.ones(2)).dtype == np.float32
+
+
+@makers
+def test_numbers_are_parameters_too(make):
+    params, of_arrays = {"a": 1.0, "b": np.ones(2)}, {"a": np.array(1.0), "b": np.ones(2)}
+    found = []
+    for tree in (params, of_arrays):
+        optimizer = make(np.asarray(LR))
+        state = optimizer.init(tree)
+        for _ in range(2):
+            updates, state = optimizer.update(optim.clip_by_global_norm(tree, 1.0), state, tree)
+            tree = optim.apply_updates(tree, updates)
+        found.append(tree)
+    np.testing.assert_array_equal(found[0]["a"], found[1]["a"])
+    np.testing.assert_array_equal(found[0]["b"], found[1]["b"])
+
+
 @makers
 @pytest.mark.parametrize("rate", [LR, np.float64(LR), optim.cosine(LR, 10)], ids=["float", "float64", "schedule"])
 def test_float32_stays_float32(make, rate):

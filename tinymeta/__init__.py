@@ -23,6 +23,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "compile":
         return importlib.import_module(".compiler", __name__).compile
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
     if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'tinymeta' has no attribute {name!r}")

@@ -71,6 +71,9 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
             output.reconfigure(errors="replace")  # type: ignore[union-attr]
     parser = build_parser()
     chosen = parser.parse_args(arguments)
+    if chosen.version:
+        print(f"tinymeta {tinymeta.__version__}")
+        return DONE
     if chosen.command is None:
         parser.print_help()
         return DONE
@@ -110,6 +113,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, with help for a newcomer."""
     parser = _Parser(prog="tinymeta", description="Study, check and run learned optimizers (L2L), MAML and EWC.")
+    parser.add_argument("--version", action="store_true", help="print the version")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -227,7 +231,7 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         config = saved_config(experiment, chosen.resume)
     folder = execute(experiment, config, chosen.runs or RUNS, chosen.resume, chosen.trace)
-    print(f"as a page: {shlex.join(['tinymeta', 'report', str(folder)])}")
+    print(f"as a page: {shlex.join(['tinymeta', 'report', folder.as_posix()])}")
     return DONE
 
 
@@ -237,7 +241,7 @@ def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
             raise UserError(f"--set {text!r} is not of the form KEY=VALUE; see: tinymeta list {chosen.name}")
     pairs = [text.partition("=") for text in chosen.set]
     seed = {} if chosen.seed is None else {"seed": chosen.seed}
-    return {key.strip(): value for key, _, value in pairs} | seed
+    return {key.strip(): value.strip() for key, _, value in pairs} | seed
 
 
 def demo(chosen: argparse.Namespace) -> int:

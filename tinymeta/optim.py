@@ -17,7 +17,7 @@ import numpy as np
 
 from . import ops
 from .engine import trees
-from .engine.tensor import describe
+from .engine.tensor import describe, is_float
 
 Rate = float | Callable[[Any], Any]
 GRADIENTS = "optim: gradients"
@@ -113,8 +113,8 @@ def adam_constants(name: str, b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
-    """params + updates, leaf by leaf; ValueError if shapes differ."""
-    return _combined("apply_updates: updates", lambda p, u: p + u, params, updates)
+    """params + updates, leaf by leaf, in the dtypes of the parameters; ValueError if shapes differ."""
+    return _combined("apply_updates: updates", lambda p, u: p + in_dtype(u, p), params, updates)
 
 
 def clip_by_global_norm(grads: Any, limit: float) -> Any:
@@ -146,7 +146,7 @@ def rate_at(lr: Rate, state: State) -> Any:
 
 def in_dtype(x: Any, like: Any) -> Any:
     """A factor of `like` that does not change its dtype: arrays are converted, Python's numbers need not be."""
-    return ops.astype(x, like.dtype) if hasattr(x, "dtype") else x
+    return ops.astype(x, like.dtype) if hasattr(x, "dtype") and hasattr(like, "dtype") else x
 
 
 def _weak(x: Any) -> Any:
@@ -170,7 +170,7 @@ def _zeros(params: Any) -> Any:
 def squares(name: str, eps: Any, params: Any) -> Any:
     """The first moments of squares; ValueError where eps would be 0, and 0 / 0 the update of a gradient whose square is."""
     for path, p in trees.items(params):
-        if isinstance(eps, float) and eps and np.dtype(p.dtype).type(eps) == 0:
+        if isinstance(eps, float) and eps and is_float(p) and np.dtype(p.dtype).type(eps) == 0:
             raise ValueError(
                 f"{name}: eps = {eps} is 0 in {p.dtype}, of which parameters{path} are: use eps=1e-4, or float32 parameters"
             )

@@ -160,3 +160,8 @@ def test_the_callers_arrays_are_copied():
 def test_a_kernel_of_our_own_keeps_the_contract(dtype):
     a, b = RNG.normal(size=(2, 3, 4)).astype(dtype), RNG.normal(size=(1, 4, 5)).astype(dtype)
     check.contract(forward=gemm.matmul, vjp=gemm.matmul_vjp, args=(a, b))
+
+
+def test_an_argument_that_is_no_array_is_refused():
+    with pytest.raises(TypeError, match="argument 1 of <lambda> is no array or number: hold it fixed by a lambda"):
+        check.contract(lambda x, m: x if m is None else 2 * x, lambda g, x, m: (g, None), args=(A, None))

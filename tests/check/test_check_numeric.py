@@ -207,6 +207,24 @@ def test_a_tolerance_that_no_rounding_error_meets_is_refused(rtol):
             run()
 
 
+@pytest.mark.parametrize("atol", [-1.0, -1e-12, np.inf, np.nan])
+def test_a_tolerance_that_everything_meets_is_refused(atol):
+    x, wrong = np.ones(2), lambda g, x: (55 * g,)
+    for run in (
+        lambda: check.gradients(lambda a: tm.stop_gradient(np.sin(a)), x, atol=atol),
+        lambda: check.contract(np.sin, wrong, args=(x,), atol=atol),
+    ):
+        with pytest.raises(ValueError, match=r"atol is .*, expected a finite number, 0 or more"):
+            run()
+
+
+@pytest.mark.parametrize("run", [check.gradients, check.adjoint, check.linearity, check.hvp_symmetry])
+def test_no_array_is_refused_and_not_passed(run):
+    for xs in ((), ({},)) if run is not check.hvp_symmetry else (({},),):
+        with pytest.raises(TypeError, match="check: <lambda> was given no array, expected the arguments"):
+            run(lambda x=None: np.sum(np.ones(3)), *xs)
+
+
 @pytest.mark.parametrize(("error", "passes"), [(2e-10, True), (2e-9, False)])
 def test_what_rounding_may_excuse_is_what_the_documentation_says(error, passes):
     """3e-10 for each unit of a cotangent, of which the tangent of one element has one."""

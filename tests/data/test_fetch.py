@@ -73,3 +73,9 @@ def test_missing_pooch_says_what_to_install(monkeypatch, cache):
     with pytest.raises(ImportError, match=r'needs pooch: pip install "tinymeta\[lab\]"') as caught:
         fetch("file", SHA256, [], cache)
     assert caught.value.name == "pooch"
+
+
+def test_a_cache_that_cannot_be_made_is_not_blamed_on_the_mirrors(cache):
+    cache.touch()
+    with pytest.raises(DataError, match=r"found no folder to write to \(.*\), expected one in the user's cache"):
+        fetch("file", SHA256, ["http://127.0.0.1:1/"], cache / "mnist")

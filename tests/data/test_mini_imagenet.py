@@ -170,3 +170,18 @@ def test_without_pillow(monkeypatch, folder):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'needs Pillow: pip install "tinymeta\[images\]"'):
         mini_imagenet(folder, lists=LISTS)
+
+
+def test_two_images_of_one_name_are_refused(folder):
+    name = LISTS["test"]["n00000006"][0]
+    (folder / "thumbs").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "thumbs" / f"{name}.jpg")
+    Image.new("RGB", (8, 8)).save(folder / "thumbs" / "of-no-list.jpg")
+    Image.new("RGB", (8, 8)).save(folder / "of-no-list.jpg")
+    with pytest.raises(
+        DataError, match=rf"thumbs.{name}\.jpg: found an image of the same name as .*{name}\.png, expected each"
+    ):
+        mini_imagenet(folder, lists=LISTS)
+    (folder / "thumbs" / f"{name}.jpg").unlink()
+    (folder / "thumbs" / f"{name}.png").symlink_to(folder / f"{name}.png")
+    assert len(mini_imagenet(folder, lists=LISTS).test) == 1

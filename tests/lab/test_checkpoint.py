@@ -165,7 +165,14 @@ def test_what_a_checkpoint_cannot_hold_is_named(tree, named):
 
 
 def test_a_named_tuple_that_has_changed_is_refused():
-    loaded = checkpoint.Undressed("optim.State", [1, None])
-    for known in ({}, {"optim.State": NamedTuple("State", [("step", int)])}):
+    fields = [("step", int), ("m", int)]
+    known = {"optim.State": NamedTuple("State", fields)}
+    of_older_files, loaded = checkpoint.Undressed("optim.State", [1, 2]), ["optim.State", [1, 2]]
+    assert dress(of_older_files, known) == dress(checkpoint.Undressed(*loaded, ["step", "m"]), known) == (1, 2)
+    for others in (
+        {},
+        {"optim.State": NamedTuple("State", fields[:1])},
+        {"optim.State": NamedTuple("State", fields[::-1])},
+    ):
         with pytest.raises(UserError, match=r"the checkpoint has optim\.State in a form"):
-            dress([loaded], known)
+            dress([checkpoint.Undressed(*loaded, ["step", "m"])], others)

@@ -1,5 +1,7 @@
+import contextlib
 import errno
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -93,3 +95,18 @@ def test_a_locked_file_has_one_writer(tmp_path):
         open_locked(path)
     first.close()
     open_locked(path).close()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_synchronised_is_no_failure_but_a_broken_disk_is(tmp_path, monkeypatch, number):
+    whole = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match="cannot write") if number == errno.EIO else contextlib.nullcontext():
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from tinymeta.lab.interrupt import held_interrupt
+from tinymeta.lab import Run
+from tinymeta.lab.interrupt import Stopped, held_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,13 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [(False, signal.default_int_handler)]
+
+
+def test_an_interrupt_while_the_last_state_is_saved_is_not_lost(tmp_path, monkeypatch, capfd):
+    with Run(tmp_path, "toy", "hash") as run:
+        saving = run._save
+        monkeypatch.setattr(run, "_save", lambda: (press(), saving()))
+        with pytest.raises(Stopped, match="nothing is lost"):
+            run.stage("a", 1, lambda: 0, lambda state, i: (state + 1, {}))
+    with Run(tmp_path, "toy", "hash") as run:
+        assert run._stages["a"]["done"] == 1

@@ -56,7 +56,7 @@ def test_a_trace_that_fails_leaves_no_file(tmp_path):
     def failing(config, folder, outcome):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="go on with: tinymeta run toy --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"go on with: tinymeta run toy --resume .* --trace$"):
         execute(replace(TRACED, trace=Trace(failing, draw)), CONFIG, tmp_path, trace=True)
     (folder,) = (tmp_path / "toy").iterdir()
     assert (folder / "result.json").exists()

@@ -2,6 +2,7 @@ import getpass
 import json
 import platform
 import re
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinymeta.lab import doctor, optional
+from tinymeta.lab import versions as versions_module
 from tinymeta.lab.versions import versions
 
 
@@ -79,3 +81,34 @@ def test_the_doctor_sees_folders_that_cannot_be_used(monkeypatch, tmp_path):
     assert f"TINYMETA_DATA is {tmp_path} with mnist" in doctor.describe(tmp_path)
     monkeypatch.delenv("TINYMETA_DATA")
     assert "TINYMETA_DATA is not set" in doctor.describe(tmp_path)
+
+
+def test_the_commit_tells_changed_code_from_other_changed_code(monkeypatch, tmp_path):
+    def git(*command):
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *command], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(versions_module, "__file__", str(tmp_path / "tinymeta" / "lab" / "versions.py"))
+    assert versions()["commit"] is None
+    git("init", "-q")
+    assert versions()["commit"] is None
+    code, seen = tmp_path / "code.py", []
+    code.write_text("a = 1")
+    git("add", "code.py")
+    git("commit", "-q", "-m", "first")
+    for text in ("a = 1", "a = 2", "a = 3", "a = 2"):
+        code.write_text(text)
+        seen.append(versions()["commit"])
+    assert re.fullmatch("[0-9a-f]{40}", seen[0])
+    assert all(re.fullmatch(f"{seen[0]}-dirty-[0-9a-f]{{8}}", one) for one in seen[1:])
+    assert seen[1] != seen[2]
+    assert seen[1] == seen[3]
+
+
+def test_the_doctor_looks_at_folders_that_it_may_not_look_into(monkeypatch, tmp_path):
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("TINYMETA_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert f"TINYMETA_DATA is {tmp_path}, which cannot be read (Permission denied)" in doctor.describe(tmp_path)
+    assert "runs " in doctor.describe(tmp_path / ("x" * 300))  # a name that no folder can have

@@ -1,7 +1,7 @@
 """Gradient checks as a product: finite differences, algebraic laws, a contract for hand-written kernels, Hypothesis strategies.
 
 Every check returns a Report of its worst errors or raises a CheckError of one sentence. `strategies` needs Hypothesis and is
-loaded when it is first used.
+loaded when it is first used; `import *` leaves it out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .numeric import gradients
 from .report import CheckError, KinkError, Report
 
 __all__ = [
-    "CheckError", "KinkError", "Report", "adjoint", "contract", "gradients", "hvp_symmetry", "linearity", "strategies",
+    "CheckError", "KinkError", "Report", "adjoint", "contract", "gradients", "hvp_symmetry", "linearity",
 ]  # fmt: skip
 
 

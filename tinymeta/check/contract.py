@@ -10,7 +10,7 @@ import numpy as np
 from ..engine.tensor import describe
 from .algebraic import check_adjoint, check_linearity
 from .numeric import Comparison, first_order
-from .report import CheckError, Report, positive
+from .report import CheckError, Report, not_negative, positive
 from .subject import Arrays, Seed, Subject, generator, name_of, normals
 
 
@@ -48,7 +48,7 @@ def contract(
         check_adjoint(subject, source, None, report)
     check_linearity(subject, source, None, report)
     rtol = subject.eps ** (1 / 3) if rtol is None else positive(rtol)
-    first_order(subject, Comparison(("vjp", "jvp"), source, rtol, atol, report))
+    first_order(subject, Comparison(("vjp", "jvp"), source, rtol, not_negative(atol), report))
     return report
 
 
@@ -57,6 +57,11 @@ class _Kernel:
 
     def __init__(self, forward: Callable, vjp: Callable, jvp: Callable | None, args: tuple, name: str) -> None:
         self.forward, self.vjp, self.jvp, self.args, self.name = forward, vjp, jvp, args, name
+        for i, x in enumerate(args):
+            if x.dtype.kind == "O":
+                raise TypeError(
+                    f"check.contract: argument {i} of {name} is no array or number: hold it fixed by a lambda around the functions"
+                )
         self.floats = [i for i, x in enumerate(args) if x.dtype.kind == "f"]
         if not self.floats:
             raise TypeError(f"check.contract: {name} has no argument of floats to differentiate")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engine.tensor import describe
 from .differences import differences, kink
-from .report import CheckError, KinkError, Report, positive
+from .report import CheckError, KinkError, Report, not_negative, positive
 from .subject import Arrays, Seed, Subject, derived, differentiable, generator, inner, normals, of_function
 
 Compared = tuple[float, str]  # relative error, "numeric ..., got ..."
@@ -55,7 +55,7 @@ def gradients(
             raise TypeError(
                 f"check.gradients: {subject.argument(i)}: finite differences need float64, pass x.astype(np.float64)"
             )
-    comparison = Comparison(modes, generator(rng), positive(rtol), atol, Report(subject.name))
+    comparison = Comparison(modes, generator(rng), positive(rtol), not_negative(atol), Report(subject.name))
     _nestings(subject, order, comparison)
     return comparison.report
 

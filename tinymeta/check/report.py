@@ -31,6 +31,13 @@ class Report:
         return f"{self.name}: " + ", ".join(f"{law} {error:.1e}" for law, error in self.errors.items())
 
 
+def not_negative(atol: float) -> float:
+    """The tolerance; ValueError for less than 0, with which everything would pass, and for what is not finite."""
+    if not 0 <= atol < float("inf"):
+        raise ValueError(f"check: atol is {atol}, expected a finite number, 0 or more")
+    return atol
+
+
 def positive(rtol: float) -> float:
     """The tolerance; ValueError for 0 or less, which no rounding error would pass."""
     if not rtol > 0:

@@ -56,6 +56,10 @@ def of_function(f: Callable, xs: Sequence[Any], name: str | None) -> Subject:
         for path, x in trees.items(tree):
             labels.append(f"argument {i}{path}")
             arrays.append(_float_array(x, labels[-1]))
+    if not arrays:
+        raise TypeError(
+            f"check: {name or name_of(f)} was given no array, expected the arguments to differentiate it by"
+        )
 
     def call(*leaves: Any) -> Arrays:
         return float_outputs(f(*trees.unflatten(tuple(xs), leaves)))

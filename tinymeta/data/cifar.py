@@ -146,6 +146,7 @@ def _write(path: Path, x: NDArray[np.uint8], y: NDArray[np.uint8]) -> None:
             file.close()
             os.replace(file.name, path)
         except BaseException:
+            file.close()  # Windows removes no open file
             os.unlink(file.name)
             raise
 

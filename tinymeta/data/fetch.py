@@ -20,6 +20,11 @@ def fetch(file: str, sha256: str, mirrors: Sequence[str], folder: Path) -> None:
     The first mirror that gives the right bytes is taken; DataError if none does, ImportError without pooch.
     """
     pooch = _import_pooch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"no folder to write to ({error.strerror})"
+        raise DataError(str(folder), found, "one in the user's cache", "make it, or set TINYMETA_DATA") from error
     failures = []
     for mirror in mirrors:
         try:

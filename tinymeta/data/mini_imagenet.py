@@ -77,8 +77,8 @@ def mini_imagenet(folder: str | Path | None = None, side: int = SIDE, lists: Lis
     """
     _import_pillow()
     root = _folder(folder)
-    found = {path.stem: path for path in sorted(_files(root)) if path.suffix.lower() in SUFFIXES}
     wanted = mini_imagenet_lists() if lists is None else lists
+    found = _images(root, {name for classes in wanted.values() for names in classes.values() for name in names})
     missing = [name for classes in wanted.values() for names in classes.values() for name in names if name not in found]
     if missing:
         count = sum(len(names) for classes in wanted.values() for names in classes.values())
@@ -91,6 +91,17 @@ def mini_imagenet(folder: str | Path | None = None, side: int = SIDE, lists: Lis
         for split, classes in wanted.items()
     }
     return MiniImageNet(**splits)
+
+
+def _images(root: Path, names: set[str]) -> dict[str, Path]:
+    """The image of each of these names that is below a folder."""
+    found: dict[str, Path] = {}
+    for path in sorted(_files(root)):
+        if path.suffix.lower() in SUFFIXES and path.stem in names:
+            first = found.setdefault(path.stem, path)
+            if not os.path.samefile(first, path):
+                raise DataError(str(path), f"an image of the same name as {first}", "each listed image once", WHERE)
+    return found
 
 
 def _files(root: Path) -> Iterator[Path]:

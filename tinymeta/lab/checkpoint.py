@@ -25,6 +25,7 @@ class Undressed(NamedTuple):
 
     kind: str
     fields: list[Tree]
+    names: list[str] | None = None  # of the fields; older files have none
 
 
 def named_tuples(tree: Tree) -> dict[str, type]:
@@ -61,7 +62,8 @@ def dress(tree: Tree, known: Mapping[str, type]) -> Tree:
     """A loaded tree with its NamedTuples again; UserError if one is not of a `known` class, field by field."""
     if type(tree) is Undressed:
         kind: Any = known.get(tree.kind)
-        if kind is None or len(kind._fields) != len(tree.fields):
+        names = getattr(kind, "_fields", ())
+        if kind is None or len(names) != len(tree.fields) or tree.names not in (None, list(names)):
             raise UserError(f"the checkpoint has {tree.kind} in a form that this version has not; start a new run")
         return kind(*(dress(child, known) for child in tree.fields))
     if type(tree) is dict:
@@ -141,8 +143,8 @@ def _encode(tree: Tree, arrays: dict[str, np.ndarray]) -> list[Any]:
     if kind is list or kind is tuple:
         return [kind.__name__, [_encode(child, arrays) for child in tree]]
     if isinstance(tree, tuple):
-        name, fields = tree if kind is Undressed else (_name(kind), tree)
-        return ["named", [name, [_encode(child, arrays) for child in fields]]]
+        name, fields, names = tree if kind is Undressed else (_name(kind), tree, list(tree._fields))
+        return ["named", [name, [_encode(child, arrays) for child in fields], names]]
     if isinstance(tree, (np.ndarray, np.generic)):
         key = f"array{len(arrays)}"
         arrays[key] = np.asarray(tree)
@@ -159,7 +161,7 @@ _DECODERS = {
     "dict": lambda pairs, arrays: {key: _decode(child, arrays) for key, child in pairs},
     "list": lambda children, arrays: [_decode(child, arrays) for child in children],
     "tuple": lambda children, arrays: tuple(_decode(child, arrays) for child in children),
-    "named": lambda pair, arrays: Undressed(pair[0], [_decode(child, arrays) for child in pair[1]]),
+    "named": lambda parts, arrays: Undressed(parts[0], [_decode(x, arrays) for x in parts[1]], *parts[2:]),
     "array": lambda key, arrays: arrays[key],
     "scalar": lambda key, arrays: arrays[key][()],
     "float": lambda text, _: float.fromhex(text),

@@ -35,15 +35,18 @@ def _data() -> str:
     folder = os.environ.get("TINYMETA_DATA")
     if not folder:
         return "TINYMETA_DATA is not set: embedded data, and full sets fetched on first use"
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         return f"TINYMETA_DATA is {folder}, which is no folder: correct or unset it"
-    sets = sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
+    try:
+        sets = sorted(path.name for path in Path(folder).iterdir() if os.path.isdir(path))
+    except OSError as error:
+        return f"TINYMETA_DATA is {folder}, which cannot be read ({error.strerror}): correct or unset it"
     return f"TINYMETA_DATA is {folder} with {', '.join(sets) or 'nothing in it'}"
 
 
 def _runs(folder: Path) -> str:
     """Judged by the nearest folder that exists: a doctor makes none."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     try:
         with tempfile.TemporaryFile(dir=nearest):
             return f"{folder} is writable"

@@ -40,13 +40,13 @@ def execute(
         folder = Path(resume)
         adopt(experiment, config, folder)
     try:
-        outcome = _find_outcome(experiment, config, folder)
+        outcome = _find_outcome(experiment, config, folder, trace)
         if trace:
             _write_trace(experiment, config, folder, outcome)
         with open_locked(folder / "metrics.jsonl"):  # what is drawn has one writer too
             _draw(experiment, outcome, folder, resumed=resume is not None)
     except KeyboardInterrupt as stop:
-        raise Stopped(_lost(stop, folder), f"go on with: {resuming(experiment.name, folder)}") from None
+        raise Stopped(_lost(stop, folder), f"go on with: {resuming(experiment.name, folder, trace)}") from None
     _print_outcome(experiment, outcome, folder)
     return folder
 
@@ -58,25 +58,24 @@ def _lost(stop: KeyboardInterrupt, folder: Path) -> str:
     return "no step was saved" if not (folder / "checkpoint.npz").exists() else "all after the last checkpoint is lost"
 
 
-def _find_outcome(experiment: Experiment, config: Any, folder: Path) -> Outcome:
+def _find_outcome(experiment: Experiment, config: Any, folder: Path, trace: bool) -> Outcome:
     """Always as read from result.json, so that the figures of a new and of a resumed run are drawn from the same."""
     if not (folder / "result.json").exists():
         with Run(folder, experiment.name, config_hash(config)) as run:  # which refuses before the record is changed
             note_versions(folder)
-            write_result(experiment, _trained(experiment, config, run), folder)
+            write_result(experiment, _trained(experiment, config, run, trace), folder)
     return read_result(folder)[1]
 
 
-def _trained(experiment: Experiment, config: Any, run: Run) -> Outcome:
+def _trained(experiment: Experiment, config: Any, run: Run, trace: bool) -> Outcome:
     try:
         return experiment.train(config, run)
     except UserError:  # which says itself what to do
         raise
     except Exception as error:
         again = "a resumed run meets it again: start a new one with other settings"
-        error.add_note(
-            again if isinstance(error, FloatingPointError) else f"to go on: {resuming(experiment.name, run.folder)}"
-        )
+        go_on = f"to go on: {resuming(experiment.name, run.folder, trace)}"
+        error.add_note(again if isinstance(error, FloatingPointError) else go_on)
         raise
 
 

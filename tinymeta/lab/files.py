@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import numpy as np
 from tinymeta.lab.errors import UserError, one_line
 
 NEW_RUN = "move its folder away and start a new run"  # the remedy for a file that nothing else can give back
+
+NO_FSYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a folder, on some network drives
 
 
 @contextmanager
@@ -53,6 +56,9 @@ def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in NO_FSYNC:
+                raise
         finally:
             os.close(handle)
 
@@ -81,7 +87,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.char != "g":  # of which no Python float has all bits
         return value.tolist()
     raise TypeError(f"type {type(value).__name__} cannot be written as JSON; use numbers, text, lists, dicts or arrays")
 

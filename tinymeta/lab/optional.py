@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
-from tinymeta.lab.errors import UserError
+from tinymeta.lab.errors import UserError, one_line
 
 
 class Optional(NamedTuple):
@@ -50,5 +50,7 @@ def missing(error: ImportError) -> UserError | None:
     package = (error.name or "").partition(".")[0]
     if package not in PACKAGES:
         return None
+    if installed(package):
+        return UserError(f"{package} is installed but cannot be imported: {one_line(error)}; install it again")
     extra, purpose = PACKAGES[package]
     return UserError(f"{package} is not installed and is needed for {purpose}; run: pip install 'tinymeta[{extra}]'")

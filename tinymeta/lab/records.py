@@ -23,7 +23,7 @@ from tinymeta.lab.experiment import (
     preset_of,
     restore,
 )
-from tinymeta.lab.files import NEW_RUN, make_folder, read_json, write_json
+from tinymeta.lab.files import NEW_RUN, file_errors, make_folder, read_json, write_json
 from tinymeta.lab.versions import versions
 
 FORMAT = 1
@@ -57,15 +57,17 @@ def _fresh_folder(parent: Path) -> Path:
             time.sleep(0.001)
 
 
-def resuming(experiment: str, folder: Path) -> str:
+def resuming(experiment: str, folder: Path, trace: bool = False) -> str:
     """The command that goes on with the run in `folder`; of a finished one it draws the figures again."""
-    return shlex.join(["tinymeta", "run", experiment, "--resume", str(folder)])
+    return shlex.join(["tinymeta", "run", experiment, "--resume", folder.as_posix(), *(["--trace"] if trace else [])])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The record in `folder`/config.json; UserError if there is none, or it is damaged or of another version."""
     path = folder / "config.json"
-    if not path.is_file():
+    with file_errors("read", path):
+        here = path.is_file()
+    if not here:
         raise UserError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/NAME/STAMP")
     return _read(path, CONFIG_KEYS, NEW_RUN, RESUMED)
 

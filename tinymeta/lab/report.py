@@ -46,7 +46,9 @@ def write_report(folder: Path) -> Path:
 def newest_results(folder: Path) -> list[Result]:
     """The newest result of each experiment below `folder`, in the order in which they were begun."""
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for path in sorted(folder.rglob("result.json")):
+    with file_errors("read", folder):
+        paths = sorted(folder.rglob("result.json"))
+    for path in paths:
         record = read_config(path.parent)
         name = record["experiment"]
         if name not in found or record["started"] > found[name][1]["started"]:

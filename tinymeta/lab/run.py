@@ -92,7 +92,9 @@ class Run:
                 if stop or ended or time.monotonic() - self._saved_at >= SAVE_SECONDS:
                     self._save()
                 if stop:
-                    raise Stopped("nothing is lost")
+                    break
+            if interrupted():  # also while the last state was saved
+                raise Stopped("nothing is lost")
         return at["state"]
 
     def _begin(self, name: str, steps: int, first: Tree, known: dict[str, type]) -> dict[str, Tree]:

@@ -43,7 +43,7 @@ def claim_text(claim: Claim) -> str:
 
 
 def _number(value: float, digits: int = 4) -> str:
-    return f"{value:,.0f}" if GROUPED <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if GROUPED - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def _ratio(value: float) -> str:

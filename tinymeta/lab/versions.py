@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,18 @@ def _version(distribution: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, "-dirty" if it was changed; None for an installed copy."""
+    """The commit of the checkout that this code runs from, with "-dirty-" and a hash of what is changed in its tracked files; None
+    for an installed copy."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+
+    def git(*command: str) -> bytes:
+        return subprocess.run(["git", *command], cwd=checkout, capture_output=True, check=True).stdout
+
     try:
-        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+        commit = git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40").decode().strip()
+        return f"{commit}-{sha256(git('diff', 'HEAD')).hexdigest()[:8]}" if commit.endswith("-dirty") else commit
     except (OSError, subprocess.CalledProcessError):  # git is missing, or nothing is committed yet
         return None
 
