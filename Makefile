@@ -3,14 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test peers lint bench gpu clean
 
 # One BLAS thread: the products of these small problems gain nothing from a second, and lose much on a busy machine.
 demo: .venv/.lab  ## train a learned optimizer, MAML and EWC from embedded data, then write runs/demo/report.html
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/tinymeta demo
 
-test: .venv/.dev  ## the whole test suite
+test: .venv/.dev  ## the whole test suite; what is compared with PyTorch, JAX and optax is skipped where these are not installed
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --ignore tests/gpu $(PYTEST_ARGS)
+
+PEER_TESTS := $(shell grep -lE 'importorskip\("(torch|jax|optax)"' -r tests --include='*.py') tests/test_docs.py
+peers: .venv/.peers  ## the tests beside PyTorch, JAX and optax, which it installs
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(PEER_TESTS) $(PYTEST_ARGS)
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .

@@ -35,8 +35,12 @@ def benchmark(table: dict[str, Any]) -> str:
         *([_cell(row.get(key)) for key in columns] for row in table["rows"]),
     ]
     versions = ", ".join(f"{k} {v}" for k, v in table["versions"].items() if k != "tinymeta")
-    note = f"{table['machine']}; {versions}; {table['rounds']} alternated fresh processes. {table['note']}"
+    note = f"{table['machine']}; {versions}; {_processes(table['rounds'])}. {table['note']}"
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
+
+
+def _processes(rounds: int) -> str:
+    return f"{rounds} alternated fresh processes" if rounds > 1 else "one process"
 
 
 def _cell(value: Any) -> str:
@@ -77,7 +81,7 @@ def _short(chosen: list[Chosen]) -> list[str]:
     claims = [(f"`{e['experiment']}`{preset}", claim) for e, _, preset in chosen for claim in e["claims"]]
     failed = [f"- ✗ {name}: {claim['sentence']}." for name, claim in claims if not claim["held"]]
     count = (
-        f"{len(claims) - len(failed)} of the papers' {len(claims)} claims held{'; these did not:' if failed else '.'}"
+        f"{len(claims) - len(failed)} of these runs' {len(claims)} claims held{'; these did not:' if failed else '.'}"
     )
     return [*_HEAD, *rows, "", _sources(chosen), "", count, *failed]
 
@@ -115,12 +119,12 @@ def reproduction() -> str:
     def shown(begin: str, row: dict[str, Any]) -> bool:
         return row["published"] is not None and row["quantity"].startswith(begin)
 
-    chosen = [
-        Chosen(e, partial(shown, begin), f", `{preset}`")
-        for collection, name, preset, begin in HEADLINES
-        for e in committed(collection)["experiments"]
-        if (e["experiment"], e["preset"]) == (name, preset)
-    ]
+    chosen = []
+    for collection, name, preset, begin in HEADLINES:
+        found = [e for e in committed(collection)["experiments"] if (e["experiment"], e["preset"]) == (name, preset)]
+        if not any(shown(begin, row) for e in found for row in e["rows"]):
+            raise SystemExit(f"{collection}.json has no row of {name}, preset {preset}, that begins with {begin!r}")
+        chosen += [Chosen(e, partial(shown, begin), f", `{preset}`") for e in found]
     return "\n".join([*_short(chosen), ""])
 
 

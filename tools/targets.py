@@ -42,6 +42,10 @@ CONV = "8 tasks, 1 inner step"
 FIRST_CALLS = (
     ("maml-omniglot", "Omniglot", CONV), ("maml-sine", "sinusoids", SINE[0]), ("maml-sine", "sinusoids", SINE[3]),
 )  # fmt: skip
+WITHOUT_NUMBA = (
+    *(("maml-sine", f"sinusoids, {setting}", setting) for setting in SINE),
+    ("maml-omniglot", "Omniglot", CONV),
+)
 OURS = tuple(f"n = {n}: tinymeta, Numba" for n in SIZES)
 
 TARGETS = (
@@ -58,12 +62,12 @@ TARGETS = (
     ),
     Target("first LSTM step in a fresh process, ms", 500, None, "lstm_start", ("first step",), "median", at_most=True),
     *(
-        Target(f"Fisher, {kind}, {net}: × BackPACK", 2.5, 3.5, "fisher", (f"{kind}, {net}: BackPACK",))
+        Target(f"Fisher, {kind}, {net}, the kernel: × BackPACK", 2.5, 3.5, "fisher", (f"{kind}, {net}: BackPACK",))
         for net in NETS for kind in ("empirical", "sampled")
     ),
-    *(Target(f"Fisher, exact, {net}: × BackPACK", 3, 4.5, "fisher", (f"exact, {net}: BackPACK",)) for net in NETS),
+    *(Target(f"Fisher, exact, {net}, the kernel: × BackPACK", 3, 4.5, "fisher", (f"exact, {net}: BackPACK",)) for net in NETS),
     *(
-        Target(f"Fisher, {kind}, Omniglot net: × BackPACK", 1, None, "fisher", (f"{kind}, Omniglot net: BackPACK",))
+        Target(f"Fisher, {kind}, Omniglot net, public call: × BackPACK", 1, None, "fisher", (f"{kind}, Omniglot net: BackPACK",))
         for kind in KINDS
     ),
     Target(
@@ -77,11 +81,19 @@ TARGETS = (
     ),
     *(_sine(setting, "JAX, jit and vmap", 1.5, 3) for setting in SINE),
     *(_sine(setting, "higher", 75) for setting in SINE),
+    *(
+        Target(
+            f"MAML on {problem}, without Numba: × eager", 1, None, file, (f"tinymeta, eager, {setting}",), "median",
+            against=(f"tinymeta without Numba, {setting}",),
+        )
+        for file, problem, setting in WITHOUT_NUMBA
+    ),
     Target("70,000 iterations on sinusoids, s", 15, None, "maml-sine-training", ("tinymeta",), "median", at_most=True),
     Target(
         "MAML on Omniglot, 8 tasks: × the best peer", 1.5, 2.5, "maml-omniglot",
         tuple(f"{peer}, {CONV}" for peer in OMNIGLOT),
     ),
+    Target("MAML on Omniglot: largest error", 1e-5, None, "maml-omniglot", (f"tinymeta, {CONV}",), "error", at_most=True),
     Target(
         "MAML on Omniglot: memory of the step, of the best peer's", 1, None, "maml-omniglot", (f"tinymeta, {CONV}",), "mb",
         at_most=True, against=tuple(f"{peer}, {CONV}" for peer in OMNIGLOT),
