@@ -111,6 +111,7 @@ def train(config: Config, run: Run) -> Outcome:
 
 AUTHORS = {"train_characters": 1100, "validation_characters": 100}
 CODE = AUTHORS | {"head_sigma": 1.0, "norm_eps": 1e-3, "test_steps": 10}
+DENSE_NET = {"net": "dense", "head_sigma": 0.0}
 TWENTY = {"ways": 20, "inner_lr": 0.1, "inner_steps": 5, "test_steps": 5, "meta_batch": 16}
 
 EXPERIMENT = Experiment(
@@ -157,6 +158,9 @@ EXPERIMENT = Experiment(
             "test_tasks": 200, "inductive_tasks": 20,
         },
         "code": CODE,
+        "code-5-shot": CODE | {"shots": 5},
+        "code-dense": CODE | DENSE_NET,
+        "code-dense-5-shot": CODE | DENSE_NET | {"shots": 5},
         "code-20-way": CODE | TWENTY | {"test_steps": 10},
         "code-20-way-5-shot": CODE | TWENTY | {"shots": 5, "test_steps": 10},
     },
@@ -165,7 +169,7 @@ EXPERIMENT = Experiment(
     minutes={
         "quick": 2.0, "variants": 10.0, "paper": 80.0, "paper-dense": 20.0, "paper-5-shot": 360.0, "third-5-shot": 120.0,
         "paper-dense-5-shot": 60.0, "paper-20-way": 400.0, "paper-20-way-5-shot": 2000.0, "paper-first-order": 45.0,
-        "short-5-shot": 15.0, "short-20-way": 30.0, "short-20-way-5-shot": 25.0, "code": 80.0, "code-20-way": 400.0,
-        "code-20-way-5-shot": 2000.0,
+        "short-5-shot": 15.0, "short-20-way": 30.0, "short-20-way-5-shot": 25.0, "code": 80.0, "code-5-shot": 400.0,
+        "code-dense": 25.0, "code-dense-5-shot": 70.0, "code-20-way": 400.0, "code-20-way-5-shot": 2000.0,
     },
 )  # fmt: skip
