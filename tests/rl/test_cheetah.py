@@ -39,6 +39,38 @@ def test_rewards_are_those_of_the_paper(policy):
     np.testing.assert_allclose(forward.rewards + cost, -(backward.rewards + cost), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("goal", "goals", "paid"),
+    [
+        ("velocity", [0.5, 1.5], lambda v, goal: -abs(v - goal)),
+        ("direction", [1.0, -1.0], lambda v, goal: v if goal > 0 else -v),
+    ],
+    ids=["velocity", "direction"],
+)
+def test_rewards_are_the_velocitys_less_005_of_the_squared_forces(policy, monkeypatch, goal, goals, paid):
+    from tinymeta.rl import cheetah
+
+    velocities = np.array([[1.0, -0.75, 2.0], [0.25, 3.0, -2.0]])
+
+    class Stub:
+        def __init__(self, number):
+            self.number = number
+
+        def reset(self, seed):
+            self.left = iter(velocities[self.number])
+            return np.zeros(17), {}
+
+        def step(self, force):
+            return np.zeros(17), 99.0, False, False, {"x_velocity": next(self.left)}
+
+    monkeypatch.setattr(cheetah, "_environment", Stub)
+    found = rl.Cheetah(goal, horizon=3).sample(policy, np.array(goals), 2, np.random.default_rng(0))
+    assert np.abs(found.actions).max() > 1
+    for t, e, k in np.ndindex(2, 2, 3):
+        cost = 0.05 * sum(min(abs(a), 1) ** 2 for a in found.actions[t, e, k])
+        assert found.rewards[t, e, k] == pytest.approx(paid(velocities[e, k], goals[t]) - cost, abs=1e-5)
+
+
 def test_the_oracle_sees_the_goal_and_nothing_else_differs(policy):
     """A policy whose weight for the goal is 0 does the same, told or not."""
     pytest.importorskip("mujoco")

@@ -71,6 +71,27 @@ def test_returns_that_are_linear_in_the_features_are_expected():
     assert correlation > 0.95
 
 
+@pytest.mark.parametrize(
+    ("observed", "rewards", "taken", "left"),
+    [
+        (0, [[1, 2, 4]], 3, [[3, 4, 4]]),  # 1 + 2/2 + 4/4, 2 + 4/2, 4
+        (0, [[1, 2, 0]], 2, [[2, 2, 0]]),
+        (1, [[1, 4], [2, 2]], 2, [[0, 1], [0, -1]]),  # returns 3, 4 and 3, 2, where 3 are expected
+    ],
+    ids=["whole episodes", "episodes that end", "returns that are expected"],
+)
+def test_advantages_at_a_discount_of_a_half(observed, rewards, taken, left):
+    """Every episode has a mirror image, with opposite observations and rewards: of all features only the observation can fit."""
+    mirrored = lambda x: np.concatenate([x, -np.array(x, float)])
+    rewards, left = mirrored(rewards), mirrored(left)
+    alive = np.broadcast_to(np.arange(rewards.shape[1]) < taken, rewards.shape)
+    observations = mirrored(np.full((len(rewards) // 2, rewards.shape[1], 1), observed))
+    episodes = rl.Episodes(*(x[None] for x in (observations, observations, rewards, alive)))
+    found = rl.transitions(episodes, 0.5)
+    np.testing.assert_allclose(found.advantages[0], (left / np.sqrt(np.mean(left[alive] ** 2))).ravel(), atol=1e-4)
+    np.testing.assert_allclose(found.weights[0], (alive / (taken * len(rewards))).ravel(), rtol=1e-12)
+
+
 def test_steps_after_the_end_have_no_advantage():
     """In float16 they were infinite, and their share of 0 made NaN of the loss."""
     alive = np.array([[[True, False, False], [True, True, False]]])

@@ -33,6 +33,48 @@ def test_the_surrogate_is_minus_the_mean_advantage_where_it_was_sampled(policy, 
     assert rl.kl_divergence(policy, sampled, LR) == pytest.approx(0, abs=1e-12)
 
 
+def adapted_by_hand(policy, batch, t):
+    """Task t's W, b and log σ of a linear policy after one step of REINFORCE."""
+    (w, b), log_std = policy.layers[0], policy.log_std
+    up = [np.zeros_like(p) for p in (w, b, log_std)]
+    for x, a, advantage, weight in zip(*(part[t] for part in batch or ()), strict=True):
+        z = (a - x @ w - b) / np.exp(log_std)
+        for total, score in zip(up, (np.outer(x, z / np.exp(log_std)), z / np.exp(log_std), z**2 - 1), strict=True):
+            total += weight * advantage * score
+    return [p + LR * u for p, u in zip((w, b, log_std), up, strict=True)]
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_the_objectives_are_their_formulas_where_another_policy_sampled(adapts):
+    rng = np.random.default_rng(0)
+    policy = rl.init_policy(rng, 3, 2, (), np.float64)._replace(log_std=np.array([-0.3, 0.4]))
+    before, after = (
+        rl.Transitions(
+            rng.normal(size=(2, 5, 3)),
+            rng.normal(size=(2, 5, 2)),
+            rng.normal(size=(2, 5)),
+            rng.dirichlet(np.ones(5), 2),
+        )
+        for _ in range(2)
+    )
+    before = before if adapts else None
+    old_mean, old_std = rng.normal(size=(2, 5, 2)), rng.uniform(0.5, 2, size=(2, 1, 2))
+    density = lambda a, mean, std: np.prod(np.exp(-(((a - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi)), axis=-1)
+    log_probs = np.log(density(after.actions, old_mean, old_std))
+    gain = moved = 0
+    for t in range(2):
+        w, b, log_std = adapted_by_hand(policy, before, t)
+        for x, a, advantage, weight, m, old in zip(
+            *(part[t] for part in after), old_mean[t], log_probs[t], strict=True
+        ):
+            mean, std, s = x @ w + b, np.exp(log_std), old_std[t, 0]
+            gain += weight * advantage * density(a, mean, std) / np.exp(old) / 2
+            moved += weight * np.sum(np.log(std / s) + (s**2 + (m - mean) ** 2) / (2 * std**2) - 0.5) / 2
+    sampled = rl.Sampled(before, after, log_probs, (old_mean, np.log(old_std)))
+    np.testing.assert_allclose(rl.surrogate_loss(policy, sampled, LR), -gain, rtol=1e-10)
+    np.testing.assert_allclose(rl.kl_divergence(policy, sampled, LR), moved, rtol=1e-10)
+
+
 def test_without_a_batch_nothing_adapts(policy, sampled):
     assert rl.adapt_policy(policy, None, LR) is policy
     pretraining = sampled._replace(before=None)

@@ -210,6 +210,17 @@ def test_a_policy_is_updated_as_often_as_its_returns_are_asked_for(monkeypatch, 
     assert taken == ["adapt_policy", *["adapt_further"] * (updates - 1)][:updates]
 
 
+def test_updates_after_the_first_have_half_the_rate(monkeypatch):
+    config, rates = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY), []
+    for name in ("adapt_policy", "adapt_further"):
+        usual = getattr(rl, name)
+        recorded = lambda policy, batch, lr, usual=usual, **k: rates.append(lr) or usual(policy, batch, lr, **k)
+        monkeypatch.setattr(rl, name, recorded)
+    world = config.world()
+    maml_rl.returns_after_updates(config, world, maml_rl.first_policy(config, world), 3, 0.2)
+    assert rates == [0.2, 0.1, 0.1]
+
+
 def test_the_best_policy_is_kept(tmp_path):
     """The stage's result is the policy of the iteration with the highest return, not the last one."""
     config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"iterations": "4"})

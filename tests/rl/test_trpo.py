@@ -32,6 +32,20 @@ def test_the_step_is_the_natural_gradients_as_long_as_the_constraint_allows(max_
     np.testing.assert_allclose(moved / np.linalg.norm(moved), wanted / np.linalg.norm(wanted), rtol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [None, 1.0])
+@pytest.mark.parametrize("damping", [1e-5, 0.5])
+def test_a_step_goes_less_far_where_kl_curves_more(damping, spread):
+    """kl = ½ Σ h x² has H = diag(h): down g the step is (h + damping)⁻¹ g, as long as ½ stepᵀ (H + damping) step = max_kl."""
+    g, h = ({"a": np.array(a), "b": np.array([[b]])} for a, b in (([1.0, 3.0], -2.0), ([0.5, 8.0], 2.0)))
+    weighted = lambda weights, p: sum(ops.sum(weights[name] * p[name]) for name in weights)
+    kl = lambda p: weighted(h, {name: 0.5 * ops.square(p[name] - PARAMS[name]) for name in p})
+    step = rl.trpo_step(lambda p: weighted(g, p), kl, PARAMS, 1e-2, damping, spread)
+    natural = {name: g[name] / (h[name] + damping) for name in g}
+    length = np.sqrt(2 * 1e-2 / weighted(g, natural))
+    for name in g:
+        np.testing.assert_allclose(step.params[name] - PARAMS[name], -length * natural[name], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("loss", "kl"),
     [
