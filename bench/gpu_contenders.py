@@ -60,9 +60,10 @@ class Tinymeta:
 
         def call() -> None:
             arguments = weights, blocks, gradients, d_updates, no_cotangent
-            found[:] = flat_weights(cuda.unroll_backward(*arguments, SCALE, P)[0])
+            gradient = cuda.unroll_backward(*arguments, SCALE, P)[0]
+            found[:] = [self.cupy.asnumpy(x) for x in flat_weights(gradient)]  # to the host, as the peers'
 
-        return call, lambda: [self.cupy.asnumpy(x) for x in found]
+        return call, lambda: found
 
     def fisher(self, params: Arrays, x: np.ndarray, y: np.ndarray, kind: str) -> Work:
         from tinymeta.kernels.fisher import cuda
