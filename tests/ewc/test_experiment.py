@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinymeta.experiments import load
+from tinymeta.experiments import ewc_permuted_3, load
 from tinymeta.experiments.ewc_permuted_3 import METHODS, TASKS, Config
 from tinymeta.lab import Run, UserError, configure, execute, run
 from tinymeta.lab.experiment import config_hash
@@ -58,6 +58,29 @@ def test_the_lambda_with_the_best_validation_is_chosen_and_its_test_accuracy_ove
     assert {row.quantity: row.ours for row in outcome.rows}["EWC, mean of tasks after C"] == pytest.approx(
         np.mean(at_the_end)
     )
+
+
+ENDS = {"SGD": (50, 85, 95), "SGD+dropout": (55, 85, 95), "L2": (70, 80, 80), "EWC": (80, 90, 90)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({}, [True, True]),
+        ({"EWC": (69, 95, 95)}, [False, True]),  # 21 points lost on A, where SGD loses 40
+        ({"L2": (88, 88, 88)}, [True, False]),
+        ({"SGD+dropout": (75, 99, 99)}, [True, False]),
+        ({"SGD": (89.5, 70, 70), "EWC": (89.9, 90, 90)}, [False, True]),  # nothing that could be kept
+    ],
+)
+@pytest.mark.parametrize("where", [slice(None), slice(1, 2)], ids=["in both repeats", "in one of them"])
+def test_the_claims_are_on_task_a_since_it_was_learned_and_on_the_mean_at_the_end(changes, held, where):
+    """Curves (repeats, points, tasks) with two points for each task: A is learned at the third."""
+    curves = {method: np.full((2, 7, 3), 20.0) for method in METHODS}
+    for method, curve in curves.items():
+        curve[:, 2, 0], curve[:, -1] = 90, ENDS[method]
+        curve[where, -1] = changes.get(method, ENDS[method])
+    assert [claim.held for claim in ewc_permuted_3._claims(curves, "")] == held
 
 
 def test_the_figures_come_from_the_record_alone(folder):

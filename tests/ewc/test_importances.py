@@ -137,6 +137,14 @@ def test_after_one_step_the_squisher_is_the_batched_fisher_of_that_batch():
     assert_trees_close(found, expected, rtol=1e-4)
 
 
+def test_the_squisher_undoes_the_bias_of_the_decay_that_its_adam_had():
+    g, optimizer = np.array([3.0, -0.5]), optim.adam(0.1, b2=0.9)
+    state = optimizer.init(g)
+    for _ in range(2):
+        _, state = optimizer.update(g, state)
+    np.testing.assert_allclose(ewc.squisher(state, 8, b2=0.9), 8 * g**2, rtol=1e-12)
+
+
 def test_a_state_without_moments_or_steps_is_refused():
     params = np.ones(2)
     with pytest.raises(ValueError, match="a state after 0 steps"):

@@ -34,6 +34,11 @@ def test_they_are_the_loops_of_their_definitions(R, untrained):
     assert ewc.forgetting(R) >= ewc.forgetting(R, "learned") - 1e-12
 
 
+def test_forward_transfer_takes_off_what_the_untrained_network_knows_of_the_same_task():
+    R = [[0.9, 0.4, 0.1], [0.7, 0.8, 0.6], [0.7, 0.7, 0.9]]
+    assert ewc.forward_transfer(R, [0.9, 0.1, 0.2]) == pytest.approx(((0.4 - 0.1) + (0.6 - 0.2)) / 2)
+
+
 def test_rows_may_end_at_the_last_task_seen():
     rows = [[0.9], [0.7, 0.8], [0.6, 0.7, 0.9]]
     R = ewc.accuracy_matrix(rows)

@@ -154,6 +154,19 @@ def test_without_a_penalty_proximal_adam_is_adam():
     assert_trees_close(params, expected)
 
 
+@pytest.mark.parametrize("name", ["penalised_adam", "proximal_adam"])
+def test_the_constants_of_adam_are_those_that_were_given(name):
+    constants = {"b1": 0.5, "b2": 0.8, "eps": 0.3}
+    params = expected = weights(np.random.default_rng(0))
+    ours, theirs = MAKERS[name](0.1, ewc.Penalty(3.0), **constants), optim.adam(0.1, **constants)
+    state, their_state = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        params, state = ours.step(params, tm.grad(loss)(params), state)
+        updates, their_state = theirs.update(tm.grad(loss)(expected), their_state)
+        expected = optim.apply_updates(expected, updates)
+    assert_trees_close(params, expected)
+
+
 @pytest.mark.parametrize("name", ["proximal_sgd", "proximal_adam"])
 @pytest.mark.parametrize("lam", [1.0, 1e3, 1e12])
 def test_a_proximal_step_is_stable_at_any_lambda_and_ends_where_loss_plus_penalty_is_least(name, lam):

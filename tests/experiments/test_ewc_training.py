@@ -8,7 +8,7 @@ import pytest
 import tinymeta as tm
 from tinymeta import ewc, nets, optim
 from tinymeta.engine.backend import use
-from tinymeta.experiments import ewc_steps, ewc_tasks
+from tinymeta.experiments import ewc_steps, ewc_tasks, ewc_training
 from tinymeta.experiments.ewc_memory import Learner, penalty_of, remember, task_fisher
 from tinymeta.experiments.ewc_tasks import (
     Digits,
@@ -249,6 +249,89 @@ def test_a_course_is_what_a_plain_loop_gives(digits, learner, optimizer, tmp_pat
     np.testing.assert_allclose(found.accuracy[-1], accuracy, atol=2.1)  # one image of 50 may fall on the other side
     if learner.method != "SI":  # what a course keeps of SI's penalty is that after the first task
         assert found.stability == pytest.approx(penalty.stability(LR), rel=1e-3)
+
+
+def test_what_si_has_seen_is_the_path_of_the_loss_without_the_penalty(digits, tmp_path):
+    learner, protocol = Learner("SI", LR, 0.5), Protocol((8,), "adam", 6, 10, paths=True)
+    at = course("test", protocol, permuted_tasks(digits, stream(0, "permutations"), 2), 0, "test")
+    finish = lambda at, learner, state: {"omega": state["si"].end_task(state["params"]).omega}
+    with Run(tmp_path, "test", "hash") as run:
+        found = learn_until(run, at, learner, finish)["omega"]
+    _, penalty = by_hand(digits, learner, protocol)  # after both tasks
+    assert_close(found, penalty.fisher, rtol=2e-3, atol=1e-6)
+    assert max(leaf.max() for leaf in tm.trees.leaves(found)) > 1e-3
+
+
+def test_adam_goes_on_from_task_to_task(digits, tmp_path, monkeypatch):
+    at = course("test", Protocol((8,), "adam", 2, 10), permuted_tasks(digits, stream(0, "permutations"), 3), 0, "test")
+    seen, adam = [], ewc_training.adam_
+
+    def watched(params, grads, penalty, lr, m, v, t):
+        seen.append((t, bool(v[0].w.any())))
+        adam(params, grads, penalty, lr, m, v, t)
+
+    monkeypatch.setattr(ewc_training, "adam_", watched)
+    with Run(tmp_path, "test", "hash") as run:
+        learn(run, at, Learner("none", LR))
+    assert seen == [(t, t > 1) for t in range(1, 7)]
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(digits):
+    tasks = permuted_tasks(digits, stream(0, "permutations"), 2)
+    at = course("test", Protocol((8,), "sgd", 12, 10), tasks, 0, "test")
+    rows = [ewc_training._batch(at, Learner("none", LR), 1, step)[0] for step in range(12)]
+    first, second = np.concatenate(rows[:6]), np.concatenate(rows[6:])
+    in_order = lambda x: x[np.lexsort(x.T)]
+    everything, _ = tasks[1].seen(tasks[1].train, slice(None))
+    for epoch in (first, second):
+        np.testing.assert_array_equal(in_order(epoch), in_order(everything))
+    assert not np.array_equal(first, second)
+
+
+def test_offline_training_has_examples_of_the_tasks_so_far_alone(digits):
+    at = course("test", Protocol((8,), "sgd", 6, 10), split_tasks(digits, "task"), 0, "test")
+    labels = lambda number: set(
+        np.concatenate([ewc_training._batch(at, Learner("offline", LR), number, step)[1] for step in range(9)])
+    )
+    assert labels(0) <= {0, 1}
+    assert labels(1) == {0, 1, 2, 3}
+    assert labels(2) == {0, 1, 2, 3, 4, 5}
+
+
+def test_outputs_that_a_task_has_not_are_neither_trained_nor_in_its_fisher(digits):
+    at = course("test", Protocol((), "sgd", 1, 5), split_tasks(digits, "task"), 0, "test")
+    state = ewc_training.begin(at)
+    before = copied(state["params"])
+    ewc_training.descend(at, Learner("none", LR), state, 1, 0)
+    assert np.flatnonzero(state["params"][0].b != before[0].b).tolist() == [2, 3]
+    (layer,) = before
+    fisher = task_fisher(before, at.tasks[1], "exact", 0, np.random.default_rng(0), 128)
+    own = (nets.Layer(layer.w[:, 2:4], layer.b[2:4]),)
+    x, _ = at.tasks[1].seen(at.tasks[1].train, slice(None))
+    assert_close((nets.Layer(fisher[0].w[:, 2:4], fisher[0].b[2:4]),), ewc.fisher_diagonal(nets.mlp, own, x))
+    assert not np.delete(fisher[0].b, [2, 3]).any()
+
+
+def test_what_settings_are_chosen_by_is_taken_on_validation_images(digits):
+    tasks = permuted_tasks(digits, stream(0, "permutations"), 3)
+    at = course("test", Protocol((), "sgd", 1, 10), tasks, 0, "test")
+    state = ewc_training.begin(at)
+    found = ewc_training.summed_up(at, Learner("none", LR), state)["validation"]
+    expected, other = (
+        [ewc_tasks.accuracy(state["params"], task, getattr(task, part)) for task in tasks]
+        for part in ("validation", "test")
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, other)
+
+
+def test_accuracies_are_taken_at_even_intervals_and_after_the_last_step():
+    due = lambda steps, points: [
+        step for step in range(steps) if ewc_training._is_due(step, Protocol((), "sgd", steps, 1, evaluations=points))
+    ]
+    assert due(12, 3) == [3, 7, 11]
+    assert due(10, 4) == [2, 4, 7, 9]
+    assert due(3, 9) == [0, 1, 2]
 
 
 def test_the_squisher_is_adams_second_moment_over_one_task(digits, tmp_path):

@@ -150,6 +150,22 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch) -> No
     assert json.loads((folder / "result.json").read_text())["series"] == whole["series"]
 
 
+def test_the_optimizer_is_trained_on_one_style_and_painting_in_a_new_one_is_new_to_it(monkeypatch) -> None:
+    class Enough(Exception):
+        pass
+
+    def meta_train(config, run, make_problem):
+        raise Enough(make_problem)
+
+    monkeypatch.setattr(l2l_art, "_studio", lambda config, *given: (None, l2l_art.Studio(config, (), {})))
+    monkeypatch.setattr(l2l_art, "meta_train", meta_train)
+    config = configure(EXPERIMENT, "quick", TINY)
+    with pytest.raises(Enough) as caught:
+        l2l_art.train(config, None)
+    assert caught.value.args[0].keywords == {"style": "mosaic", "size": 8}
+    assert l2l_art._places(config) == dict(zip(PLACES, [("mosaic", 8), ("waves", 8), ("waves", 16)], strict=True))
+
+
 def test_each_part_has_images_of_its_own() -> None:
     config = replace(configure(EXPERIMENT, "paper", {}), content_images=8)
     training, test = (

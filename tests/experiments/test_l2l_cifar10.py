@@ -98,6 +98,41 @@ def test_held_out_labels_are_in_no_subset():
     assert set(l2l_cifar10._sets(4, l2l_cifar10.HELD_OUT)["train"][1]) == set(range(5))
 
 
+def test_lstm_sub_has_seen_the_held_out_labels_alone_and_is_compared_on_fewer_labels(monkeypatch):
+    trained, compared = [], []
+    monkeypatch.setattr(l2l_cifar10.Config, "problems", lambda self, labels, pool: (labels, pool))
+
+    def meta_train(config, run, make_problem, untrained, stage="meta-training"):
+        trained.append((stage, make_problem))
+        return stage, {}
+
+    def compare(config, run, optimizer, setting, others):
+        compared.append((setting.make_problem, optimizer, others))
+
+    for name, stand_in in {"meta_train": meta_train, "compare": compare}.items():
+        monkeypatch.setattr(l2l_cifar10, name, stand_in)
+    for name in ("rows", "claims", "curve_claims", "series", "save_optimizer"):
+        monkeypatch.setattr(l2l_cifar10, name, lambda *given: [])
+    l2l_cifar10.train(config(test_pools="1"), None)
+    sub = "meta-training of LSTM-sub"
+    assert trained == [("meta-training", (range(10), 4)), (sub, (range(5, 10), 4))]
+    assert compared == [
+        ((range(10), 1), "meta-training", {}),
+        ((range(5), 1), "meta-training", {"LSTM-sub": sub}),
+        ((range(2), 1), "meta-training", {"LSTM-sub": sub}),
+    ]
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_problem_is_made_of_the_images_of_its_part(monkeypatch, part):
+    monkeypatch.setattr(l2l, "conv_problem", lambda x, y, batches, rng, *sizes: (x, y, batches, *sizes))
+    x, y, batches, *sizes = config(sigma="0.3").problems(range(5), 4)(np.random.default_rng(0), 2, part)
+    expected = l2l_cifar10._sets(4, range(5))[part]
+    assert (x is expected[0], y is expected[1]) == (True, True)
+    assert batches.shape == (2, 5, 6)
+    assert sizes == [(2, 2, 2), 3, 0.3]
+
+
 def test_pooled_images_are_means_of_their_pixels(images):
     x, _ = l2l_cifar10._sets(2, range(10))["test"]
     whole = images["test"].x.astype(float)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinymeta.experiments import l2l_comparison, l2l_mnist
+from tinymeta.experiments import l2l_comparison, l2l_mnist, l2l_mnist_sweep
 from tinymeta.experiments.l2l_comparison import Comparison, Goal, Setting
 from tinymeta.experiments.l2l_training import Training
 from tinymeta.lab import mean_ci95
@@ -153,3 +153,16 @@ def test_a_baseline_that_diverges_on_one_problem_is_neither_the_best_nor_above_t
 def test_a_tie_is_no_failure():
     assert held({"LSTM": 0.5001, "ADAM": 0.5}, fails=True) == [False]
     assert held({"LSTM": 2.6, "ADAM": 0.4}, fails=True) == [True]
+
+
+@pytest.mark.parametrize(("better", "held"), [((0.3, 0.3), True), ((0.3, 0.6), False), ((0.5, 0.3), False)])
+def test_the_claim_of_the_sweep_is_on_every_architecture(monkeypatch, better, held):
+    rng, finals = np.random.default_rng(0), iter(better)
+    compared = lambda config, run, optimizer, setting: comparison(rng, {"LSTM": next(finals), "ADAM": 0.5, "NAG": 0.9})
+    monkeypatch.setattr(l2l_mnist_sweep, "compare", compared)
+    monkeypatch.setattr(l2l_mnist_sweep, "_optimizer", lambda config, run: (None, {}))
+    config = l2l_mnist_sweep.Config(optimizer="a shipped one", layers=(1, 2), units=(7,))
+    (claim,) = l2l_mnist_sweep.train(config, None).claims
+    wrong = [f"{layers} x 7" for layers, mean in zip((1, 2), better, strict=True) if mean > 0.4]
+    assert claim.held == held
+    assert claim.detail == f"in {2 - len(wrong)} of 2" + (f"; not with {wrong[0]} (layers x units)" if wrong else "")

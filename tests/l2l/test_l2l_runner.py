@@ -70,6 +70,17 @@ def test_the_baselines_are_the_papers_four_at_rates_from_large_to_small():
     assert all(make(0.1).init(np.ones(1)).step == 0 for make in l2l.BASELINES.values())
 
 
+def test_each_baseline_is_the_optimizer_of_its_name(rng):
+    grads, theta = rng.normal(size=(3, 4)), np.zeros(4)
+    for name, make in {"SGD": optim.sgd, "NAG": optim.nag, "RMSprop": optim.rmsprop, "ADAM": optim.adam}.items():
+        ours, theirs = l2l.BASELINES[name](0.1), make(0.1)
+        state, their_state = ours.init(theta), theirs.init(theta)
+        for g in grads:
+            found, state = ours.update(g, state, theta)
+            expected, their_state = theirs.update(g, their_state, theta)
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_the_best_rate_has_the_lowest_final_loss():
     assert l2l.best_rate({1.0: np.inf, 0.1: 0.5, 0.01: 0.7}) == 0.1
 
