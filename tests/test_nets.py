@@ -241,3 +241,39 @@ def test_nets_with_batch_norm_are_right_to_second_order(init, apply, shape):
 def test_images_that_four_poolings_leave_nothing_of_are_refused():
     with pytest.raises(ValueError, match="init_pooled_conv4: side is 12, expected 16 or more"):
         nets.init_pooled_conv4(np.random.default_rng(0), 5, side=12)
+
+
+HEADS = {  # inputs of the head, and the spread of its initial weights: the root of 1 / inputs unless told otherwise
+    "conv4": (lambda rng: nets.init_conv4(rng, 500, filters=16), 1 / 4),
+    "conv4 of the authors' code": (lambda rng: nets.init_conv4(rng, 500, filters=16, head_sigma=1.0), 1.0),
+    "pooled_conv4": (lambda rng: nets.init_pooled_conv4(rng, 500, filters=4, side=32), 1 / 4),
+    "normed_mlp": (lambda rng: nets.init_normed_mlp(rng, (2, 16, 500)), 0.01),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_have_the_stated_spread_and_their_biases_are_zero(name):
+    init, spread = HEADS[name]
+    *_, head = init(np.random.default_rng(0))
+    assert np.std(head.w) == pytest.approx(spread, rel=0.03)
+    assert not head.b.any()
+
+
+@pytest.mark.parametrize(
+    ("init", "apply", "shape"),
+    [
+        (lambda rng: nets.init_normed_mlp(rng, (3, 4, 2), 1.0), nets.normed_mlp, (5, 3)),
+        (lambda rng: nets.init_conv4(rng, 2, 3), nets.conv4, (5, 1, 9, 9)),
+        (lambda rng: nets.init_pooled_conv4(rng, 2, 3, 1, 16), nets.pooled_conv4, (5, 1, 16, 16)),
+    ],
+    ids=["normed_mlp", "conv4", "pooled_conv4"],
+)
+def test_eps_is_added_to_the_variances_of_every_batch_norm(init, apply, shape):
+    """Maps before batch norm that are ten times as large, and an eps a hundred times as large, leave the logits as they are."""
+    rng = np.random.default_rng(5)
+    params, x = in_float64(init(rng)), rng.normal(size=shape)
+    layers = params[:-1] if apply is nets.normed_mlp else params[0]
+    larger = tuple(layer._replace(w=10 * layer.w) for layer in layers)
+    larger = (*larger, params[-1]) if apply is nets.normed_mlp else (larger, params[-1])
+    np.testing.assert_allclose(apply(larger, x, 10.0), apply(params, x, 0.1), rtol=1e-9)
+    assert not np.allclose(apply(params, x, 0.1), apply(params, x), rtol=1e-3)

@@ -77,6 +77,17 @@ def test_tasks(folder):
     np.testing.assert_array_equal(again[0][0], x)
 
 
+def test_pixels_are_shares_of_255_and_each_image_comes_up_in_both_sets_under_each_label(folder):
+    classes = mini_imagenet(folder, side=12, lists=LISTS).train
+    sets = image_tasks(classes, np.random.default_rng(0), ways=2, shots=1, queries=1, tasks=200)
+    wanted = {(way, *pixel(label, i)) for way in (0, 1) for label in LISTS["train"] for i in range(4)}
+    for x, y in sets:
+        colours = 255 * x[..., 5, 7]
+        np.testing.assert_allclose(colours, np.round(colours), atol=1e-3)
+        found = np.column_stack([y.ravel(), np.round(colours).reshape(-1, 3)]).astype(int)
+        assert set(map(tuple, found.tolist())) == wanted
+
+
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(4, 1, 1), (2, 3, 2)])
 def test_more_than_there_is(folder, ways, shots, queries):
     classes = mini_imagenet(folder, side=12, lists=LISTS).train

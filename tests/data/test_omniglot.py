@@ -88,6 +88,15 @@ def test_few_shot_tasks_use_every_character_drawing_and_rotation_alike():
         assert (abs(counts.sum(axis=axes) - expected) < 5 * np.sqrt(expected)).all()
 
 
+def test_the_classes_of_a_task_are_in_random_order_and_each_is_turned_and_drawn_on_its_own():
+    made = few_shot_tasks(NOISE, np.arange(9), np.random.default_rng(0), ways=2, shots=1, queries=1, tasks=2000)
+    origins = np.array([[ORIGIN[image.tobytes()] for image in task] for task in made.support_x])
+    characters, drawings, turns = np.moveaxis(origins, -1, 0)
+    assert np.mean(characters[:, 0] < characters[:, 1]) == pytest.approx(1 / 2, abs=0.06)
+    for drawn, kinds in ((drawings, 6), (turns, 4)):
+        assert np.mean(drawn[:, 0] == drawn[:, 1]) == pytest.approx(1 / kinds, abs=0.05)
+
+
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(10, 1, 1), (5, 4, 3)])
 def test_more_than_there_is_is_refused(ways, shots, queries):
     with pytest.raises(ValueError, match=f"{ways} ways of {shots} \\+ {queries} drawings.*9 characters of 6 drawings"):

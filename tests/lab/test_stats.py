@@ -32,6 +32,11 @@ def test_shift_and_scale(x, shift, scale):
     assert stretched == pytest.approx(scale * half_width, rel=1e-6, abs=1e-9)
 
 
+def test_float32_is_averaged_in_float64():
+    """The squares of what diverged are beyond float32."""
+    assert mean_ci95(np.array([0, 2e25], np.float32)) == pytest.approx((1e25, 12.706e25), rel=1e-3)
+
+
 def test_edges():
     mean, half_width = mean_ci95([2.0])
     assert mean == 2.0

@@ -10,7 +10,15 @@ from maml.problems import mse, points
 
 import tinymeta as tm
 from tinymeta import maml, nets, ops, optim
-from tinymeta.experiments.maml_methods import METHODS, InnerLoop, begin, gradient_of, meta_step, multi_step
+from tinymeta.experiments.maml_methods import (
+    METHODS,
+    InnerLoop,
+    begin,
+    gradient_of,
+    meta_step,
+    multi_step,
+    trained_steps,
+)
 
 
 def cross_entropy(params, data):
@@ -49,6 +57,36 @@ def test_every_methods_meta_step_compiles_to_one_program(monkeypatch, key):
     params = nets.init_mlp(rng, (1, 8, 8, 1), 0.5, dtype=np.float64)
     config = InnerLoop(inner_steps=2, variant_steps=3, implicit_steps=5)
     check_steps(key, mse, params, lambda: points(rng, 4, 5), config)
+
+
+BUILT = {  # what each name stands for, and how many inner steps it is trained for
+    "maml": (maml.maml(0.1, 2), 2),
+    "first-order": (maml.maml(0.1, 2, order=1), 2),
+    "anil": (maml.anil(0.1, 2), 2),
+    "meta-sgd": (maml.meta_sgd(0.1, 2), 2),
+    "maml++": (maml.maml_plus_plus(0.1, 3), 3),
+    "reptile": (maml.reptile(0.1, 3), 3),
+    "implicit": (maml.implicit(0.05, 4, 3.0, 2), 4),
+}
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_each_name_is_its_method_at_the_settings_that_are_its_own(key):
+    config = InnerLoop(0.1, 2, variant_steps=3, implicit_lr=0.05, implicit_steps=4, strength=3.0, cg_steps=2)
+    rng, (expected, steps) = np.random.default_rng(2), BUILT[key]
+    params = nets.init_mlp(rng, (1, 4, 1), 0.5, dtype=np.float64)
+    support, query = points(rng, 3, 5), points(rng, 3, 5)
+    found = METHODS[key].build(config, None)
+    results = [method.meta_gradient(mse, method.init(params), support, query) for method in (found, expected)]
+    tm.trees.map(np.testing.assert_array_equal, *results)
+    assert trained_steps(key, config) == steps
+
+
+def test_each_element_of_a_meta_gradient_is_cut_at_the_bound():
+    gradient, sgd = lambda meta, support, query: (0.0, np.array([-30.0, 0.5, 20.0])), optim.sgd(1.0)
+    state = begin(maml.maml(0.1, 1), np.zeros(3), sgd)
+    ends = [meta_step(gradient, sgd, state, None, None, clip)[0]["meta"] for clip in (0.0, 10.0)]
+    np.testing.assert_array_equal(ends, [[30, -0.5, -20], [10, -0.5, -10]])
 
 
 def test_the_multi_step_loss_ends_with_the_first_tenth_of_training():

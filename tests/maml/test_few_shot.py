@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from tinymeta import lab, maml, nets, ops, trees
-from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
+from tinymeta.data import Omniglot
+from tinymeta.data.mini_imagenet import MiniImageNet
+from tinymeta.experiments import few_shot, few_shot_report, maml_miniimagenet, maml_omniglot
 from tinymeta.experiments.maml_methods import gradient_of
 from tinymeta.lab import Run, checkpoint
 from tinymeta.lab.experiment import config_hash
@@ -263,6 +265,163 @@ def test_an_inductive_result_does_not_depend_on_the_other_query_images():
     together = few_shot.accuracies(net, net.params, (x, y))
     split = [few_shot.accuracies(net, net.params, (x[:, i : i + 5], y[:, i : i + 5])) for i in (0, 5, 10)]
     assert not np.allclose(together, np.mean(split, axis=0))
+
+
+def test_an_image_that_is_classified_on_its_own_stands_last_behind_the_support_set():
+    seen = []
+
+    def apply(params, x):
+        seen.append(x[0, :, 0].tolist())
+        return np.eye(2)[x[..., 0].astype(int) % 10]
+
+    net, support = few_shot.Net(None, apply), (np.array([[[10.0], [11]]]), np.array([[0, 1]]))
+    query = np.array([[[0.0], [1], [0]]]), np.array([[0, 1, 1]])
+    np.testing.assert_allclose(few_shot.accuracies_alone(net, None, support, query), [200 / 3])
+    np.testing.assert_allclose(few_shot.accuracies(net, None, query), [200 / 3])
+    assert seen == [[10, 11, 0], [10, 11, 1], [10, 11, 0], [0, 1, 0]]
+
+
+def test_training_selection_and_tests_have_tasks_of_their_own(monkeypatch, tmp_path):
+    """Fresh ones at every iteration, the same ones at every validation; adapted to support sets, and judged on query sets."""
+    sizes = {"iterations": "40", "validate_every": "20", "validation_tasks": "21", "inductive_tasks": "21"}
+    queries = {"queries": "4", "test_queries": "2", "clip": "3", "methods": "maml++", "norm": "adapted"}
+    config, drawn, taken, judged = configure(sizes | queries), [], [], set()
+
+    def draw(part, rng, tasks, queries):
+        drawn.append((part, tasks, queries, rng.random()))
+        return tuple((rng.random((tasks, 5 * n, 1)), np.zeros((tasks, 5 * n), int)) for n in (1, queries))
+
+    def step(gradient, adam, state, support, query, clip=0.0, **more):
+        taken.append((support[0].shape[1], query[0].shape[1], clip, more.get("weights")))
+        return state, 0.0
+
+    def apply(adapted, x):
+        judged.add((adapted[0].shape[1], x.shape[1]))
+        return np.concatenate([x, 1 - x], axis=-1)
+
+    path, net = lambda meta, support: [support, support], few_shot.Net((np.zeros(1),), apply)
+    monkeypatch.setattr(few_shot, "meta_step", step)
+    monkeypatch.setattr(few_shot, "path_of", lambda *a: path)
+    with Run(tmp_path, "maml-omniglot", "") as run:
+        few_shot.meta_train(config, run, "maml++", net, draw)
+    together, alone = few_shot.test_accuracies(config, path, net, None, draw)
+    validation = [("validation", 20, 2), ("validation", 1, 2)]
+    trained = [("train", 2, 4)] * 20 + validation
+    assert [one[:3] for one in drawn] == [*trained, *trained, ("test", 20, 2), ("test", 2, 2)]
+    assert len({number for *_, number in drawn}) == len(drawn) - len(validation)
+    assert {one[:3] for one in taken} == {(5, 20, 3.0)}
+    assert [weights is None for *_, weights in taken] == [False] * 4 + [True] * 36
+    np.testing.assert_allclose(taken[2][3], maml.step_weights(config.variant_steps, 0.5))
+    assert judged == {(5, 10), (5, 6)}  # as one batch, and each with the support set
+    assert (together.shape, alone.shape) == ((22, 2), (21, 2))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_tasks_show_images_of_their_own_part_alone(monkeypatch, part):
+    config = configure()
+    parts = maml_omniglot.characters(config)
+    ink = np.isin(np.arange(1623), parts[part])[:, None, None, None]
+    monkeypatch.setattr(maml_omniglot, "omniglot", lambda: Omniglot(np.broadcast_to(ink, (1623, 20, 28, 28)), ()))
+    for x, _ in maml_omniglot.draw_tasks(config, parts, part, np.random.default_rng(0), 40, 1):
+        assert x.all()
+    monkeypatch.setattr(maml_miniimagenet, "image_tasks", lambda classes, rng, *counts: (classes, counts))
+    config = configure({"shots": "3"}, maml_miniimagenet.EXPERIMENT)
+    images = MiniImageNet("train", "validation", "test")
+    assert maml_miniimagenet.draw_tasks(config, images, part, None, 4, 7) == (part, (5, 3, 7, 4))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "apply"),
+    [
+        (maml_omniglot, {}, nets.conv4),
+        (
+            maml_omniglot,
+            {"net": "dense", "head_sigma": "0"},
+            lambda p, x, *e: nets.normed_mlp(p, x.reshape(1, 6, 784), *e),
+        ),
+        (maml_miniimagenet, {"side": "28"}, nets.pooled_conv4),
+    ],
+    ids=["conv", "dense", "mini-imagenet"],
+)
+def test_the_nets_of_the_authors_code_have_its_eps_and_no_scale(experiment, overrides, apply):
+    config = lab.configure(experiment.EXPERIMENT, "code", {"filters": "16"} | overrides)
+    net, rng = experiment.net_of(config), np.random.default_rng(0)
+    x = rng.random((1, 6, 3 if experiment is maml_miniimagenet else 1, 28, 28), np.float32)
+    np.testing.assert_array_equal(net.apply(net.params, x), apply(net.params, x, 1e-3))
+    assert not np.array_equal(net.apply(net.params, x), apply(net.params, x))
+    norms = net.params[:-1] if "net" in overrides else net.params[0]
+    assert all(layer.gamma is None for layer in norms)
+    if apply is nets.conv4:
+        assert np.std(net.params[1].w) == pytest.approx(1, rel=0.3)
+
+
+APPENDIX = {  # A.1: the inner rate and steps, those of tests, and the meta-batch
+    "omniglot, 5 ways": (0.4, 1, 3, 32),
+    "omniglot, 20 ways": (0.1, 5, 5, 16),
+    "mini-imagenet, 1 shot": (0.01, 5, 10, 4),
+    "mini-imagenet, 5 shots": (0.01, 5, 10, 2),
+}
+
+
+def test_the_papers_presets_have_its_settings():
+    for experiment, by in ((maml_omniglot.EXPERIMENT, "ways"), (maml_miniimagenet.EXPERIMENT, "shots")):
+        for preset in experiment.presets:
+            if not preset.startswith("paper"):
+                continue
+            config = lab.configure(experiment, preset, {})
+            count = getattr(config, by)
+            name = f"{experiment.name.partition('-')[2]}, {count} {by if count > 1 else by.removesuffix('s')}"
+            setting = APPENDIX[name.replace("miniimagenet", "mini-imagenet")]
+            assert (config.inner_lr, config.inner_steps, config.test_steps, config.meta_batch) == setting
+            assert (config.cross_entropy, config.norm, config.scaled) == ("per shot", "shared", False)
+    assert (config.queries, config.test_queries, config.filters, config.clip, config.side) == (15, 0, 32, 10, 84)
+
+
+def found(together, alone=None, judged=3):
+    trained = few_shot.Trained(None, [10, 20, 30], [40.0, 60.0, 50.0])
+    return few_shot_report.Tested(trained, together, together if alone is None else alone, [1, 3], judged)
+
+
+def test_rows_and_curves_are_of_the_accuracies_that_they_name():
+    rng = np.random.default_rng(0)
+    together, alone = rng.uniform(0, 100, (9, 4)), rng.uniform(0, 100, (5, 4))
+    one, published = found(together, alone), few_shot_report.Published(98.7, 0.4, "Table 1", 3)
+    rows = {row.quantity: row for row in few_shot_report._rows("MAML", one, published)}
+    columns = {
+        "before adaptation": together[:, 0],
+        "transductive, after 1 step": together[:, 1],
+        "transductive, after 3 steps": together[:, 3],
+        "inductive, after 1 step, 5 tasks": alone[:, 1],
+        "inductive, after 3 steps, 5 tasks": alone[:, 3],
+    }
+    for what, column in columns.items():
+        row = rows.pop(f"MAML, {what}")
+        assert (row.ours, row.ci95) == pytest.approx(lab.mean_ci95(column))
+        assert row.published == (98.7 if what == "transductive, after 3 steps" else None)
+    best, after, of = (row.ours for row in rows.values())  # accuracy on validation tasks, and iterations
+    assert (best, after, of) == (60, 20, 30)
+    for kind, curve in few_shot_report._series({"MAML": one})["test"]["MAML"].items():
+        np.testing.assert_allclose(curve, lab.mean_ci95({"transductive": together, "inductive": alone}[kind]))
+
+
+@pytest.mark.parametrize(("gain", "held"), [(2.0, True), (0.05, False), (-2.0, False)])
+def test_second_order_is_compared_on_the_same_tasks_after_the_steps_that_judge(gain, held):
+    """A difference of 0.5 either way beside the gain, in 50 tasks: ± 0.14."""
+    first = np.random.default_rng(0).uniform(20, 80, (50, 4))
+    second = first + np.tile([[-0.5], [0.5]], (25, 1)) + np.array([-gain, -gain, gain, -gain])
+    both = {"MAML": found(second, judged=2), "first-order MAML": found(first, judged=2)}
+    (claim,) = few_shot_report._claims(both, {})
+    assert claim.held is held
+
+
+@pytest.mark.parametrize(("mean", "spread", "held"), [(98.2, 1.0, True), (98.2, 0.1, False), (99.9, 0.1, True)])
+def test_a_published_accuracy_is_reached_where_the_intervals_meet_or_ours_is_above(mean, spread, held):
+    """Of 100 tasks: 98.2 ± 0.20 meets 98.7 ± 0.4, and 98.2 ± 0.02 does not."""
+    together = np.full((100, 4), 10.0)
+    together[:, 3] = mean + spread * np.tile([-1, 1], 50)
+    published = {"MAML": few_shot_report.Published(98.7, 0.4, "Table 1", 3)}
+    (claim,) = few_shot_report._claims({"MAML": found(together)}, published)
+    assert claim.held is held
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,12 @@ def test_step_weights(steps, progress):
     np.testing.assert_allclose(maml.step_weights(steps, 1.0, dtype=np.float64)[:-1], 0.03 / steps)
 
 
+@pytest.mark.parametrize("progress", [0.25, 0.5, 0.9])
+def test_the_weights_of_early_steps_fall_as_what_is_left_of_the_annealing(progress):
+    early = (1 - progress) / 4
+    np.testing.assert_allclose(maml.step_weights(4, progress), [early] * 3 + [1 - 3 * early], rtol=1e-6)
+
+
 def test_anil_changes_the_head_alone_and_meta_learns_the_body():
     _, params, support, query = draw(6, 3)
     method = maml.anil(LR, 2)
@@ -191,6 +197,16 @@ def test_first_order_is_that_of_meta_loss():
     found = METHODS["first order"].meta_gradient(mse, params, support, query)[1]
     assert_close(found, tm.grad(lambda p: maml.meta_loss(mse, p, support, query, LR, 3, order=1))(params))
     assert not np.allclose(found[0].w, METHODS["maml"].meta_gradient(mse, params, support, query)[1][0].w)
+
+
+@pytest.mark.parametrize("name", UNROLLED)
+def test_of_first_order_a_methods_gradient_is_that_of_the_query_loss_at_the_end_of_its_path(name):
+    _, params, support, query = draw(11)
+    method = UNROLLED[name](LR, 2, order=1)
+    meta = method.init(params)
+    gradient = method.meta_gradient(mse, meta, support, query)[1]
+    expected = tm.grad(mse)(method.path(mse, meta, support, 2)[-1], query)
+    assert_close(getattr(gradient, "params", gradient), expected)
 
 
 def test_part_keeps_the_rest_of_the_parameters():

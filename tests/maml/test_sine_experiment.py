@@ -11,7 +11,7 @@ from tinymeta.data.sine import SineTasks
 from tinymeta.experiments import maml_sine, maml_sine_regressors, maml_sine_report, maml_sine_trace
 from tinymeta.experiments.maml_methods import METHODS
 from tinymeta.experiments.maml_sine_regressors import Averaged
-from tinymeta.experiments.maml_sine_tasks import Held, mse
+from tinymeta.experiments.maml_sine_tasks import Held, mse, on_grid
 from tinymeta.lab.files import to_json
 
 SMALL = {
@@ -88,6 +88,17 @@ def test_the_goal_of_table_2_is_a_claim(first, multi, held):
     assert f"multi-task: {multi:.2f} ± 0.01 against 4.19" in found[3].detail
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "pretrained", "held"),
+    [(0.66, 0.35, 0.7, [True, True]), (0.66, 0.7, 0.67, [False, False]), (0.7, 0.69, 0.6, [False, True])],
+)
+def test_maml_is_better_where_intervals_are_apart_and_goes_on_where_its_last_error_is_lower(
+    first, last, pretrained, held
+):
+    errors = {"MAML": errors_of(3, first, *[0.1] * 8, last), "pretrained": errors_of(3, *[pretrained] * 10)}
+    assert [claim.held for claim in maml_sine_report.claims(errors, "MAML")[:2]] == held
+
+
 @pytest.mark.parametrize(("others", "held"), [(0.01, True), (0.03, False)])
 def test_regressors_that_fit_their_waves_are_a_claim(others, held):
     fitted = {"multi-task": Averaged((), [0.01, 0.02, 0.015], 0.0), "multi-task, l2": Averaged((), [others] * 3, 1e-3)}
@@ -109,6 +120,57 @@ def test_tuning_takes_the_best_step_size_on_validation_tasks(tmp_path):
     result = run(tmp_path, TINY | {"step_sizes": "1e6,0.01,0.001"})
     tuned = result["series"]["tuning"]["pretrained"]["5"]
     assert tuned["chosen"] == tuned["step_sizes"][int(np.nanargmin(tuned["validation_mse"]))] != 1e6
+
+
+def test_step_sizes_are_judged_for_each_number_of_points_by_the_last_error_on_validation_waves():
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", SMALL | {"step_sizes": "0.001,0.03", "hidden": "5"})
+    params = nets.init_mlp(np.random.default_rng(0), (1, 5, 1))
+    held, tuned = Held.draw(config, "validation", config.validation_tasks), maml_sine._tuned(config, params)
+    for k in (5, 10):
+        last = [np.mean(held.errors(maml.maml(lr, 1), params, k, config.test_steps)[:, -1]) for lr in config.step_sizes]
+        np.testing.assert_allclose(tuned[k]["validation_mse"], last, rtol=1e-6)
+
+
+def test_test_waves_are_drawn_for_the_comparison_alone(tmp_path, monkeypatch):
+    usual, drawn = Held.draw, []
+    watched = lambda cls, config, name, count: drawn.append((name, count)) or usual(config, name, count)
+    monkeypatch.setattr(Held, "draw", classmethod(watched))
+    run(tmp_path, TINY)
+    assert drawn == [("validation", 20), ("validation", 20), ("test", 4)]  # for MAML, for the step sizes, for all
+
+
+def test_every_iteration_has_fresh_waves_and_query_points_that_are_not_its_support_points(tmp_path, monkeypatch):
+    seen = []
+    watched = lambda gradient, adam, state, *sets, **more: (seen.append((*sets, more)) or state, 0.0)
+    monkeypatch.setattr(maml_sine, "meta_step", watched)
+    sizes = {"iterations": "40", "meta_batch": "2", "points": "3", "query_points": "4", "validate_every": "0"}
+    config = lab.configure(maml_sine.EXPERIMENT, "paper", TINY | sizes)
+    with lab.Run(tmp_path, "maml-sine", "") as run:
+        maml_sine._learn(config, run, "maml++", METHODS["maml++"].build(config, None), 0.1)
+    assert {(support[0].shape, query[0].shape) for support, query, _ in seen} == {((2, 3, 1), (2, 4, 1))}
+    x = np.concatenate([points[0].ravel() for support, query, _ in seen for points in (support, query)])
+    assert len(np.unique(x)) == len(x) == 40 * 2 * 7
+    weights = [more.get("weights") for *_, more in seen]  # annealed in the first tenth
+    assert [w is None for w in weights] == [False] * 4 + [True] * 36
+    np.testing.assert_allclose(weights[2], maml.step_weights(config.variant_steps, 0.5))
+
+
+def test_maml_and_the_baselines_have_outer_rates_of_their_own(tmp_path):
+    """With a rate of 0 a net stays at the weights that all begin from."""
+    rows = []
+    for still in ("meta_lr", "baseline_lr"):
+        result = run(tmp_path / still, TINY | {still: "0"})
+        ours = {row["quantity"]: row["ours"] for row in result["rows"]}
+        rows.append([ours[f"{name}, before adaptation"] for name in ("MAML", "pretrained")])
+    (start, trained), (moved, again) = rows
+    assert start == again
+    assert start not in (trained, moved)
+
+
+def test_the_grid_covers_the_whole_range_of_every_wave():
+    x, y = on_grid(SineTasks(np.array([2.0, 0.5]), np.array([0.0, 1.0])), 3)
+    np.testing.assert_array_equal(x[:, :, 0], [[-5, 0, 5]] * 2)
+    np.testing.assert_allclose(y[:, :, 0], [2 * np.sin([-5, 0, 5]), 0.5 * np.sin([-6, -1, 4])], rtol=1e-6)
 
 
 def test_the_parameters_of_the_lowest_validation_error_are_kept(tmp_path):
@@ -153,6 +215,15 @@ def test_presets(preset):
     config = lab.configure(maml_sine.EXPERIMENT, preset, {})
     assert config.test_points == (5, 10, 20)
     assert preset in maml_sine.EXPERIMENT.minutes
+
+
+def test_the_paper_and_the_code_have_their_settings():
+    paper, code = (lab.configure(maml_sine.EXPERIMENT, preset, {}) for preset in ("paper", "code"))
+    for config, lr in ((paper, 0.01), (code, 0.001)):
+        assert (config.inner_lr, config.inner_steps, config.order, config.points) == (lr, 1, 2, 10)
+        assert (config.hidden, config.sigma, config.meta_batch, config.iterations) == ((40, 40), 0.01, 25, 70_000)
+        assert (config.meta_lr, config.baseline_lr, config.test_tasks, config.test_steps) == (1e-3, 1e-3, 600, 10)
+    assert (paper.test_query, code.test_query, paper.regressors) == ("grid", "fresh", 500)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +338,16 @@ def test_fresh_query_points_are_as_many_as_the_support_points():
     params = nets.init_mlp(np.random.default_rng(0), (1, 3, 1))
     first = tuple(points[:, :3] for points in held.query)
     np.testing.assert_allclose(held.errors(maml.maml(0.1, 1), params, 3, 1)[:, 0], mse(params, first), rtol=1e-6)
+
+
+@pytest.mark.parametrize("query", ["grid", "fresh"])
+def test_waves_are_adapted_to_their_first_points_and_judged_on_their_query_points(query):
+    config = maml_sine.Config(test_query=query, test_query_points=7, test_points=(3, 6))
+    held, params = Held.draw(config, "test", 4), nets.init_mlp(np.random.default_rng(0), (1, 3, 1))
+    first = lambda points: tuple(z[:, :3] for z in points)
+    path = maml.adaptation_path(mse, params, first(held.support), 0.1, 2)
+    expected = [mse(fast, held.query if query == "grid" else first(held.query)) for fast in path]
+    np.testing.assert_allclose(held.errors(maml.maml(0.1, 1), params, 3, 2), np.stack(expected, 1), rtol=1e-5)
 
 
 REGRESSORS = {
