@@ -161,6 +161,70 @@ def test_the_strict_goal_names_the_updates_that_miss_it():
     assert strict.detail == "after 2 updates -3.93, below -3.88; after 3 updates -3.83, below -3.81"
 
 
+def made_up(*means):
+    """Returns of 40 goals after 0, 1, ... updates, that vary the more the later."""
+    return np.array(means) + np.linspace(-0.1, 0.1, 40)[:, None] * np.arange(1, len(means) + 1)
+
+
+@pytest.mark.parametrize(("ours", "held"), [(-3.0, True), (-4.95, False), (-7.0, False)])
+def test_navigation_claims_that_maml_is_above_the_pretrained_policy_after_one_update(ours, held):
+    """By more than the interval of the differences, 0.08; not before the update, nor after more."""
+    found = {"MAML": made_up(-40.0, ours, -1.0), "pretrained": made_up(-40.0, -5.0, -1.0)[::-1]}
+    claim, _ = maml_nav2d._claims(found)
+    assert claim.held is held
+    assert claim.detail == f"{ours:.2f} against -5.00; difference on the same goals {ours + 5:.2f} ± 0.08"
+
+
+@pytest.mark.parametrize(("gain", "held"), [(2.0, True), (0.02, False), (-2.0, False)])
+def test_navigation_claims_that_maml_goes_on_improving_after_the_first_update(gain, held):
+    """By more than the interval of the gains, 0.04; what the first update gains does not count."""
+    returns = made_up(-40.0, -5.0, -50.0, -5.0 + gain)
+    *_, claim = maml_nav2d._claims({"MAML": returns, "pretrained": returns})
+    assert claim.held is held
+    assert claim.detail == f"{gain:.2f} ± 0.04 higher after 3 updates"
+
+
+@pytest.mark.parametrize(("gain", "held"), [(30.0, True), (20.03, False), (10.0, False)])
+def test_the_cheetah_claims_that_one_update_gains_more_not_that_it_ends_higher(gain, held):
+    """By more than both intervals, 0.02 each."""
+    found = {"MAML": made_up(-50.0, -50.0 + gain, 0.0), "pretrained": made_up(100.0, 120.0, 0.0)}
+    claim = maml_cheetah._claim(found)
+    assert claim.held is held
+    assert claim.detail == f"the first update gains {gain:.1f} ± 0.0, the pretrained policy's 20.0 ± 0.0"
+
+
+def test_published_returns_stand_beside_ours_after_as_many_updates():
+    returns = {"MAML": made_up(-4.0, -3.0, -2.0, -1.0), "random": made_up(-9.0, -8.0), "oracle": made_up(-0.5)}
+    published = {"MAML": [-41.0, -31.0, -21.0], "oracle": [-5.1]}
+    rows = maml_rl.rows(maml_rl.Compared({}, {"MAML": 0.1}, returns), published, "paper")
+    assert [(row.quantity, round(row.ours, 6), row.published, row.source) for row in rows] == [
+        ("MAML, return after 0 updates", -4.0, -41.0, "paper"),
+        ("MAML, return after 1 updates", -3.0, -31.0, "paper"),
+        ("MAML, return after 2 updates", -2.0, -21.0, "paper"),
+        ("MAML, return after 3 updates", -1.0, None, ""),
+        ("random, return after 0 updates", -9.0, None, ""),
+        ("random, return after 1 updates", -8.0, None, ""),
+        ("oracle, return after 0 updates", -0.5, -5.1, "paper"),
+        ("MAML, rate of the first update", 0.1, None, ""),
+    ]
+
+
+def test_only_maml_is_trained_to_adapt_and_only_the_oracle_is_told_the_goal(monkeypatch):
+    config, trained = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"rates": "0.1"}), {}
+
+    def recorded(config, run, world, name, adapts):
+        trained[name] = {"adapts": adapts, "told": world.tell_goal}
+        return maml_rl.first_policy(config, world)
+
+    monkeypatch.setattr(maml_rl, "meta_train", recorded)
+    maml_rl.compare(config, None, config.world(), replace(config.world(), tell_goal=True))
+    assert trained == {
+        "maml": {"adapts": True, "told": False},
+        "pretrained": {"adapts": False, "told": False},
+        "oracle": {"adapts": False, "told": True},
+    }
+
+
 def test_a_policy_that_was_not_trained_to_adapt_moves_with_the_rate():
     config, gains = lab.configure(maml_nav2d.EXPERIMENT, "published", {"test_goals": "20"}), []
     policy = maml_rl.first_policy(config, config.world())
@@ -190,6 +254,15 @@ def test_rates_are_tuned_on_goals_that_are_not_those_of_tests():
     tuning, again, tests = asked
     np.testing.assert_array_equal(tuning, again)
     assert not np.isin(tests, tuning).any()
+
+
+def test_the_tuned_rate_is_the_best_over_all_updates_and_not_before_any(monkeypatch):
+    config = lab.configure(maml_nav2d.EXPERIMENT, "quick", TINY | {"rates": "0.02,0.1,0.2,0.5"})
+    # the best before any update, after the first, over both, after the second
+    after = {0.02: [100, 0, 0], 0.1: [0, 3, 0], 0.2: [-100, 2, 2], 0.5: [0, 0, 3]}
+    returns = lambda config, world, policy, updates, rate, part: np.array([after[rate]] * 2)
+    monkeypatch.setattr(maml_rl, "returns_after_updates", returns)
+    assert maml_rl.tuned_rate(config, None, None) == 0.2
 
 
 def test_a_rate_that_diverges_is_not_chosen():
