@@ -1,43 +1,20 @@
 """The few-shot experiments: Omniglot's own images, and mini-ImageNet's layout with drawn ones."""
 
 import json
-from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
+from maml.few_shot_runs import as_json, configure, train
 from PIL import Image
 
 from tinymeta import lab, maml, nets, ops, trees
 from tinymeta.data import Omniglot
 from tinymeta.data.mini_imagenet import MiniImageNet
-from tinymeta.experiments import few_shot, few_shot_report, maml_miniimagenet, maml_omniglot
+from tinymeta.experiments import few_shot, maml_miniimagenet, maml_omniglot
 from tinymeta.experiments.maml_methods import gradient_of
-from tinymeta.lab import Run, checkpoint
-from tinymeta.lab.experiment import config_hash
-from tinymeta.lab.files import to_json
-from tinymeta.lab.records import saved_config
-
-TINY = {
-    "iterations": "4", "validate_every": "2", "validation_tasks": "3", "test_tasks": "22", "test_steps": "2", "filters": "2",
-    "meta_batch": "2", "inductive_tasks": "3", "compiled": "false",
-}  # fmt: skip
-
-
-def configure(overrides=(), experiment=maml_omniglot.EXPERIMENT, preset="quick"):
-    return lab.configure(experiment, preset, TINY | dict(overrides))
-
-
-def train(config, folder, experiment=maml_omniglot.EXPERIMENT):
-    folder.mkdir(exist_ok=True)
-    with Run(folder, experiment.name, "") as run:
-        return experiment.train(config, run)
-
-
-def as_json(outcome):
-    return to_json(asdict(outcome))
+from tinymeta.lab import Run
 
 
 def test_it_learns_to_tell_characters_apart(tmp_path):
@@ -98,43 +75,6 @@ def test_a_published_accuracy_stands_beside_its_own_steps(tmp_path, ways, tested
     assert row.quantity == f"MAML, transductive, after {published} steps"
     (claim,) = outcome.claims
     assert claim.detail.startswith(f"{row.ours:.1f} ± {row.ci95:.1f} against {row.published:g}")
-
-
-def test_the_split_is_the_one_asked_for():
-    for preset, sizes in (("paper", (1200, 1200, 423)), ("code", (1100, 100, 423))):
-        config = lab.configure(maml_omniglot.EXPERIMENT, preset, {})
-        parts = maml_omniglot.characters(config)
-        assert tuple(map(len, parts.values())) == sizes
-        assert not set(parts["test"]) & (set(parts["train"]) | set(parts["validation"]))
-        assert bool(set(parts["train"]) & set(parts["validation"])) == (preset == "paper")
-
-
-def test_the_order_of_the_split_is_kept_for_results_depend_on_it():
-    config = lab.configure(maml_omniglot.EXPERIMENT, "code", {"seed": "3"})
-    order = np.concatenate(list(maml_omniglot.characters(config).values()))
-    np.testing.assert_array_equal(order, lab.stream(3, "split").permutation(1623))
-
-
-@pytest.mark.parametrize("preset", maml_omniglot.EXPERIMENT.presets)
-def test_presets_of_omniglot(preset):
-    """A preset is what its name says, has a time and a published result; those of the paper run to its end."""
-    config, (kind, *rest) = lab.configure(maml_omniglot.EXPERIMENT, preset, {}), preset.split("-")
-    assert preset in maml_omniglot.EXPERIMENT.minutes
-    assert ("20" in rest, "5" in rest, "dense" in rest) == (config.ways == 20, config.shots == 5, config.net == "dense")
-    assert (config.iterations == 60_000) == (kind in ("paper", "code"))
-    assert (config.train_characters == 1200) == (kind in ("paper", "third"))
-    assert (config.net, config.ways, config.shots) in maml_omniglot.PUBLISHED
-    if "first" in rest:
-        assert config.methods == ("first-order",)
-
-
-def test_the_run_that_is_not_finished_is_one_of_its_preset():
-    folder = Path(__file__).parents[2] / "bench/unfinished/maml-omniglot-paper-5-shot"
-    config = lab.configure(maml_omniglot.EXPERIMENT, "paper-5-shot", {})
-    assert saved_config(maml_omniglot.EXPERIMENT, folder) == config
-    owner = {"experiment": "maml-omniglot", "configuration": config_hash(config)}
-    stage = checkpoint.load(folder / "checkpoint.npz", owner)["stages"]["maml"]
-    assert (stage["steps"], stage["done"]) == (60_000, 45_099)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"compiled": "true", "filters": "16"}], ids=["op by op", "compiled"])
@@ -328,134 +268,6 @@ def test_tasks_show_images_of_their_own_part_alone(monkeypatch, part):
     config = configure({"shots": "3"}, maml_miniimagenet.EXPERIMENT)
     images = MiniImageNet("train", "validation", "test")
     assert maml_miniimagenet.draw_tasks(config, images, part, None, 4, 7) == (part, (5, 3, 7, 4))
-
-
-@pytest.mark.parametrize(
-    ("experiment", "overrides", "apply"),
-    [
-        (maml_omniglot, {}, nets.conv4),
-        (
-            maml_omniglot,
-            {"net": "dense", "head_sigma": "0"},
-            lambda p, x, *e: nets.normed_mlp(p, x.reshape(1, 6, 784), *e),
-        ),
-        (maml_miniimagenet, {"side": "28"}, nets.pooled_conv4),
-    ],
-    ids=["conv", "dense", "mini-imagenet"],
-)
-def test_the_nets_of_the_authors_code_have_its_eps_and_no_scale(experiment, overrides, apply):
-    config = lab.configure(experiment.EXPERIMENT, "code", {"filters": "16"} | overrides)
-    net, rng = experiment.net_of(config), np.random.default_rng(0)
-    x = rng.random((1, 6, 3 if experiment is maml_miniimagenet else 1, 28, 28), np.float32)
-    np.testing.assert_array_equal(net.apply(net.params, x), apply(net.params, x, 1e-3))
-    assert not np.array_equal(net.apply(net.params, x), apply(net.params, x))
-    norms = net.params[:-1] if "net" in overrides else net.params[0]
-    assert all(layer.gamma is None for layer in norms)
-    if apply is nets.conv4:
-        assert np.std(net.params[1].w) == pytest.approx(1, rel=0.3)
-
-
-APPENDIX = {  # A.1: the inner rate and steps, those of tests, and the meta-batch
-    "omniglot, 5 ways": (0.4, 1, 3, 32),
-    "omniglot, 20 ways": (0.1, 5, 5, 16),
-    "mini-imagenet, 1 shot": (0.01, 5, 10, 4),
-    "mini-imagenet, 5 shots": (0.01, 5, 10, 2),
-}
-
-
-def test_the_papers_presets_have_its_settings():
-    for experiment, by in ((maml_omniglot.EXPERIMENT, "ways"), (maml_miniimagenet.EXPERIMENT, "shots")):
-        for preset in experiment.presets:
-            if not preset.startswith("paper"):
-                continue
-            config = lab.configure(experiment, preset, {})
-            count = getattr(config, by)
-            name = f"{experiment.name.partition('-')[2]}, {count} {by if count > 1 else by.removesuffix('s')}"
-            setting = APPENDIX[name.replace("miniimagenet", "mini-imagenet")]
-            assert (config.inner_lr, config.inner_steps, config.test_steps, config.meta_batch) == setting
-            assert (config.cross_entropy, config.norm, config.scaled) == ("per shot", "shared", False)
-    assert (config.queries, config.test_queries, config.filters, config.clip, config.side) == (15, 0, 32, 10, 84)
-
-
-def found(together, alone=None, judged=3):
-    trained = few_shot.Trained(None, [10, 20, 30], [40.0, 60.0, 50.0])
-    return few_shot_report.Tested(trained, together, together if alone is None else alone, [1, 3], judged)
-
-
-def test_rows_and_curves_are_of_the_accuracies_that_they_name():
-    rng = np.random.default_rng(0)
-    together, alone = rng.uniform(0, 100, (9, 4)), rng.uniform(0, 100, (5, 4))
-    one, published = found(together, alone), few_shot_report.Published(98.7, 0.4, "Table 1", 3)
-    rows = {row.quantity: row for row in few_shot_report._rows("MAML", one, published)}
-    columns = {
-        "before adaptation": together[:, 0],
-        "transductive, after 1 step": together[:, 1],
-        "transductive, after 3 steps": together[:, 3],
-        "inductive, after 1 step, 5 tasks": alone[:, 1],
-        "inductive, after 3 steps, 5 tasks": alone[:, 3],
-    }
-    for what, column in columns.items():
-        row = rows.pop(f"MAML, {what}")
-        assert (row.ours, row.ci95) == pytest.approx(lab.mean_ci95(column))
-        assert row.published == (98.7 if what == "transductive, after 3 steps" else None)
-    best, after, of = (row.ours for row in rows.values())  # accuracy on validation tasks, and iterations
-    assert (best, after, of) == (60, 20, 30)
-    for kind, curve in few_shot_report._series({"MAML": one})["test"]["MAML"].items():
-        np.testing.assert_allclose(curve, lab.mean_ci95({"transductive": together, "inductive": alone}[kind]))
-
-
-@pytest.mark.parametrize(("gain", "held"), [(2.0, True), (0.05, False), (-2.0, False)])
-def test_second_order_is_compared_on_the_same_tasks_after_the_steps_that_judge(gain, held):
-    """A difference of 0.5 either way beside the gain, in 50 tasks: ± 0.14."""
-    first = np.random.default_rng(0).uniform(20, 80, (50, 4))
-    second = first + np.tile([[-0.5], [0.5]], (25, 1)) + np.array([-gain, -gain, gain, -gain])
-    both = {"MAML": found(second, judged=2), "first-order MAML": found(first, judged=2)}
-    (claim,) = few_shot_report._claims(both, {})
-    assert claim.held is held
-
-
-@pytest.mark.parametrize(("mean", "spread", "held"), [(98.2, 1.0, True), (98.2, 0.1, False), (99.9, 0.1, True)])
-def test_a_published_accuracy_is_reached_where_the_intervals_meet_or_ours_is_above(mean, spread, held):
-    """Of 100 tasks: 98.2 ± 0.20 meets 98.7 ± 0.4, and 98.2 ± 0.02 does not."""
-    together = np.full((100, 4), 10.0)
-    together[:, 3] = mean + spread * np.tile([-1, 1], 50)
-    published = {"MAML": few_shot_report.Published(98.7, 0.4, "Table 1", 3)}
-    (claim,) = few_shot_report._claims({"MAML": found(together)}, published)
-    assert claim.held is held
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"ways": "1"}, "ways = 1, expected 2 or more"),
-        ({"norm": "none"}, "norm = none, expected shared or adapted"),
-        ({"cross_entropy": "sum"}, "cross_entropy = sum, expected per shot or mean"),
-        ({"methods": ""}, r"methods = \(\), expected one or more, each once"),
-        ({"methods": "maml,mamml"}, "methods has 'mamml', expected names among maml"),
-        ({"methods": "reptile"}, "norm = shared, but reptile adapts all parameters: expected norm=adapted"),
-        ({"methods": "maml,first-order,maml"}, "methods has 'maml' twice, expected each once"),
-        ({"methods": "maml,implicit", "norm": "adapted", "strength": "0"}, "strength = 0.0, expected λ > 0"),
-        ({"net": "deep"}, "net = deep, expected conv or dense"),
-        ({"net": "dense", "head_sigma": "1"}, "head_sigma = 1.0, expected 0 for net = dense"),
-        ({"head_sigma": "-1"}, "head_sigma = -1.0, expected 0 or more"),
-        ({"train_characters": "1600"}, "train_characters = 1600 and validation_characters = 100, expected 5 or more"),
-        ({"validation_characters": "3"}, "validation_characters = 3, expected 0 or 5 and more"),
-        ({"shots": "15"}, "shots = 15 and 15 queries, expected at most the 20 images of a class together"),
-        ({"meta_lr": "-1"}, "meta_lr = -1.0, expected 0 or more"),
-        ({"inner_lr": "-1"}, "inner_lr = -1.0, expected 0 or more"),
-        ({"patience": "-1"}, "patience = -1, expected 0 or more"),
-    ],
-)
-def test_wrong_configuration(overrides, message):
-    with pytest.raises(lab.UserError, match=message):
-        configure(overrides)
-
-
-@pytest.mark.parametrize("experiment", [maml_omniglot.EXPERIMENT, maml_miniimagenet.EXPERIMENT], ids=lambda e: e.name)
-def test_presets(experiment):
-    for preset in experiment.presets:
-        assert lab.configure(experiment, preset, {}).meta_batch >= 2
-        assert preset in experiment.minutes
 
 
 def test_a_divergence_names_step_and_task(tmp_path):
