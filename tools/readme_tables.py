@@ -102,7 +102,7 @@ HEADLINES = (  # of what collection, experiment and preset, and how the rows beg
     ("l2l", "l2l-mnist", "paper", "LSTM / best baseline"),
     ("maml", "maml-sine", "paper", "MAML, 5 points, after"),
     ("maml", "maml-omniglot", "paper", "MAML, transductive"),
-    ("maml", "maml-omniglot", "third-5-shot", "MAML, transductive"),
+    ("maml", "maml-omniglot", "paper-5-shot", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense", "MAML, transductive"),
     ("maml", "maml-omniglot", "paper-dense-5-shot", "MAML, transductive"),
     ("rl", "maml-nav2d", "code", "MAML, return"),

@@ -1,16 +1,11 @@
 """The settings of the few-shot experiments: what presets are, what is refused, and the parts that characters are split into."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from maml.few_shot_runs import configure
 
 from tinymeta import lab, nets
 from tinymeta.experiments import maml_miniimagenet, maml_omniglot
-from tinymeta.lab import checkpoint
-from tinymeta.lab.experiment import config_hash
-from tinymeta.lab.records import saved_config
 
 
 def test_the_split_is_the_one_asked_for():
@@ -39,15 +34,6 @@ def test_presets_of_omniglot(preset):
     assert (config.net, config.ways, config.shots) in maml_omniglot.PUBLISHED
     if "first" in rest:
         assert config.methods == ("first-order",)
-
-
-def test_the_run_that_is_not_finished_is_one_of_its_preset():
-    folder = Path(__file__).parents[2] / "bench/unfinished/maml-omniglot-paper-5-shot"
-    config = lab.configure(maml_omniglot.EXPERIMENT, "paper-5-shot", {})
-    assert saved_config(maml_omniglot.EXPERIMENT, folder) == config
-    owner = {"experiment": "maml-omniglot", "configuration": config_hash(config)}
-    stage = checkpoint.load(folder / "checkpoint.npz", owner)["stages"]["maml"]
-    assert (stage["steps"], stage["done"]) == (60_000, 45_099)
 
 
 @pytest.mark.parametrize(
