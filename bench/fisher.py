@@ -183,17 +183,21 @@ def expected_results(folder: Path) -> None:
     for kind in CPU_KINDS:
         call = conv_ours(wide(params), x.astype(np.float64), y, kind)
         np.savez(folder / f"{IMAGES} {kind}, Omniglot net", *call())
+
+
+def expected_of_mnist(folder: Path) -> None:
+    """The same of all of MNIST."""
     x = mnist()
     for width in WIDTHS:
         call = peers.chunked(wide(mlp(width)[0]), x.astype(np.float64), None, "exact")
         np.savez(folder / f"{len(x)} exact, {name_of(width)}", *call())
 
 
-def check(name: str, found: list[np.ndarray], factor: float) -> None:
-    """Within 1e-5 of factor times the expected means, relative to the largest entry of each array."""
+def check(name: str, found: list[np.ndarray], factor: float, within: float = 1e-5) -> None:
+    """As near to factor times the expected means, relative to the largest entry of each array."""
     with np.load(Path(os.environ[EXPECTED]) / f"{name}.npz") as expected:
         for a, b in zip(found, expected.values(), strict=True):
-            np.testing.assert_allclose(a, factor * b, rtol=0, atol=1e-5 * factor * np.abs(b).max(), err_msg=name)
+            np.testing.assert_allclose(a, factor * b, rtol=0, atol=within * factor * np.abs(b).max(), err_msg=name)
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
@@ -223,7 +227,7 @@ def all_of_mnist(contender: str, width: int) -> dict[str, float]:
     before, start = memory("VmRSS"), time.perf_counter()
     result = call()
     found = {"ms": 1e3 * (time.perf_counter() - start), "MB": memory("VmHWM") - before}
-    check(f"{len(x)} exact, {name_of(width)}", result, 1)
+    check(f"{len(x)} exact, {name_of(width)}", result, 1, within=1e-4)  # of some images rounding decides a ReLU's slope
     return found
 
 
@@ -260,8 +264,7 @@ def mnist_rows(reports: dict[str, list[dict[str, Any]]], rate: float) -> list[di
     table = []
     for process, (contender, width) in MNIST.items():
         rounds, net = reports[process], name_of(width)
-        name, best = f"exact, all of MNIST, {net}: {contender}", statistics.median(r["ms"] for r in ours[width])
-        row = _row(name, [r["ms"] for r in rounds], best)
+        row = _row(f"{net}: {contender}", [r["ms"] for r in rounds], statistics.median(r["ms"] for r in ours[width]))
         held = round(max(r["MB"] for r in rounds))
         table.append(row | {"share": _share("exact", net, 60_000, row["median"], rate), "memory": held})
     return table
@@ -286,26 +289,47 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(report(sys.argv[1])))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[EXPECTED] = folder
-        expected_results(Path(folder))
-        reports = alternate("bench.fisher", [*CONTENDERS, *MNIST, "sgemm"], ROUNDS)
-        reports |= alternate("bench.fisher", [SLOW], 1)
+    cases_table()
+    mnist_table()
+
+
+def cases_table() -> None:
+    reports = alternated(expected_results, [*CONTENDERS, "sgemm"], [SLOW])
     rate = statistics.median(r["gflops"] for r in reports.pop("sgemm"))
-    of_mnist = {process: reports.pop(process) for process in MNIST}
     write(
-        "fisher", f"Fisher diagonal, float32, N = {N} (Omniglot net: {IMAGES}, 5 classes; MNIST: 60,000)", "ms", ROUNDS,
-        [*rows(reports, rate), *mnist_rows(of_mnist, rate)],
+        "fisher", f"Fisher diagonal, float32, N = {N} (Omniglot net: {IMAGES}, 5 classes)", "ms", ROUNDS, rows(reports, rate),
         ["tinymeta", "numpy", "numba", "torch", "jax", "backpack-for-pytorch"],
-        f"Results agree to 1e-5, but for MNIST before timing. Share: of NumPy's sgemm ({rate:.0f} GF/s) on the operations needed "
-        "with 10 columns; Numba takes 9 and leaves out the half of the units that are dead. Numba and NumPy: the kernel alone; "
+        f"Results agree to 1e-5 before timing. Share: of NumPy's sgemm ({rate:.0f} GF/s) on the operations needed with 10 "
+        "columns; Numba takes 9 and leaves out the half of the units that are dead. Numba and NumPy: the kernel alone; "
         "fisher_diagonal: the public call, which recognises the net and checks arguments and results. Sampled: ours draw the "
         "labels, the others are given the same. BackPACK: SumGradSquared and DiagGGNExact. By hand: squared products. "
         f"vmap(grad)² holds every per-sample gradient: {SLOW_N} samples timed, times {N // SLOW_N}, in one process. "
         "Omniglot net: 4 convolutions of 64, stride 2, batch norm in evaluation mode; ours is fisher_diagonal, whose "
-        "convolutions are NumPy's. Memory: the most that a process holds beyond weights and data.",
+        "convolutions are NumPy's.",
+        {"share": "% of sgemm"},
+    )  # fmt: skip
+
+
+def mnist_table() -> None:
+    reports = alternated(expected_of_mnist, [*MNIST, "sgemm"], [])
+    rate = statistics.median(r["gflops"] for r in reports.pop("sgemm"))
+    write(
+        "fisher_mnist", "Exact Fisher diagonal of all 60,000 images of MNIST, float32", "ms", ROUNDS, mnist_rows(reports, rate),
+        ["tinymeta", "numpy", "numba"],
+        f"One width in a process. Share: of NumPy's sgemm ({rate:.0f} GF/s), as above. Memory: the most that the process holds "
+        "beyond weights and data. Results agree with float64's to 1e-4: of some images rounding decides a ReLU's slope.",
         {"share": "% of sgemm", "memory": "MB"},
     )  # fmt: skip
+
+
+def alternated(
+    expected: Callable[[Path], None], contenders: list[str], once: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Their reports in as many rounds as the others', or of one, with the expected results in a folder that they all see."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[EXPECTED] = folder
+        expected(Path(folder))
+        return alternate("bench.fisher", contenders, ROUNDS) | alternate("bench.fisher", once, 1)
 
 
 if __name__ == "__main__":

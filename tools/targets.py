@@ -71,8 +71,8 @@ TARGETS = (
         for kind in KINDS
     ),
     Target(
-        "Fisher, exact, all of MNIST: memory over weights and data, MB", 50, None, "fisher",
-        tuple(f"exact, all of MNIST, {net}: tinymeta, {how}" for net in NETS for how in ("Numba", "fisher_diagonal")),
+        "Fisher, exact, all of MNIST: memory over weights and data, MB", 50, None, "fisher_mnist",
+        tuple(f"{net}: tinymeta, {how}" for net in NETS for how in ("Numba", "fisher_diagonal")),
         "memory", at_most=True,
     ),
     Target(
