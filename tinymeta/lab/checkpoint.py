@@ -137,13 +137,13 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _encode(tree: Tree, arrays: dict[str, np.ndarray]) -> list[Any]:
     """[kind, content] for JSON; arrays and scalars go to `arrays` and leave their key."""
-    kind = type(tree)
+    kind: Any = type(tree)
     if kind is dict:
         return ["dict", [[key, _encode(child, arrays)] for key, child in tree.items()]]
     if kind is list or kind is tuple:
         return [kind.__name__, [_encode(child, arrays) for child in tree]]
     if isinstance(tree, tuple):
-        name, fields, names = tree if kind is Undressed else (_name(kind), tree, list(tree._fields))
+        name, fields, names = tree if kind is Undressed else (_name(kind), tree, list(kind._fields))
         return ["named", [name, [_encode(child, arrays) for child in fields], names]]
     if isinstance(tree, (np.ndarray, np.generic)):
         key = f"array{len(arrays)}"
