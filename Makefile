@@ -12,7 +12,7 @@ demo: .venv/.lab  ## train a learned optimizer, MAML and EWC from embedded data,
 test: .venv/.dev  ## the whole test suite; what is compared with PyTorch, JAX and optax is skipped where these are not installed
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --ignore tests/gpu $(PYTEST_ARGS)
 
-PEER_TESTS := $(shell grep -lE 'importorskip\("(torch|jax|optax)"' -r tests --include='*.py') tests/test_docs.py
+PEER_TESTS = $(shell grep -lE 'importorskip."(torch|jax|optax)"' -r tests --include='*.py') tests/test_docs.py
 peers: .venv/.peers  ## the tests beside PyTorch, JAX and optax, which it installs
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(PEER_TESTS) $(PYTEST_ARGS)
 
