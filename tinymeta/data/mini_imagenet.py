@@ -99,7 +99,7 @@ def _images(root: Path, names: set[str]) -> dict[str, Path]:
     for path in sorted(_files(root)):
         if path.suffix.lower() in SUFFIXES and path.stem in names:
             first = found.setdefault(path.stem, path)
-            if not os.path.samefile(first, path):
+            if first is not path and not os.path.samefile(first, path):
                 raise DataError(str(path), f"an image of the same name as {first}", "each listed image once", WHERE)
     return found
 
