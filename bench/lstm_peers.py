@@ -100,7 +100,7 @@ class JaxNetwork:
         self.weights = jax.tree.map(jax.numpy.asarray, problem.weights)
         self.now = [jax.numpy.asarray(x.T if coordinates_last else x) for x in problem.state]
         self.gradients, self.d_updates = map(jax.numpy.asarray, (problem.gradients, problem.d_updates))
-        self.first = self.gradients[0]  # to take it out takes longer than a small step's rounding
+        self.first = self.gradients[0]  # taken out here, for that is no part of a step
         self.network = jax.jit(self._network, donate_argnums=1)
 
     def _network(self, weights: Any, state: list[Any], g: Any) -> tuple[list[Any], Any]:

@@ -142,29 +142,25 @@ def test_gradients_of_other_shapes_are_named_inside_a_program_too(name):
             step(params, wrong, state)
 
 
-def test_without_a_penalty_proximal_adam_is_adam():
-    rng = np.random.default_rng(0)
-    params = expected = weights(rng)
-    ours, theirs = ewc.proximal_adam(0.1, ewc.Penalty(3.0)), optim.adam(0.1)
+def assert_steps_are_adams(name, steps, **constants):
+    """A penalty without tasks leaves Adam as it is in tm.optim."""
+    params = expected = weights(np.random.default_rng(0))
+    ours, theirs = MAKERS[name](0.1, ewc.Penalty(3.0), **constants), optim.adam(0.1, **constants)
     state, their_state = ours.init(params), theirs.init(params)
-    for _ in range(4):
+    for _ in range(steps):
         params, state = ours.step(params, tm.grad(loss)(params), state)
         updates, their_state = theirs.update(tm.grad(loss)(expected), their_state)
         expected = optim.apply_updates(expected, updates)
     assert_trees_close(params, expected)
+
+
+def test_without_a_penalty_proximal_adam_is_adam():
+    assert_steps_are_adams("proximal_adam", 4)
 
 
 @pytest.mark.parametrize("name", ["penalised_adam", "proximal_adam"])
 def test_the_constants_of_adam_are_those_that_were_given(name):
-    constants = {"b1": 0.5, "b2": 0.8, "eps": 0.3}
-    params = expected = weights(np.random.default_rng(0))
-    ours, theirs = MAKERS[name](0.1, ewc.Penalty(3.0), **constants), optim.adam(0.1, **constants)
-    state, their_state = ours.init(params), theirs.init(params)
-    for _ in range(3):
-        params, state = ours.step(params, tm.grad(loss)(params), state)
-        updates, their_state = theirs.update(tm.grad(loss)(expected), their_state)
-        expected = optim.apply_updates(expected, updates)
-    assert_trees_close(params, expected)
+    assert_steps_are_adams(name, 3, b1=0.5, b2=0.8, eps=0.3)
 
 
 @pytest.mark.parametrize("name", ["proximal_sgd", "proximal_adam"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ..engine import trees
+from ..engine.sweeps import Graph
 from ..engine.tensor import Tensor, describe, where_made
 from .checks import Axes
 
@@ -15,30 +15,20 @@ def check_paired(name: str, losses: Any, params: Any, data: Any) -> None:
 
     It is seen in the graph of the losses, if a derivative records it; predictions are what depends on parameters and on data.
     """
-    leaves, names = trees.leaves(params), {id(x): path for path, x in trees.items(data)}
-    for node in _graph(losses, leaves):
+    leaves = [w for w in trees.leaves(params) if type(w) is Tensor]
+    names = {id(x): path for path, x in trees.items(data)}
+    for node in Graph(leaves, [losses]).nodes:
         for made, x in _operands(node):
-            if id(x) in names and _all_with_all(made.shape, x.shape) and _reads(names, _graph(made, leaves)):
+            if id(x) in names and _all_with_all(made.shape, x.shape) and _reads(names, Graph(leaves, [made]).nodes):
                 raise ValueError(
                     f"maml: {where_made(node)} meets {describe(made)} with {name}{names[id(x)]}, {describe(x)}, so that each of "
                     f"{max(x.shape[-2:])} points is compared with all: expected as many axes in both; y[..., None] adds one"
                 )
 
 
-def _graph(losses: Any, leaves: list) -> Iterator[Tensor]:
-    """The nodes from the losses down to the parameters, each once."""
-    seen, waiting = {*map(id, leaves)}, [losses]
-    while waiting:
-        node = waiting.pop()
-        if type(node) is Tensor and id(node) not in seen:
-            seen.add(id(node))
-            yield node
-            waiting += node.inputs
-
-
 def _operands(node: Tensor) -> list[tuple[Tensor, Any]]:
     """The inputs of an elementwise op of two, if one is a value of the graph and the other an array."""
-    if node.prim is None or node.prim.kind != "elementwise" or len(node.inputs) != 2:
+    if node.prim.kind != "elementwise" or len(node.inputs) != 2:
         return []
     pairs = (node.inputs, node.inputs[::-1])
     return [(made, x) for made, x in pairs if type(made) is Tensor and type(x) is not Tensor and hasattr(x, "shape")]
@@ -50,5 +40,5 @@ def _all_with_all(a: Axes, b: Axes) -> bool:
     return 0 < len(few) < len(many) and many[-2:] == (few[-1], 1) and few[-1] > 1
 
 
-def _reads(names: dict[int, str], nodes: Iterator[Tensor]) -> bool:
+def _reads(names: dict[int, str], nodes: list[Tensor]) -> bool:
     return any(id(x) in names for node in nodes for x in node.inputs)
